@@ -1,0 +1,57 @@
+# The front door. `make` lists the targets.
+PYTHON ?= python3
+COURSE = .venv/bin/python -m course
+
+.DEFAULT_GOAL := help
+.PHONY: help model test lint docs figures bench lock progress doctor clean
+
+help: ## list the targets
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/%/NN/' | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.venv/%.done: requirements/%.txt requirements/installer.txt course/install.py
+	@$(PYTHON) course/install.py $* && touch $@
+
+lesson-%: .venv/lessons.done ## run a lesson's page: every command, every output (KEEP=1, STEP=1, MODEL=real)
+	@$(COURSE) lesson $*
+
+exercise-%: .venv/lessons.done ## get a broken copy of the lesson to mend (a number, or an exercise's name)
+	@$(COURSE) exercise $*
+
+check-%: .venv/dev.done ## test your mend
+	@$(COURSE) check $*
+
+hint-%: .venv/lessons.done ## the next of three hints
+	@$(COURSE) hint $*
+
+solution-%: .venv/lessons.done ## show what was broken, as a difference
+	@$(COURSE) solution $*
+
+progress: .venv/lessons.done ## what you have mended so far
+	@$(COURSE) progress
+
+model: .venv/lessons.done ## start the offline model on port 9000, for your own programs
+	@$(COURSE) model
+
+doctor: .venv/lessons.done ## what this machine has, and which lessons that allows
+	@$(COURSE) doctor
+
+test: lint ## run every test (engines that are missing are skipped, in CI they are a failure)
+	@.venv/bin/pytest -n auto --dist loadgroup
+
+lint: .venv/dev.done ## check style, types, scripts, pages and figures
+	@$(COURSE) lint
+
+docs: .venv/dev.done ## bring the listings and tables in the pages up to date
+	@$(COURSE) docs
+
+figures: .venv/dev.done ## draw the charts from their records
+	@$(COURSE) figures
+
+bench: .venv/dev.done ## measure everything again on this machine (minutes)
+	@$(COURSE) bench
+
+lock: .venv/dev.done ## write requirements/*.txt anew from pyproject.toml
+	@$(COURSE) lock
+
+clean: ## remove what set-up and tests made (your workspace stays)
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis && find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The course's own machinery: pages that run, exercises, figures, processes, engines."""

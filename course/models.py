@@ -1,0 +1,80 @@
+"""Which model a lesson talks to: the offline one, a server of the learner's, or, when asked for, the real API.
+
+Whatever key happens to be exported, nothing is sent to a paid model unless `MODEL=real` says so.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+
+import httpx2
+
+from course.processes import Failed, Processes, require_free, wait_ready
+
+OFFLINE_PORT = 9000
+OFFLINE = {
+    "OPENAI_BASE_URL": f"http://127.0.0.1:{OFFLINE_PORT}/v1",
+    "OPENAI_API_KEY": "offline",
+    "MODEL_NAME": "offline",
+}
+# Settings that would send a learner's data, or a request meant for 127.0.0.1, somewhere else.
+ASIDE = ("OPENAI_", "MODEL_NAME", "LANGSMITH_", "LANGCHAIN_")
+
+
+@dataclass
+class Model:
+    """The variables that programs of a lesson get, and whether their output can be compared with the page's."""
+
+    env: dict[str, str]
+    comparable: bool
+    notice: str
+
+
+def base_environment() -> dict[str, str]:
+    """This process's environment without any model setting, and with the course's Python first on the path."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(ASIDE)}
+    env["PATH"] = os.path.dirname(sys.executable) + os.pathsep + env["PATH"]  # noqa: PTH120
+    env["PYTHONUNBUFFERED"] = "1"
+    env["NO_PROXY"] = env["no_proxy"] = "127.0.0.1,localhost"
+    return env
+
+
+def start_offline_model(processes: Processes, port: int = OFFLINE_PORT) -> None:
+    """Start the offline model and wait until it answers."""
+    require_free(port)
+    command = [sys.executable, "-m", "offline_model", "--port", str(port)]
+    process = processes.start(command, env=base_environment())
+    wait_ready(process, f"http://127.0.0.1:{port}/health")
+
+
+def choose(processes: Processes, page_starts_model: bool = False) -> Model:
+    """The model for a lesson; starts the offline one when no other is named and the page does not itself."""
+    env = base_environment()
+    if os.environ.get("MODEL") == "real":
+        return Model(env | real(), False, "MODEL=real: your key is used, and your provider bills every call.")
+    if base_url := os.environ.get("OPENAI_BASE_URL"):
+        return Model(env | other_server(base_url), False, f"The model is yours, at {base_url}.")
+    if not page_starts_model:
+        start_offline_model(processes)
+    return Model(env | OFFLINE, True, f"The model is the offline one, on port {OFFLINE_PORT}: no key, no network.")
+
+
+def real() -> dict[str, str]:
+    """The learner's own settings for the real API."""
+    if not os.environ.get("OPENAI_API_KEY"):
+        raise Failed("MODEL=real needs your key: export OPENAI_API_KEY=... first.")
+    names = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "MODEL_NAME")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def other_server(base_url: str) -> dict[str, str]:
+    """Settings for another OpenAI-compatible server; its first model where MODEL_NAME names none."""
+    key = os.environ.get("OPENAI_API_KEY", "none")
+    name = os.environ.get("MODEL_NAME")
+    if not name:
+        try:
+            reply = httpx2.get(f"{base_url}/models", headers={"Authorization": f"Bearer {key}"}, timeout=10)
+            name = reply.raise_for_status().json()["data"][0]["id"]
+        except (httpx2.HTTPError, ValueError, LookupError) as error:
+            raise Failed(f"No model at OPENAI_BASE_URL={base_url} ({error}). Is its server running?") from None
+    return {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": key, "MODEL_NAME": name}

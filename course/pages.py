@@ -1,0 +1,150 @@
+"""Pages: a lesson's Markdown file read as the program it is.
+
+Front matter gives `number`, `title`, `needs` (nothing, docker, dagger, dapr, kubernetes), `files`, and
+`model: page` where the page starts the model itself. The info string of a fence says what a block is:
+
+    bash run                a command; all commands of a page run in order, in one shell
+    bash server ready=URL   a server: started, waited for, and stopped at the page's end
+    text output             what the command before it prints, `...` standing for anything
+    python file=PATH#NAME   a listing: a function, class or assignment of that file, put here by `make docs`
+    bash online             needs the internet or a key: shown, never run
+"""
+
+import ast
+import doctest
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from mdit_py_plugins.front_matter import front_matter_plugin
+
+ROOT = Path(__file__).parent.parent
+KINDS = ("prose", "run", "server", "output", "listing", "online")
+LISTING = re.compile(r"file=(?P<path>[\w./-]+)(#(?P<symbol>\w+(\.\w+)?))?$")
+MARKDOWN = MarkdownIt("commonmark").use(front_matter_plugin)
+
+
+class BadPage(Exception):
+    """A page breaks the format; the text says where."""
+
+
+@dataclass
+class Block:
+    """A piece of a page: prose or a fence, with the line it begins on (from 1)."""
+
+    kind: str
+    text: str
+    line: int
+    argument: str = ""  # a server's readiness URL, a listing's PATH#NAME
+
+
+@dataclass
+class Page:
+    """A page: its front matter, and its blocks in order."""
+
+    path: Path
+    number: str
+    title: str
+    needs: list[str]
+    files: list[str]
+    starts_model: bool
+    blocks: list[Block]
+
+    def of_kind(self, kind: str) -> list[Block]:
+        return [block for block in self.blocks if block.kind == kind]
+
+
+def read_page(path: Path) -> Page:
+    """Parse a page; raises `BadPage` for a fence that is none of the five kinds."""
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines(keepends=True)
+    tokens = MARKDOWN.parse(text)
+    if not tokens or tokens[0].type != "front_matter":
+        raise BadPage(f"{path.name}: the front matter is missing")
+    front: dict[str, Any] = yaml.safe_load(tokens[0].content)
+    blocks: list[Block] = []
+    shown = tokens[0].map[1] if tokens[0].map else 0
+    for token in tokens:
+        if token.type != "fence" or token.map is None or token.level:
+            continue
+        begin, end = token.map
+        blocks += prose(lines[shown:begin], shown)
+        blocks.append(fence(path, token, begin + 1))
+        shown = end
+    blocks += prose(lines[shown:], shown)
+    needs = str(front.get("needs", "nothing")).split()
+    return Page(
+        path=path,
+        number=str(front.get("number", "")),
+        title=front["title"],
+        needs=[need for need in needs if need != "nothing"],
+        files=front.get("files", []),
+        starts_model=front.get("model") == "page",
+        blocks=blocks,
+    )
+
+
+def prose(lines: list[str], before: int) -> list[Block]:
+    text = "".join(lines)
+    return [Block("prose", text.strip("\n"), before + 1)] if text.strip() else []
+
+
+def fence(path: Path, token: Token, line: int) -> Block:
+    """The block of a fence, by its info string."""
+    info = token.info.strip()
+    match info.split():
+        case ["bash", "run"]:
+            return Block("run", token.content, line)
+        case ["bash", "server", ready] if ready.startswith("ready=http"):
+            return Block("server", token.content, line, ready.removeprefix("ready="))
+        case ["text", "output"]:
+            return Block("output", token.content, line)
+        case ["bash", "online"]:
+            return Block("online", token.content, line)
+        case [_, source] if LISTING.match(source):
+            return Block("listing", token.content, line, source.removeprefix("file="))
+    raise BadPage(f"{path.name}:{line}: no such kind of block: ```{info}")
+
+
+def matches(expected: str, printed: str) -> bool:
+    """Whether a command printed what the page shows, `...` standing for anything (doctest's rule)."""
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    return doctest.OutputChecker().check_output(expected.strip() + "\n", printed.strip() + "\n", flags)
+
+
+def listing(reference: str) -> str:
+    """The source text that `PATH#NAME` names (`Class.method` too; without `#NAME` the whole file)."""
+    path, _, symbol = reference.partition("#")
+    source = (ROOT / path).read_text(encoding="utf-8")
+    if not symbol:
+        return source
+    node: ast.AST = ast.parse(source)
+    for name in symbol.split("."):
+        node = member(node, name, reference)
+    assert isinstance(node, ast.stmt)
+    begin = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+    lines = source.splitlines(keepends=True)[begin - 1 : node.end_lineno]
+    indent = len(lines[0]) - len(lines[0].lstrip())
+    return "".join(line[indent:] if line.strip() else "\n" for line in lines)
+
+
+def member(node: ast.AST, name: str, reference: str) -> ast.AST:
+    """The statement in a module or class that defines `name`."""
+    for child in getattr(node, "body", []):
+        targets = getattr(child, "targets", [getattr(child, "target", None)])
+        if getattr(child, "name", None) == name or name in [getattr(t, "id", None) for t in targets]:
+            return child  # type: ignore[no-any-return]
+    raise BadPage(f"{reference}: there is no {name}")
+
+
+def embed_listings(path: Path, text: str) -> str:
+    """The page's text with every listing brought up to date."""
+    lines = text.splitlines(keepends=True)
+    for block in reversed(read_page(path).of_kind("listing")):
+        end = block.line + len(block.text.splitlines())
+        lines[block.line : end] = [listing(block.argument).strip("\n") + "\n"]
+    return "".join(lines)

@@ -1,0 +1,151 @@
+"""Processes of the course: started in a group of their own, waited for, and surely stopped.
+
+Nothing outlives the program that started it: on the way out every group is ended, and a watchman (a small
+shell that reads a pipe from us) does the same if we are killed with no time to say goodbye.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+from urllib.parse import urlsplit
+
+import httpx2
+import psutil
+
+# Reads group ids until the pipe closes, which it does even when our side is killed, then ends those groups.
+WATCHMAN = (
+    'while read -r id; do ids="$ids $id"; done; for id in $ids; do kill -KILL -- "-$id"; done 2>/dev/null'
+)
+
+
+class Failed(Exception):
+    """A process could not be started or did not become ready; the text says why, in words for its user."""
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def holder(port: int) -> str | None:
+    """Who listens on the port, such as "python3 (pid 4711)"; None when nobody does."""
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) != 0:
+            return None
+    for process in psutil.process_iter(["name"]):
+        try:
+            sockets = process.net_connections(kind="tcp")
+        except psutil.Error:  # another user's process, or one that has just ended
+            continue
+        if any(s.status == psutil.CONN_LISTEN and s.laddr.port == port for s in sockets):
+            return f"{process.info['name']} (pid {process.pid})"
+    return "another program"
+
+
+def require_free(port: int) -> None:
+    """Raise `Failed` with one clear line when the port is taken."""
+    if taker := holder(port):
+        raise Failed(f"Port {port} is taken by {taker}. Stop it and try again.")
+
+
+class Processes:
+    """A context in which processes are started; leaving it stops them all.
+
+    Each is asked by SIGTERM and has `grace` seconds before its whole group is killed.
+    """
+
+    def __init__(self, grace: float = 5) -> None:
+        self.grace = grace
+        self.running: list[subprocess.Popen[str]] = []
+        self.watchman: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        self.watchman = subprocess.Popen(
+            ["/bin/sh", "-c", WATCHMAN], stdin=subprocess.PIPE, text=True, bufsize=1, start_new_session=True
+        )
+        return self
+
+    def start(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        stdin: int | None = subprocess.DEVNULL,
+        output: IO[str] | int | None = None,
+    ) -> subprocess.Popen[str]:
+        """Start a command; stdout and stderr go to `output` together."""
+        assert self.watchman and self.watchman.stdin
+        process = subprocess.Popen(
+            command,
+            env=env,
+            cwd=cwd,
+            stdin=stdin,
+            stdout=output,
+            stderr=subprocess.STDOUT if output is not None else None,
+            text=True,
+            bufsize=1 if stdin == subprocess.PIPE else -1,
+            start_new_session=True,
+        )
+        self.running.append(process)
+        self.watchman.stdin.write(f"{process.pid}\n")
+        return process
+
+    def stop(self, process: subprocess.Popen[str]) -> int:
+        """Stop a process and what it started; its exit code."""
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(process.pid, sign)
+                process.wait(self.grace)
+            except (ProcessLookupError, PermissionError):  # gone; macOS answers EPERM for a group of zombies
+                break
+            except subprocess.TimeoutExpired:
+                continue
+        if process in self.running:
+            self.running.remove(process)
+        return process.wait()
+
+    def release(self) -> None:
+        """Let what runs go on running when this context ends."""
+        assert self.watchman and self.watchman.stdin
+        self.watchman.stdin.write("release\n")
+        self.running.clear()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in list(reversed(self.running)):
+            self.stop(process)
+        assert self.watchman and self.watchman.stdin
+        self.watchman.stdin.close()
+        self.watchman.wait()
+
+
+def wait_ready(process: subprocess.Popen[str], url: str, seconds: float = 30) -> None:
+    """Wait until GET `url` answers 200; raise `Failed` when the process ends or the time is up."""
+    deadline = time.monotonic() + seconds
+    with httpx2.Client(trust_env=False, timeout=2) as client:
+        while time.monotonic() < deadline:
+            if (code := process.poll()) is not None:
+                raise Failed(f"The program ended with exit code {code} before {url} answered.")
+            try:
+                if client.get(url).status_code == 200:
+                    return
+            except httpx2.TransportError:
+                pass
+            time.sleep(0.02)
+    raise Failed(f"{url} did not answer with 200 within {seconds:.0f} s.")
+
+
+def port_of(url: str) -> int:
+    """The TCP port of a URL."""
+    parts = urlsplit(url)
+    return parts.port or (443 if parts.scheme == "https" else 80)

@@ -1,0 +1,173 @@
+"""The lesson runner: goes through a page, runs what it says, and compares what comes out."""
+
+import os
+import re
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import nullcontext
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from course import models
+from course.pages import ROOT, Block, Page, matches
+from course.processes import Failed, Processes, holder, port_of, require_free, wait_ready
+
+COMMAND_SECONDS = 300
+END = "\x1e"  # printed after a command: the record separator, which no command of a page prints
+EXECUTED = ("run", "server", "output")
+
+
+class Lesson:
+    """One run of one page. Attributes are the page, the console, and what has been started."""
+
+    def __init__(self, page: Page, console: Console, processes: Processes, model: models.Model) -> None:
+        self.page = page
+        self.console = console
+        self.processes = processes
+        self.model = model
+        self.servers: dict[int, subprocess.Popen[str]] = {}
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # lives as long as the lesson
+        shell = ["bash", "--noprofile", "--norc", "-eu", "-o", "pipefail"]
+        self.shell = processes.start(
+            shell, env=model.env, cwd=ROOT, stdin=subprocess.PIPE, output=subprocess.PIPE
+        )
+        self.printed = ""  # by the last command
+        self.commands = 0
+
+    def run(self) -> None:
+        """Run every block in order; raises `Failed` at the first that does not do what the page says."""
+        blocks = self.page.blocks
+        for index, block in enumerate(blocks):
+            before = blocks[index - 1].kind if index else ""
+            after = blocks[index + 1].kind if index + 1 < len(blocks) else ""
+            match block.kind:
+                case "prose":
+                    self.tell(block, before in EXECUTED, after in EXECUTED)
+                case "run":
+                    self.command(block)
+                case "server":
+                    self.server(block)
+                case "output":
+                    self.compare(block)
+
+    def tell(self, block: Block, first: bool, last: bool) -> None:
+        """Show the headings, what there is to see in the output above, and what the command below does."""
+        parts = re.split(r"\n\n+", re.sub(r"<!--.*?-->\n?", "", block.text, flags=re.DOTALL).strip())
+        shown = [
+            part
+            for i, part in enumerate(parts)
+            if part.startswith("#") or (first and i == 0) or (last and i == len(parts) - 1)
+        ]
+        for part in shown:
+            self.console.print(Markdown(part) if self.console.is_terminal else part, "")
+
+    def type(self, block: Block) -> None:
+        for line in block.text.strip().splitlines():
+            self.console.print(f"$ {line}", style="bold cyan", markup=False, highlight=False, soft_wrap=True)
+        if os.environ.get("STEP") and self.console.is_terminal:
+            self.console.input("[dim]Enter runs it ...[/dim]")
+
+    def tick(self, began: float) -> None:
+        self.console.print(f"[green]✓[/green] [dim]{time.monotonic() - began:.2f} s[/dim]\n")
+
+    def command(self, block: Block) -> None:
+        self.type(block)
+        began = time.monotonic()
+        assert self.shell.stdin
+        try:
+            self.shell.stdin.write(f"{{ {block.text}\n}} </dev/null; printf '\\036'\n")
+        except BrokenPipeError:
+            raise Failed(self.where(block, "the page's shell has ended")) from None
+        self.printed = self.read_until_done(block)
+        self.commands += 1
+        self.tick(began)
+
+    def read_until_done(self, block: Block) -> str:
+        """Pass the command's output on as it comes; all of it when the command is done."""
+        assert self.shell.stdout
+        pipe = self.shell.stdout.fileno()
+        deadline = time.monotonic() + COMMAND_SECONDS
+        output = b""
+        while not output.endswith(END.encode()):
+            waiting = self.console.status(f"waiting for {block.text.split()[0]} ...") if not output else nullcontext()
+            with waiting:
+                ready, _, _ = select.select([pipe], [], [], deadline - time.monotonic())
+            if not ready:
+                raise Failed(self.where(block, f"the command did not end within {COMMAND_SECONDS} s"))
+            piece = os.read(pipe, 65536)
+            if not piece:
+                self.finish_line(output)
+                raise Failed(self.where(block, f"the command failed with exit code {self.shell.wait()}"))
+            output += piece
+            sys.stdout.write(piece.decode("utf-8", "replace").replace(END, ""))
+            sys.stdout.flush()
+        self.finish_line(output.rstrip(END.encode()))
+        return output.decode("utf-8", "replace").rstrip(END)
+
+    def finish_line(self, output: bytes) -> None:
+        if output and not output.endswith(b"\n"):
+            print(flush=True)
+
+    def server(self, block: Block) -> None:
+        self.type(block)
+        began = time.monotonic()
+        port = port_of(block.argument)
+        if port in self.servers:  # started by this page before, and now started anew in another way
+            self.processes.stop(self.servers.pop(port))
+        require_free(port)
+        process = self.processes.start(
+            ["bash", "-c", block.text], env=self.model.env, cwd=ROOT, output=self.log
+        )
+        with self.console.status(f"waiting for {block.argument} ..."):
+            try:
+                wait_ready(process, block.argument)
+            except Failed as failure:
+                raise Failed(self.where(block, str(failure))) from None
+        self.servers[port] = process
+        assert self.shell.stdin
+        self.shell.stdin.write(f"SERVER_PID={process.pid}\n")
+        self.commands += 1
+        self.tick(began)
+
+    def compare(self, block: Block) -> None:
+        if self.model.comparable and not matches(block.text, self.printed):
+            raise Failed(self.where(block, f"the page expects other output:\n{block.text}"))
+
+    def where(self, block: Block, what: str) -> str:
+        self.log.seek(0)
+        log = self.log.read()[-2000:]
+        told = f"{self.page.path.relative_to(ROOT)}:{block.line}: {what}"
+        return f"{told}\nThe servers' last words:\n{log}" if log else told
+
+
+def run_lesson(page: Page, console: Console) -> None:
+    """Run a page from its first command to its last; raises `Failed`, leaves nothing behind (but see KEEP=1)."""
+    began = time.monotonic()
+    console.rule(f"Lesson {page.number}: {page.title}")
+    with Processes() as processes:
+        model = models.choose(processes, page.starts_model)
+        console.print(f"{model.notice}\n", style="dim", highlight=False)
+        lesson = Lesson(page, console, processes, model)
+        try:
+            lesson.run()
+        finally:
+            if os.environ.get("KEEP"):
+                keep(lesson)
+    seconds = time.monotonic() - began
+    console.print(f"[green]✓[/green] Lesson {page.number} done: {lesson.commands} steps in {seconds:.1f} s.")
+    console.print(f"Read {page.path.relative_to(ROOT)} beside {', '.join(page.files)}.", highlight=False)
+
+
+def keep(lesson: Lesson) -> None:
+    """Leave the servers running, and say how to call and to stop them."""
+    lesson.processes.stop(lesson.shell)
+    for process in lesson.processes.running:
+        lesson.console.print(f"Still running: {' '.join(map(str, process.args))[:60]}")  # type: ignore[arg-type]
+        lesson.console.print(f"  stop it with: kill -- -{process.pid}", highlight=False)
+    for port in lesson.servers:
+        lesson.console.print(f"  call it at http://127.0.0.1:{port} ({holder(port)})", highlight=False)
+    lesson.processes.release()

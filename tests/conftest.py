@@ -1,0 +1,96 @@
+"""What every test may use: real servers on free ports, and the place of the lesson under test."""
+
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from course.models import base_environment
+from course.processes import Processes, free_port, wait_ready
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def lesson_root() -> Path:
+    """The folder whose lessons are tested: the course itself, or a copy that an exercise has broken."""
+    return Path(os.environ.get("LESSON_ROOT", ROOT))
+
+
+@pytest.fixture(scope="session")
+def processes() -> Iterator[Processes]:
+    with Processes() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def offline_model(processes: Processes) -> str:
+    """Base URL of a running offline model, without /v1."""
+    return start_model(processes)
+
+
+def start_model(processes: Processes, port: int | None = None) -> str:
+    port = port or free_port()
+    command = [sys.executable, "-m", "offline_model", "--port", str(port)]
+    process = processes.start(command, env=base_environment(), cwd=ROOT)
+    wait_ready(process, f"http://127.0.0.1:{port}/health")
+    return f"http://127.0.0.1:{port}"
+
+
+App = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def start_script(
+    processes: Processes, offline_model: str, lesson_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], App]:
+    """Give a lesson's script, get a function that starts it with settings and returns its base URL.
+
+    The same settings give the same running server.
+    """
+
+    def script(path: str) -> App:
+        @functools.cache
+        def start(**settings: str) -> str:
+            port = free_port()
+            env = base_environment() | {
+                "OPENAI_BASE_URL": f"{offline_model}/v1",
+                "OPENAI_API_KEY": "offline",
+                "MODEL_NAME": "offline",
+                "PORT": str(port),
+            }
+            log = (tmp_path_factory.mktemp("log") / "server.log").open("w+")
+            process = processes.start(
+                [sys.executable, str(lesson_root / path)], env=env | settings, cwd=lesson_root, output=log
+            )
+            try:
+                wait_ready(process, f"http://127.0.0.1:{port}/health")
+            except Exception as error:
+                log.seek(0)
+                error.add_note(log.read())
+                raise
+            return f"http://127.0.0.1:{port}"
+
+        return start
+
+    return script
+
+
+def until(claim: Callable[[], Any], seconds: float = 5) -> Any:
+    """Poll until `claim()` is true, and return its value; its last value when the time is up."""
+    deadline = time.monotonic() + seconds
+    while not (value := claim()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return value
+
+
+def calls(model: str, text: str) -> list[dict[str, Any]]:
+    """The calls that reached the offline model with `text` in their body, oldest first."""
+    found: list[dict[str, Any]] = httpx2.get(f"{model}/debug/requests", params={"contains": text}).json()
+    return found
