@@ -1,0 +1,83 @@
+"""An answer ready to send: cut at stop words and token limits, split into tokens, counted."""
+
+import json
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from offline_model import tokens
+from offline_model.conversation import Reply
+from offline_model.requests import CompletionRequest
+from offline_model.responses import Called, CalledFunction, FinishReason, Usage
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`pieces` are the tokens of the text, or of each call's arguments, in the order they are streamed."""
+
+    text: str | None
+    calls: list[Called]
+    pieces: list[list[str]]
+    finish: FinishReason
+    usage: Usage
+
+
+def prepare(request: CompletionRequest, reply: Reply, identity: str) -> Answer:
+    limit = request.max_completion_tokens or request.max_tokens
+    prompt = prompt_tokens(request)
+    if reply.calls:
+        return calls_answer(reply, identity, limit, prompt)
+    text = before_stop(reply.text, request.stop)
+    pieces = tokens.split(text)
+    finish: FinishReason = "stop"
+    if limit is not None and len(pieces) > limit:
+        pieces, finish = pieces[:limit], "length"
+        text = "".join(pieces)
+    return Answer(text, [], [pieces], finish, usage(prompt, len(pieces)))
+
+
+def calls_answer(reply: Reply, identity: str, limit: int | None, prompt: int) -> Answer:
+    """Calls whose arguments are cut at the limit are sent all the same: that is what the real one does."""
+    left = limit
+    called: list[Called] = []
+    pieces: list[list[str]] = []
+    finish: FinishReason = "tool_calls"
+    for number, call in enumerate(reply.calls):
+        arguments = tokens.split(json.dumps(call.arguments, ensure_ascii=False))
+        if left is not None and len(arguments) > left:
+            arguments, finish = arguments[:left], "length"
+        digest = blake2b(f"{identity}/{number}".encode(), digest_size=12).hexdigest()
+        called.append(
+            Called(id=f"call_{digest}", function=CalledFunction(name=call.name, arguments="".join(arguments)))
+        )
+        pieces.append(arguments)
+        if left is not None:
+            left -= len(arguments)
+            if finish == "length":
+                break
+    return Answer(None, called, pieces, finish, usage(prompt, sum(map(len, pieces))))
+
+
+def before_stop(text: str, stop: str | list[str] | None) -> str:
+    """The text up to the first stop sequence, which is not part of it."""
+    for sequence in [stop] if isinstance(stop, str) else stop or []:
+        text = text.split(sequence, 1)[0]
+    return text
+
+
+def usage(prompt: int, completion: int) -> Usage:
+    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+
+
+def prompt_tokens(request: CompletionRequest) -> int:
+    total = 0
+    for message in request.messages:
+        total += tokens.TOKENS_PER_MESSAGE
+        if isinstance(message.content, str):
+            total += tokens.count(message.content)
+        else:
+            total += sum(tokens.count(part.text or "") for part in message.content or [])
+        for call in message.tool_calls or []:
+            total += tokens.count(call.function.name + call.function.arguments)
+    if request.tools:
+        total += sum(tokens.count(tool.model_dump_json()) for tool in request.tools)
+    return total

@@ -1,0 +1,85 @@
+"""The index: a SQLite file with every passage, made once and kept in the cache folder."""
+
+import hashlib
+import os
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from itertools import chain
+from pathlib import Path
+
+from offline_model.books import manual, pages, standard_library
+from offline_model.books.passage import Passage
+from offline_model.books.words import stems
+
+SCHEMA = """
+create table passages (id integer primary key, title text, place text, kind text, sentences text, stems text);
+create virtual table words using fts5(title, body, content='', detail='column', tokenize='ascii');
+create virtual table vocabulary using fts5vocab(words, 'row');
+"""
+
+
+def open_index(books: Path | None) -> sqlite3.Connection:
+    """The index for these pages and this Python; built when the cache has none."""
+    path = cache_folder() / f"{key(books)}.sqlite"
+    try:
+        if not path.exists():
+            build_file(path, books)
+        return sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)
+    except OSError:
+        # A read-only container has no cache folder: the index then lives in memory.
+        connection = sqlite3.connect(":memory:")
+        fill(connection, passages(books))
+        return connection
+
+
+def build_file(path: Path, books: Path | None) -> None:
+    """Built aside and moved into place, so that two servers that start at once are both served."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        new = Path(folder) / "index.sqlite"
+        with closing(sqlite3.connect(new)) as connection:
+            fill(connection, passages(books))
+        new.replace(path)
+
+
+def fill(connection: sqlite3.Connection, found: Iterable[Passage]) -> None:
+    connection.executescript("pragma journal_mode=off; pragma synchronous=off;" + SCHEMA)
+    with connection:
+        for number, passage in enumerate(found):
+            lines = [f" {' '.join(stems(sentence))} " for sentence in passage.sentences]
+            title = " ".join(stems(passage.title))
+            row = (
+                number,
+                passage.title,
+                passage.place,
+                passage.kind,
+                "\n".join(passage.sentences),
+                "\n".join(lines),
+            )
+            connection.execute("insert into passages values (?, ?, ?, ?, ?, ?)", row)
+            connection.execute(
+                "insert into words (rowid, title, body) values (?, ?, ?)", (number, title, " ".join(lines))
+            )
+        connection.execute("insert into words (words) values ('optimize')")
+
+
+def passages(books: Path | None) -> Iterator[Passage]:
+    course = pages.read(books) if books is not None else iter(())
+    return chain(course, manual.read(), standard_library.read())
+
+
+def cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "offline-model"
+
+
+def key(books: Path | None) -> str:
+    """Changes with the Python, with this package's source and with the pages."""
+    digest = hashlib.sha256(sys.version.encode())
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    for path in [*sources, *(sorted(books.glob("*.md")) if books is not None else [])]:
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:24]

@@ -1,0 +1,28 @@
+"""Python's language reference, as it ships inside Python for help()."""
+
+import re
+from collections.abc import Iterator
+from pydoc_data.topics import topics
+
+from offline_model.books.markup import paragraphs, sentences
+from offline_model.books.passage import Passage
+
+HEADING = re.compile(r"^([^\n]{3,80})\n([*=\-^~\"]{3,})\n", re.MULTILINE)
+PER_PASSAGE = 8
+QUOTED = re.compile(r"\"([^\"\s]+)\"")
+
+
+def read() -> Iterator[Passage]:
+    for topic, text in topics.items():
+        parts = HEADING.split(text)
+        for heading, section in zip([topic, *parts[1::3]], parts[0::3], strict=True):
+            yield from section_passages(heading, section, f"pydoc {topic}")
+
+
+def section_passages(heading: str, section: str, place: str) -> Iterator[Passage]:
+    found: list[str] = []
+    for paragraph in paragraphs(section):
+        found += sentences(QUOTED.sub(r"\1", paragraph))
+    title = QUOTED.sub(r"\1", heading)
+    for start in range(0, len(found), PER_PASSAGE):
+        yield Passage(title, place, "manual", tuple(found[start : start + PER_PASSAGE]))

@@ -1,0 +1,67 @@
+"""Markup: Markdown and reStructuredText as plain, whole sentences."""
+
+import re
+import textwrap
+
+ROLE = re.compile(r":[a-z:]+:`~?\.?([^`<]+?)(?:\s*<[^`>]*>)?`")
+LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|<(https?://[^>]*)>")
+REFERENCE = re.compile(r"\[([^\]\n]+)\]\[[^\]]*\]|\[\^?\d+\]_?")
+MARKS = re.compile(r"\*\*([^*\n]+)\*\*|(?<![\w*])\*([^*\s][^*\n]*?)\*(?![\w*])|``([^`]+)``|`([^`]+)`_{0,2}")
+TAG = re.compile(r"</?[a-zA-Z][^>\n]*>|<!--.*?-->", re.DOTALL)
+END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(“`]?[A-Z0-9])")
+ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|vs|cf|Mr|Dr|approx|resp|No|Fig)|\b[A-Z])\.$")
+FIELD = re.compile(r"^\s*(?:[:@.]|>>>|\.\.\.|\|)")
+LONGEST = 500
+
+
+def inline(text: str) -> str:
+    """One paragraph without its marks."""
+    text = TAG.sub("", text)
+    text = LINK.sub(lambda m: m[1] or m[2] or "", text)
+    text = REFERENCE.sub(lambda m: m[1] or "", text)
+    text = ROLE.sub(r"\1", text)
+    text = MARKS.sub(lambda m: m[1] or m[2] or m[3] or m[4], text)
+    return " ".join(text.split())
+
+
+def sentences(paragraph: str) -> list[str]:
+    """A paragraph's whole sentences; what does not end like one is none."""
+    found = []
+    for part in split(inline(paragraph)):
+        sentence = part.strip()
+        if is_sentence(sentence):
+            found.append(sentence)
+    return found
+
+
+def split(text: str) -> list[str]:
+    """At the ends of sentences, but not after `e.g.` or an initial."""
+    parts: list[str] = []
+    for part in END.split(text):
+        if parts and ABBREVIATION.search(parts[-1]):
+            parts[-1] += " " + part
+        else:
+            parts.append(part)
+    return parts
+
+
+def is_sentence(text: str) -> bool:
+    return (
+        12 <= len(text) <= LONGEST
+        and text[-1] in ".!?"
+        and " " in text
+        and text.count("(") == text.count(")")
+    )
+
+
+def paragraphs(text: str) -> list[str]:
+    """Blocks of running text. Indented blocks (code, grammar, tables) and field lists are left out."""
+    blocks = re.split(r"\n\s*\n", textwrap.dedent(text))
+    return [block for block in blocks if is_prose(block)]
+
+
+def is_prose(block: str) -> bool:
+    lines = block.strip("\n").splitlines()
+    if not lines or lines[0].startswith("    ") or any(FIELD.match(line) for line in lines):
+        return False
+    return "::=" not in block and "    " not in block.strip()

@@ -1,0 +1,49 @@
+"""The course's own pages: Markdown, one passage a heading."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from offline_model.books.markup import inline, paragraphs, sentences
+from offline_model.books.passage import Passage
+
+FENCE = re.compile(r"^(```+|~~~+).*?^\1\s*$", re.MULTILINE | re.DOTALL)
+FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
+HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*$", re.MULTILINE)
+TITLE = re.compile(r"^title:\s*[\"']?(.+?)[\"']?\s*$", re.MULTILINE)
+BLOCK = re.compile(r"^\s*(?:[-*+]|\d+[.)])\s+|^\s*>\s?", re.MULTILINE)
+
+
+def read(folder: Path) -> Iterator[Passage]:
+    for path in sorted(folder.glob("*.md")):
+        yield from passages(path.read_text("utf-8", "replace"), f"{folder.name}/{path.name}")
+
+
+def passages(text: str, place: str) -> Iterator[Passage]:
+    """Split one page by its headings; the place of each is the anchor that Markdown renderers give it."""
+    front = FRONT_MATTER.match(text)
+    page = TITLE.search(front[1]) if front else None
+    title = page[1] if page else ""
+    body = FENCE.sub("", text[front.end() if front else 0 :])
+    parts = HEADING.split(body)
+    anchor = ""
+    for heading, section in zip([title, *parts[2::3]], parts[0::3], strict=True):
+        title = title or inline(heading)
+        anchor = slug(heading) if heading != title or anchor else anchor
+        found = tuple(prose(section))
+        if found:
+            name = inline(heading)
+            full = name if name == title or not title else f"{title}: {name}"
+            yield Passage(full, f"{place}#{anchor}" if anchor else place, "page", found)
+
+
+def prose(section: str) -> Iterator[str]:
+    # An item of a list is a paragraph of its own.
+    for paragraph in paragraphs(BLOCK.sub("\n\n", section)):
+        if not paragraph.lstrip().startswith("|"):
+            yield from sentences(paragraph)
+
+
+def slug(heading: str) -> str:
+    """The anchor of a heading, by GitHub's rule."""
+    return re.sub(r"[^\w\- ]", "", inline(heading).lower()).replace(" ", "-")

@@ -1,0 +1,53 @@
+"""Words: how a text becomes the terms that are indexed and searched."""
+
+import re
+from functools import lru_cache
+
+WORD = re.compile(r"[^\W_]+")
+
+# Words that say how something is asked, not what about.
+STOP = frozenset(
+    """a about after again all also an and any are as ask at be because been before being both but by can
+    could describe did do does doing don each else etc ever every explain few for from get give given go
+    had has have he help her here him his how i if in instead into is it its just kindly know learn let like
+    ll look make many may me mean means might mine more most much must my need no not now of off on one only or
+    other our out over own please possible purpose re really s same say she should show so some something
+    such t tell than thank thanks that the their them then there these they thing this those to too
+    understand until up us use used uses using usage useful ve very want was way we well were what when where
+    whether which while who why will with work works would write you your
+    briefly short shortly sentence sentences simple simply word words english term terms question answer
+    difference between example examples python""".split()  # noqa: SIM905
+)
+
+
+@lru_cache(maxsize=100_000)
+def stem(word: str) -> str:
+    """A word without its English ending: crude, but the same for books and questions."""
+    if len(word) <= 3 or not word.isascii() or word.endswith("ss"):
+        return word
+    for ending, instead in ENDINGS:
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            return undoubled(word[: -len(ending)]) + instead
+    return word.removesuffix("e")
+
+
+ENDINGS = (
+    ("ization", "iz"), ("ations", "at"), ("ation", "at"), ("ators", "at"), ("ator", "at"),
+    ("ies", "y"), ("ing", ""), ("ings", ""), ("edly", ""), ("ed", ""), ("es", ""), ("s", ""), ("ly", ""),
+)  # fmt: skip
+
+
+def undoubled(word: str) -> str:
+    """`stopp` as `stop`, so that stopping and stop meet."""
+    doubled = len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeiouls"
+    return word[:-1] if doubled else word.removesuffix("e")
+
+
+def stems(text: str) -> list[str]:
+    return [stem(word) for word in WORD.findall(text.lower())]
+
+
+def terms(text: str) -> list[str]:
+    """The stems a question is about, each once, in order."""
+    words = WORD.findall(text.lower())
+    return list(dict.fromkeys(stem(word) for word in words if word not in STOP))

@@ -1,0 +1,71 @@
+"""The server: one process, one event loop, a quick start and a quick end."""
+
+import asyncio
+import socket
+import sys
+from types import FrameType
+
+from uvicorn import Config, Server
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from offline_model.app import Front
+
+GRACE_SECONDS = 1
+
+
+class Protocol(HttpToolsProtocol):
+    """Lets a request hang up on its client, which ASGI has no word for."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["state"]["hang_up"] = self.transport.close
+
+
+class OfflineServer(Server):
+    """Ends at the first signal with exit code 0, without waiting for uvicorn's next tick."""
+
+    stopping: asyncio.Event
+    loop: asyncio.AbstractEventLoop
+
+    async def main_loop(self) -> None:
+        self.loop, self.stopping = asyncio.get_running_loop(), asyncio.Event()
+        while not self.should_exit:
+            await self.on_tick(0)  # the date header, once a second
+            try:
+                await asyncio.wait_for(self.stopping.wait(), 1)
+            except TimeoutError:
+                continue
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.should_exit = True
+        self.loop.call_soon_threadsafe(self.stopping.set)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket; raises OSError when the port is taken or the host is not this machine's."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def serve(app: Front, listener: socket.socket) -> None:
+    config = Config(
+        app,
+        http=Protocol,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        loop="asyncio" if sys.platform == "win32" else "uvloop",
+        access_log=False,
+        log_level="critical",
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        server_header=False,
+    )
+    OfflineServer(config).run([listener])

@@ -1,0 +1,27 @@
+"""Skills: what the model can do, each a module beside this one, asked in order until one replies.
+
+To add a skill, write a module here with one function
+
+    def reply(conversation: Conversation) -> Reply | None
+
+that returns None for what is not its business, and put it into SKILLS before `lookup`.
+"""
+
+from collections.abc import Callable
+
+from offline_model.conversation import Conversation, Reply
+from offline_model.skills import greeting, lookup, unknown
+
+SKILLS: tuple[Callable[[Conversation], Reply | None], ...] = (
+    greeting.reply,
+    lookup.reply,
+    unknown.reply,
+)
+
+
+def answer(conversation: Conversation) -> Reply:
+    for skill in SKILLS:
+        reply = skill(conversation)
+        if reply is not None:
+            return reply
+    return Reply()
