@@ -57,11 +57,33 @@ def build(library: Library) -> "Front":
         Route("/health", health),
         Route("/debug/requests", debug, methods=["GET", "DELETE"]),
     ]
-    return Front(Starlette(routes=routes, exception_handlers={HTTPException: not_found}))
+    return Front(Starlette(routes=routes, exception_handlers={HTTPException: not_found, ApiError: refused}))
 
 
 def described(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": CREATED, "owned_by": "offline-model"}
+
+
+class Refusal(Response):
+    """An error as a response; lets a client that is still sending finish, when its connection is closed."""
+
+    media_type = "application/json"
+
+    def __init__(self, problem: ApiError) -> None:
+        super().__init__(problem.body(), problem.status, problem.headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        closing = "connection" in self.headers
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": closing})
+        if closing:
+            await discard(receive)
+            await send({"type": "http.response.body", "body": b""})
+
+
+async def refused(request: Request, problem: Exception) -> Response:
+    assert isinstance(problem, ApiError)
+    return Refusal(problem)
 
 
 async def not_found(request: Request, problem: Exception) -> Response:
@@ -69,12 +91,11 @@ async def not_found(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, HTTPException)
     where = f"{request.method} {request.url.path[:200]}"
     message = f"Invalid URL ({where})" if problem.status_code == 404 else f"Not allowed: {where}"
-    error = ApiError(problem.status_code, message, headers=problem.headers)
-    return Response(error.body(), error.status, {"content-type": "application/json", **error.headers})
+    return Refusal(ApiError(problem.status_code, message, headers=problem.headers))
 
 
 class Front:
-    """What every response has: an x-request-id, and OpenAI's form when it is an error."""
+    """Gives every response an x-request-id."""
 
     def __init__(self, app: Starlette) -> None:
         self.app = app
@@ -92,20 +113,6 @@ class Front:
 
         try:
             await self.app(scope, receive, named)
-        except ApiError as problem:
-            await refuse(problem, receive, named)
         except asyncio.CancelledError:
             # The server is stopping and this answer had its last second.
             scope["state"]["hang_up"]()
-
-
-async def refuse(problem: ApiError, receive: Receive, send: Send) -> None:
-    body = problem.body()
-    headers = {"content-type": "application/json", "content-length": str(len(body)), **problem.headers}
-    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": problem.status, "headers": pairs})
-    closing = "connection" in headers
-    await send({"type": "http.response.body", "body": body, "more_body": closing})
-    if closing:
-        await discard(receive)
-        await send({"type": "http.response.body", "body": b""})
