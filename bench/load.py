@@ -1,0 +1,130 @@
+"""Servers to measure, and wrk to load them."""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from course.figures import ROOT
+from course.models import base_environment
+from course.processes import Processes, free_port, wait_ready
+
+SECONDS, ROUNDS, CONNECTIONS = 5, 5, 64
+FAST = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
+HOW = (
+    f"wrk with 1 thread and {CONNECTIONS} connections on the same machine, {ROUNDS} rounds of {SECONDS} s "
+    "in turn, median and spread"
+)
+
+# wrk sends the bodies in turn, and at the end prints what it saw as a line of JSON.
+SCRIPT = """
+local bodies, n = {%s}, 0
+wrk.headers["Content-Type"] = "application/json"
+wrk.headers["Authorization"] = "Bearer offline"
+if #bodies > 0 then
+  wrk.method = "POST"
+  request = function() n = n %% #bodies + 1; return wrk.format(nil, nil, nil, bodies[n]) end
+end
+done = function(seen)
+  local e, form = seen.errors, 'JSON{"requests": %%d, "microseconds": %%d, "failed": %%d}'
+  local failed = e.connect + e.read + e.write + e.status + e.timeout
+  print(string.format(form, seen.requests, seen.duration, failed))
+end
+"""
+
+
+@dataclass(frozen=True)
+class Route:
+    """What is loaded: a URL, and the bodies to POST in turn (none: GET)."""
+
+    url: str
+    bodies: Sequence[str] = ()
+
+
+def wrk_version() -> str:
+    """The version of wrk; without wrk the program ends with a line that says what to install."""
+    if not shutil.which("wrk"):
+        sys.exit("This measurement needs wrk: apt-get install wrk, or brew install wrk.")
+    words = subprocess.run(["wrk", "-v"], capture_output=True, text=True).stdout.split()
+    return words[1].removeprefix("debian/").split("-")[0]
+
+
+def uvicorn(processes: Processes, app: str, folder: str, ready: str = "/health", **env: str) -> str:
+    """Start one worker of an app, with uvloop and httptools and no access log; its base URL."""
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "--app-dir", folder, app, "--port", str(port), *FAST]
+    process = processes.start(command, env=base_environment() | env, cwd=ROOT)
+    wait_ready(process, f"http://127.0.0.1:{port}{ready}")
+    return f"http://127.0.0.1:{port}"
+
+
+def offline_model(processes: Processes) -> str:
+    """Start the offline model; its base URL."""
+    port = free_port()
+    command = [sys.executable, "-m", "offline_model", "--port", str(port)]
+    process = processes.start(command, env=base_environment(), cwd=ROOT)
+    wait_ready(process, f"http://127.0.0.1:{port}/health")
+    return f"http://127.0.0.1:{port}"
+
+
+def rate(route: Route, seconds: int = SECONDS) -> float:
+    """Requests a second; one failed request ends the program, for errors are quicker than answers."""
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write(SCRIPT % ", ".join(f"[==[{body}]==]" for body in route.bodies))
+        script.flush()
+        command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", script.name, route.url]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    seen = json.loads(printed.split("JSON", 1)[1])
+    if seen["failed"]:
+        sys.exit(f"{route.url}: {seen['failed']} of {seen['requests']} requests failed.")
+    return float(seen["requests"] * 1e6 / seen["microseconds"])
+
+
+def rounds(routes: Sequence[Route]) -> list[list[float]]:
+    """The rates of each route, measured in turn in every round, so that all share the machine's moods."""
+    for route in routes:
+        rate(route, 1)  # warm up
+    found: list[list[float]] = [[] for _ in routes]
+    for number in range(ROUNDS):
+        for route, rates in zip(routes, found, strict=True):
+            rates.append(rate(route))
+            print(f"round {number + 1} of {ROUNDS}: {rates[-1]:8,.0f}/s {route.url}", flush=True)
+    return found
+
+
+def questions(count: int) -> list[str]:
+    """So many different questions about the standard library."""
+    modules = [
+        "argparse",
+        "ast",
+        "asyncio",
+        "collections",
+        "datetime",
+        "decimal",
+        "inspect",
+        "io",
+        "itertools",
+    ]
+    modules += [
+        "json",
+        "logging",
+        "math",
+        "os",
+        "pathlib",
+        "random",
+        "re",
+        "shutil",
+        "socket",
+        "sqlite3",
+        "ssl",
+    ]
+    modules += ["statistics", "string", "subprocess", "tarfile", "tempfile", "threading", "time", "typing"]
+    names = [
+        f"{module}.{name}" for module in modules for name in dir(import_module(module)) if name[0] != "_"
+    ]
+    assert len(names) >= count
+    return [f"What is {name}?" for name in names[:count]]
