@@ -1,6 +1,8 @@
 """What may be asked: the rules between fields that a schema of single fields cannot say."""
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 from offline_model.errors import ApiError, bad_request
 from offline_model.requests import CompletionRequest, Message, ToolChoice
@@ -66,7 +68,39 @@ def combinations(request: CompletionRequest) -> Iterator[ApiError]:
         if choice.function.name not in offered:
             message = f"Tool choice '{choice.function.name}' not found in 'tools' parameter."
             yield bad_request(message, "tool_choice")
+    yield from schemas(request)
     yield from formats(request)
+
+
+def schemas(request: CompletionRequest) -> Iterator[ApiError]:
+    """Every schema must be one, and describe an object."""
+    for number, tool in enumerate(request.tools or []):
+        if tool.function.parameters:
+            problem = schema_problem(tool.function.parameters)
+            if problem:
+                message = f"Invalid schema for function '{tool.function.name}': {problem}."
+                yield bad_request(
+                    message, f"tools[{number}].function.parameters", "invalid_function_parameters"
+                )
+    wanted = request.response_format.json_schema if request.response_format else None
+    if wanted is not None and wanted.schema_ is not None:
+        problem = schema_problem(wanted.schema_)
+        if problem:
+            message = f"Invalid schema for response_format '{wanted.name}': {problem}."
+            yield bad_request(message, "response_format", "invalid_schema")
+
+
+def schema_problem(schema: dict[str, Any]) -> str:
+    """What is wrong with a schema, or nothing. A schema that only refers to another may be of any type."""
+    from offline_model.schemas.check import BadSchema, validator_of
+
+    try:
+        validator_of(schema)
+    except BadSchema as problem:
+        return str(problem)
+    if schema.get("type") != "object" and not schema.keys() & {"$ref", "allOf"}:
+        return f"schema must be a JSON Schema of 'type: \"object\"', got 'type: {json.dumps(schema.get('type'))}'"
+    return ""
 
 
 def formats(request: CompletionRequest) -> Iterator[ApiError]:

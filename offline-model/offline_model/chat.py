@@ -51,7 +51,7 @@ class ChatCompletions:
         if delivery.pace.fault:
             call.state = "failed"
         await delivery.wait_for_first_token()
-        talk = conversation.begin(request, self.library)
+        talk = conversation.Conversation(request, self.library)
         ready = answer.prepare(request, skills.answer(talk), call.id)
         head = {
             "id": f"chatcmpl-{call.id[4:]}",

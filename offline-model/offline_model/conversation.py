@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+import re
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,6 +12,11 @@ from offline_model.requests import CompletionRequest, Message, Tool
 
 if TYPE_CHECKING:
     from offline_model.books.library import Library
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+ASKED = re.compile(r"(?:^|\n)\s*(?:user )?(?:question|query|task|q)\s*:\s*(.+)\Z", re.IGNORECASE | re.DOTALL)
+BRACES = re.compile(r"\{[^{}]*\}")
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Turn:
-    role: Literal["system", "user", "assistant", "tool"]
+    role: Role
     text: str
 
 
@@ -48,32 +55,49 @@ class Conversation:
 
     request: CompletionRequest
     library: Library
-    seed: int = 0
-    turns: list[Turn] = field(default_factory=list)
 
-    @cached_property
-    def question(self) -> str:
-        """What is asked: the last user turn."""
-        for turn in reversed(self.turns):
-            if turn.role == "user":
-                return turn.text
-        return ""
+    @property
+    def seed(self) -> int:
+        return self.request.seed or 0
 
     @property
     def tools(self) -> list[Tool]:
         return self.request.tools or []
 
-    def choose(self, options: list[str], *, skip: int = 1) -> str:
-        """One of the options by the seed; `skip` makes several choices in one answer independent."""
-        return options[self.seed // skip % len(options)]
+    @cached_property
+    def turns(self) -> list[Turn]:
+        return [Turn(role_of(message), text_of(message)) for message in self.request.messages]
+
+    @cached_property
+    def question(self) -> str:
+        """What is asked: the last user turn, without data or headings that stand before the question."""
+        text = next((turn.text for turn in reversed(self.turns) if turn.role == "user"), "")
+        marked = ASKED.search(text)
+        if marked:
+            return marked[1].strip()
+        bare = BRACES.sub(" ", text).strip() if '":' in text or "':" in text else text.strip()
+        return bare.rsplit("\n\n", 1)[-1].strip() if len(bare) > 400 else bare
+
+    @cached_property
+    def results(self) -> list[Result]:
+        """What the tools answered since the last user turn."""
+        found: list[Result] = []
+        calls: dict[str, Call] = {}
+        for message in self.request.messages:
+            if message.role == "user":
+                found = []
+            for made in message.tool_calls or []:
+                calls[made.id] = Call(made.function.name, arguments_of(made.function.arguments))
+            if message.role == "tool" and message.tool_call_id in calls:
+                found.append(Result(calls[message.tool_call_id], text_of(message)))
+        return found
+
+    def choose(self, options: list[str]) -> str:
+        """One of the options, by the seed."""
+        return options[self.seed % len(options)]
 
 
-def begin(request: CompletionRequest, library: Library) -> Conversation:
-    turns = [Turn(role(message), text_of(message)) for message in request.messages]
-    return Conversation(request, library, request.seed or 0, turns)
-
-
-def role(message: Message) -> Literal["system", "user", "assistant", "tool"]:
+def role_of(message: Message) -> Role:
     return "system" if message.role == "developer" else message.role
 
 
@@ -84,3 +108,11 @@ def text_of(message: Message) -> str:
     if isinstance(message.content, str):
         return message.content
     return "\n".join(part.text or part.refusal or "" for part in message.content)
+
+
+def arguments_of(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

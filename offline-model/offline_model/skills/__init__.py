@@ -10,10 +10,14 @@ that returns None for what is not its business, and put it into SKILLS before `l
 from collections.abc import Callable
 
 from offline_model.conversation import Conversation, Reply
-from offline_model.skills import greeting, lookup, unknown
+from offline_model.skills import call_tools, greeting, lookup, remember, structured, unknown, use_results
 
 SKILLS: tuple[Callable[[Conversation], Reply | None], ...] = (
+    call_tools.reply,
+    structured.reply,
+    use_results.reply,
     greeting.reply,
+    remember.reply,
     lookup.reply,
     unknown.reply,
 )

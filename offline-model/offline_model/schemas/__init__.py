@@ -1,0 +1,1 @@
+"""Schemas: values that fit a JSON schema, filled from a conversation."""

@@ -1,0 +1,178 @@
+"""Filling: a value for a JSON schema, sensible where the conversation helps, valid always."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from jsonschema.protocols import Validator
+
+from offline_model.schemas.check import BadSchema, fits, validator_of
+from offline_model.schemas.composites import array, object_
+from offline_model.schemas.merge import Schema, merged, types
+from offline_model.schemas.numbers import Number, numbers
+from offline_model.schemas.strings import strings
+
+DEEPEST = 24
+# From this depth on only what is required is filled, so that a recursive schema ends.
+SPARSE = 4
+TRIES = 24
+WORK = 5_000
+
+
+class Source(Protocol):
+    """What a conversation offers for a field of this name; every list is in order of sense."""
+
+    def texts(self, name: str, schema: Schema) -> list[str]: ...
+    def numbers(self, name: str, schema: Schema) -> list[Number]: ...
+    def choices(self, name: str, schema: Schema, options: list[Any]) -> list[Any]: ...
+    def truths(self, name: str, schema: Schema) -> list[bool]: ...
+    def wants(self, name: str, schema: Schema) -> bool: ...
+
+
+def fill(schema: Schema, source: Source, seed: int = 0) -> Any:
+    """A value that fits; raises BadSchema when the schema is invalid or no value was found."""
+    checker = validator_of(schema)
+    try:
+        filler = Filler(schema, checker, source)
+        for variant in range(TRIES):
+            for value in itertools.islice(filler.values(schema, "", 0, seed + variant), TRIES):
+                if fits(checker, schema, value):
+                    return value
+    except RecursionError:
+        raise BadSchema("nested too deeply") from None
+    raise BadSchema("no value that fits it was found")
+
+
+class Filler:
+    """Walks one schema. `values` yields candidates; whether they fit is checked by jsonschema."""
+
+    def __init__(self, root: Schema, checker: Validator, source: Source) -> None:
+        self.root = root
+        self.checker = checker
+        self.source = source
+        self.work = WORK
+
+    def values(self, schema: Any, name: str, depth: int, seed: int) -> Iterator[Any]:
+        self.work -= 1
+        if self.work < 0 or depth > DEEPEST:
+            return
+        if schema is True or schema == {}:
+            yield from self.source.texts(name, {})[:3] or ["text"]
+        elif isinstance(schema, dict):
+            yield from self.of_schema(schema, name, depth, seed)
+
+    def of_schema(self, schema: Schema, name: str, depth: int, seed: int) -> Iterator[Any]:
+        if "const" in schema:
+            yield schema["const"]
+        elif "enum" in schema:
+            yield from self.enum(schema, name, seed)
+        elif "$ref" in schema:
+            rest = {key: value for key, value in schema.items() if key != "$ref"}
+            target = self.resolve(schema["$ref"])
+            yield from self.values(
+                merged(target, rest) if isinstance(target, dict) else rest, name, depth + 1, seed
+            )
+        elif "anyOf" in schema or "oneOf" in schema:
+            yield from self.branches(schema, name, depth, seed)
+        elif "allOf" in schema:
+            rest = {key: value for key, value in schema.items() if key != "allOf"}
+            for part in schema["allOf"]:
+                rest = merged(rest, part) if isinstance(part, dict) else rest
+            yield from self.values(rest, name, depth + 1, seed)
+        else:
+            if "if" in schema:
+                yield from self.conditional(schema, name, depth, seed)
+            for kind in self.kinds(schema, depth):
+                yield from self.of_kind(kind, schema, name, depth, seed)
+
+    def enum(self, schema: Schema, name: str, seed: int) -> Iterator[Any]:
+        options = list(schema["enum"])
+        mentioned = self.source.choices(name, schema, options)
+        yield from mentioned
+        turn = seed % max(1, len(options))
+        yield from options[turn:] + options[:turn]
+
+    def branches(self, schema: Schema, name: str, depth: int, seed: int) -> Iterator[Any]:
+        """One branch after the other; deep down the simplest first, so that recursion ends."""
+        key = "anyOf" if "anyOf" in schema else "oneOf"
+        rest = {each: value for each, value in schema.items() if each != key}
+        branches = [branch for branch in schema[key] if branch is not False]
+        if depth >= SPARSE or not self.source.wants(name, schema):
+            branches.sort(key=lambda branch: len(str(branch)) if "$ref" not in str(branch) else 10**6)
+        elif any(isinstance(branch, dict) and branch.get("type") == "null" for branch in branches):
+            branches.sort(key=lambda branch: isinstance(branch, dict) and branch.get("type") == "null")
+        found = [
+            itertools.islice(
+                self.values(
+                    merged(rest, branch) if isinstance(branch, dict) else rest, name, depth + 1, seed
+                ),
+                30,
+            )
+            for branch in branches
+        ]
+        for value in itertools.chain.from_iterable(found):
+            if fits(self.checker, schema, value):
+                yield value
+
+    def conditional(self, schema: Schema, name: str, depth: int, seed: int) -> Iterator[Any]:
+        rest = {key: value for key, value in schema.items() if key not in {"if", "then", "else"}}
+        for parts in ([schema["if"], schema.get("then", True)], [schema.get("else", True)]):
+            whole = rest
+            for part in parts:
+                whole = merged(whole, part) if isinstance(part, dict) else whole
+            yield from self.values(whole, name, depth + 1, seed)
+
+    def resolve(self, reference: str) -> Any:
+        """A reference within the schema; every other is refused."""
+        if not reference.startswith("#"):
+            raise BadSchema(f"unresolvable reference {reference[:100]!r}")
+        target: Any = self.root
+        for step in reference[1:].split("/")[1:]:
+            key = step.replace("~1", "/").replace("~0", "~").replace("%25", "%").replace("%22", '"')
+            try:
+                target = target[int(key)] if isinstance(target, list) else target[key]
+            except (KeyError, IndexError, ValueError, TypeError):
+                raise BadSchema(f"unresolvable reference {reference[:100]!r}") from None
+        return target
+
+    def kinds(self, schema: Schema, depth: int) -> list[str]:
+        """The types a value may have, told or guessed from the other keywords."""
+        if "type" in schema:
+            return sorted(types(schema["type"]), key=lambda kind: (kind == "null") is (depth < SPARSE))
+        guesses = {
+            "object": (
+                "properties",
+                "required",
+                "additionalProperties",
+                "patternProperties",
+                "minProperties",
+            ),
+            "array": ("items", "prefixItems", "minItems", "uniqueItems", "contains"),
+            "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+        }
+        found = [kind for kind, keys in guesses.items() if any(key in schema for key in keys)]
+        return [*found, "string", "integer", "boolean", "null"]
+
+    def of_kind(self, kind: str, schema: Schema, name: str, depth: int, seed: int) -> Iterator[Any]:
+        if kind == "string":
+            yield from strings(schema, self.source.texts(name, schema), seed)
+        elif kind in {"number", "integer"}:
+            yield from numbers(schema, self.source.numbers(name, schema), kind == "integer", seed)
+        elif kind == "boolean":
+            yield from [*self.source.truths(name, schema), True, False]
+        elif kind == "null":
+            yield None
+        elif kind == "array":
+            yield from array(schema, name, depth, seed, self.members, depth >= SPARSE)
+        elif kind == "object":
+            yield from object_(
+                schema, depth, seed, self.members, lambda each, part: self.wants(each, part, depth)
+            )
+
+    def members(self, schema: Any, name: str, depth: int, seed: int) -> Iterator[Any]:
+        for value in itertools.islice(self.values(schema, name, depth, seed), 80):
+            if fits(self.checker, schema, value):
+                yield value
+
+    def wants(self, name: str, schema: Any, depth: int) -> bool:
+        return depth < SPARSE and isinstance(schema, dict) and self.source.wants(name, schema)
