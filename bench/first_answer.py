@@ -20,7 +20,8 @@ def first_answer(clone: Path, home: Path) -> float:
     # Python's package settings come from the environment or the machine; everything kept at home is gone.
     env = base_environment() | {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache"), "TERM": "dumb"}
     env["PATH"] = os.pathsep.join(p for p in env["PATH"].split(os.pathsep) if not p.startswith(str(ROOT)))
-    env.pop("VIRTUAL_ENV", None)
+    for name in ("VIRTUAL_ENV", "PIP_CACHE_DIR", "UV_CACHE_DIR"):
+        env.pop(name, None)
     began, found, asked, output = time.monotonic(), 0.0, False, []
     with subprocess.Popen(
         ["make", "lesson-01"], cwd=clone, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
