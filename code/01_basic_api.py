@@ -69,7 +69,9 @@ def sendable(context: dict[str, JsonValue]) -> dict[str, JsonValue]:
 class AgentRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    query: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=10_000)]
+    query: Annotated[
+        str, StringConstraints(strip_whitespace=True, min_length=1, max_length=10_000, pattern=r"\S")
+    ]
     context: Annotated[dict[str, JsonValue], AfterValidator(sendable)] = {}
     stream: bool = False
 
@@ -110,9 +112,8 @@ class Agent:
             stream_usage=True,
         )
         persona = "Answer briefly and exactly. What the caller tells of the situation, as JSON: {context}"
-        self.chain = (
-            ChatPromptTemplate.from_messages([("system", persona), ("human", "{query}")]) | self.model
-        )
+        prompt = ChatPromptTemplate.from_messages([("system", persona), ("human", "{query}")])
+        self.chain = prompt | self.model
         self.model_status = "unknown"
         self.checked_at = float("-inf")
 
@@ -243,6 +244,7 @@ def model_errors_told(request: Request) -> Iterator[None]:
 async def events(request: Request, agent: Agent, body: AgentRequest) -> AsyncGenerator[ServerSentEvent]:
     """The answer as it comes: `token` events, then `usage`, and `done` or `error` always last."""
     deadline = asyncio.get_running_loop().time() + settings.timeout_seconds
+    reason = None
     try:
         with model_errors_told(request):
             async with aclosing(agent.chain.astream(variables(body))) as chunks:  # type: ignore[type-var]
@@ -260,11 +262,13 @@ async def events(request: Request, agent: Agent, body: AgentRequest) -> AsyncGen
                             "completion_tokens": used["output_tokens"],
                         }
                         yield ServerSentEvent(event="usage", data=counts)
-        yield ServerSentEvent(event="done", data={"reason": "stop"})
+                    reason = chunk.response_metadata.get("finish_reason", reason)
+        if reason is None:
+            raise HTTPException(502, "The model's answer broke off.")
+        yield ServerSentEvent(event="done", data={"reason": reason})
     except HTTPException as error:
-        yield ServerSentEvent(
-            event="error", data={"problem": problem(request, error.status_code, error.detail)}
-        )
+        told = problem(request, error.status_code, error.detail)
+        yield ServerSentEvent(event="error", data={"problem": told})
 
 
 def variables(body: AgentRequest) -> dict[str, str]:
@@ -304,23 +308,21 @@ async def ready(agent: CurrentAgent) -> dict[str, bool]:
     return {"ready": True}
 
 
-@app.post("/v1/invoke", response_model=AgentResponse)
+@app.post("/v1/invoke", response_model=AgentResponse, responses={200: {"content": {"text/event-stream": {}}}})
 async def invoke(request: Request, agent: CurrentAgent, body: AgentRequest) -> AgentResponse | Response:
     """The whole answer at once; or, with `"stream": true`, the events of /v1/stream."""
     if body.stream:
         answer = events(request, agent, body)
-        return EventSourceResponse(
-            format_sse_event(event=e.event, data_str=json.dumps(e.data)) async for e in answer
-        )
+        encoded = (format_sse_event(event=e.event, data_str=json.dumps(e.data)) async for e in answer)
+        return EventSourceResponse(encoded)
     with model_errors_told(request):
         async with asyncio.timeout(settings.timeout_seconds):
             message = await unless_client_leaves(request, agent.chain.ainvoke(variables(body)))
     if message is None:
         return Response(status_code=499)  # nginx's word for it; nobody is there to read it
     used = message.usage_metadata["total_tokens"] if message.usage_metadata else 0
-    return AgentResponse(
-        response=message.text, tokens_used=used, model=message.response_metadata["model_name"]
-    )
+    model = message.response_metadata["model_name"]
+    return AgentResponse(response=message.text, tokens_used=used, model=model)
 
 
 @app.post("/v1/stream", response_class=EventSourceResponse)

@@ -1,6 +1,5 @@
 """The commands behind the Makefile: `python -m course lesson 01`."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -9,59 +8,201 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.syntax import Syntax
 
-from course import models
-from course.pages import ROOT, BadPage, embed_listings, read_page
+from course.pages import ROOT, BadPage, Page, embed_listings, read_page
 from course.processes import Failed, Processes
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 console = Console(highlight=False)
-Number = Annotated[str, typer.Argument(help="A lesson's number, such as 01")]
+Number = Annotated[str, typer.Argument(help="a lesson's number, such as 01")]
+Name = Annotated[str, typer.Argument(help="a lesson's number, or an exercise's name")]
 
 
-def page_path(number: str) -> Path:
-    """The page of a lesson."""
-    found = sorted((ROOT / "docs").glob(f"{number}-*.md"))
-    if not found:
-        there = ", ".join(sorted(p.name[:2] for p in (ROOT / "docs").glob("[0-9][0-9]-*.md")))
-        raise Failed(f"There is no lesson {number}. There are: {there}.")
-    return found[0]
+def lessons() -> list[Page]:
+    return [read_page(path) for path in sorted((ROOT / "docs").glob("[0-9][0-9]-*.md"))]
 
 
 @cli.command()
 def lesson(number: Number) -> None:
-    """Run a lesson's page."""
+    """Run a lesson's page (or any page, by its path)."""
+    from course.engines import missing
     from course.runner import run_lesson
 
-    run_lesson(read_page(page_path(number)), console)
+    path = Path(number)
+    found = [read_page(path)] if path.is_file() else [page for page in lessons() if page.number == number]
+    if not found:
+        there = ", ".join(page.number for page in lessons())
+        raise Failed(f"There is no lesson {number}. There are: {there}.")
+    if lacking := missing(found[0].needs):
+        told = "\n".join(f"{need.name} is missing. It comes from {need.get}." for need in lacking)
+        raise Failed(f"{told}\n`make doctor` says which lessons this machine is ready for.")
+    run_lesson(found[0], console)
 
 
 @cli.command()
 def model() -> None:
     """Start the offline model in the foreground."""
+    from course import models
+
     with Processes() as processes:
-        models.start_offline_model(processes)
-        console.print("The offline model answers. In the terminal of your own program:")
+        models.start_offline_model(processes)()
+        console.print("In the terminal of your own program:")
         for name, value in models.OFFLINE.items():
             console.print(f"  export {name}={value}")
         console.print("Ctrl-C stops it.")
         processes.running[0].wait()
 
 
+@cli.command()
+def exercise(name: Name) -> None:
+    """Put a broken copy of a lesson into the workspace."""
+    from course import exercises
+
+    chosen = exercises.choose(name)
+    console.print(f"\n[bold]{chosen.title}[/bold] ({chosen.slug})\n\n{chosen.story.strip()}\n")
+    for path in exercises.workspace_of(chosen):
+        console.print(f"Mend it in   {path.relative_to(ROOT)}")
+    console.print(f"Then         make check-{chosen.lesson}    (stuck? make hint-{chosen.lesson})")
+
+
+@cli.command()
+def check(name: Name) -> None:
+    """Test a mend."""
+    from course import exercises
+
+    mending = exercises.current(name)
+    with console.status("running the lesson's tests on your copy ..."):
+        failed = exercises.check(mending)
+    for outcome in failed:
+        console.print(f"[red]✗[/red] {outcome.test}\n  ", end="")
+        console.print(outcome.sentence, markup=False)
+    if failed:
+        raise Failed(f"{mending.title}: not mended yet. The next hint: make hint-{mending.lesson}")
+    console.print(f"[green]✓[/green] Mended: {mending.title}. Go on with: make exercise-{mending.lesson}")
+
+
+@cli.command()
+def hint(name: Name) -> None:
+    """Give the next hint."""
+    from course import exercises
+
+    number, text = exercises.next_hint(exercises.current(name))
+    console.print(f"Hint {number} of 3: {text.strip()}", markup=False)
+
+
+@cli.command()
+def solution(name: Name) -> None:
+    """Show what was broken."""
+    from course import exercises
+
+    difference = exercises.solution(exercises.current(name))
+    if console.is_terminal:
+        console.print(Syntax(difference, "diff", background_color="default"))
+    else:
+        print(difference)
+
+
+@cli.command()
+def progress() -> None:
+    """Say what is mended so far."""
+    from course import exercises
+
+    done = exercises.Progress.load()
+    for each in exercises.exercises():
+        mark = "[green]✓[/green]" if each.slug in done.solved else "·"
+        console.print(f"{mark} {each.slug:36} {each.title}")
+    console.print(f"{len(done.solved)} of {len(exercises.exercises())} mended")
+
+
+@cli.command()
+def doctor() -> None:
+    """Say what this machine has."""
+    from course import engines
+
+    engines.doctor(console, {f"{page.number} {page.title}": page.needs for page in lessons()})
+
+
+@cli.command()
+def lint() -> None:
+    """Check style, types, scripts, pages and figures."""
+    from course.lint import lint
+
+    if found := lint():
+        raise Failed("\n".join(found))
+    console.print("lint: clean")
+
+
+@cli.command()
+def docs() -> None:
+    """Bring what is generated in the pages up to date."""
+    from course import figures
+
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        current = figures.embed(embed_listings(path, text))
+        if current != text:
+            path.write_text(current, encoding="utf-8")
+            console.print(f"updated {path.relative_to(ROOT)}")
+
+
+@cli.command("figures")
+def draw_figures() -> None:
+    """Draw the charts from their records, and show them in the pages."""
+    from course import figures
+
+    for path in figures.draw_all():
+        console.print(f"drew {path.relative_to(ROOT)}")
+    docs()
+
+
+@cli.command()
+def bench() -> None:
+    """Run every script in bench/ that measures something."""
+    scripts = [path for path in sorted((ROOT / "bench").glob("*.py")) if "__main__" in path.read_text()]
+    for script in scripts:
+        console.rule(script.name)
+        if subprocess.run([sys.executable, script], cwd=ROOT, check=False).returncode:
+            raise Failed(f"{script.relative_to(ROOT)} did not succeed")
+    draw_figures()
+
+
+@cli.command()
+def lock() -> None:
+    """Write the locks anew."""
+    for group in ("installer", "lessons", "dev"):
+        command = [
+            "uv",
+            "pip",
+            "compile",
+            "--quiet",
+            "--group",
+            group,
+            "--universal",
+            "--python-version",
+            "3.11",
+        ]
+        command += ["--generate-hashes", "--no-emit-index-url", "--no-annotate", "--no-header", "--upgrade"]
+        subprocess.run(
+            [sys.executable, "-m", *command, "-o", f"requirements/{group}.txt"], cwd=ROOT, check=True
+        )
+        console.print(f"wrote requirements/{group}.txt")
+
+
 def main() -> None:
-    """Run a command; whatever stops it leaves by the same door, so that nothing stays behind."""
+    """Run a command; whatever stops it, it leaves by the same door, so that nothing stays behind."""
     for sign in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, lambda *_: sys.exit(143))
     try:
         cli(standalone_mode=False)
     except (Failed, BadPage) as failure:
-        console.print(f"[red]✗[/red] {failure}", markup=True)
+        console.print(f"✗ {failure}", style="red", markup=False)
         sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
-        console.print("\nStopped. Nothing is left running.")
+        console.print("\nStopped; nothing is left running.")
         sys.exit(130)
     except typer.TyperException as error:
-        error.show()
+        console.print(error.format_message(), markup=False)
         sys.exit(2)
 
 

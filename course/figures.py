@@ -48,6 +48,7 @@ DARK = [pair.split(":") for pair in (*INKS, *(pair for tone in TONES.values() fo
 INK, MUTED, FAINT = (pair[:7] for pair in INKS)
 TINT = {"frame": "none"} | {tone: pair[0][:7] for tone, pair in TONES.items()}
 FULL = {"frame": MUTED} | {tone: pair[1][:7] for tone, pair in TONES.items()}
+BARS = ("blue", "orange", "green", "purple", "plain", "red")
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
 
 Tone = Literal["plain", "blue", "orange", "green", "purple", "red", "frame"]
@@ -55,7 +56,7 @@ Line = Annotated[str, Field(pattern=r"^[^\n\r|<>\[\]]+$")]  # nothing that would
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Measured(Strict):
@@ -88,7 +89,7 @@ class Target(Strict):
 class Bars(Base):
     kind: Literal["bars"]
     unit: Line
-    groups: list[Line]
+    groups: Annotated[list[Line], Field(min_length=1)]
     series: Annotated[list[Series], Field(min_length=1, max_length=6)]
     target: Target | None = None
 
@@ -207,7 +208,11 @@ def draw(record: Record) -> str:
             case Graph():
                 _graph(record, figure)
         figure.savefig(file, format="svg", transparent=True, metadata=about | nothing)
-        svg = file.getvalue()
+        return _legible(file.getvalue(), record)
+
+
+def _legible(svg: str, record: Record) -> str:
+    """Adds what matplotlib does not know: words for screen readers, colours for dark pages, common fonts."""
     swaps = [(kind, *pair) for kind in ("fill", "stroke") for pair in DARK]
     rules = "".join(f'[style*="{kind}: {old}"]{{{kind}:{new}!important}}' for kind, old, new in swaps)
     head = f"<title>{escape(record.title)}</title><desc>{escape(record.alt)}</desc>"
@@ -234,8 +239,8 @@ def _bars(record: Bars, figure: "Figure") -> None:
     several = len(record.series) > 1  # then each group has a heading above its bars
     names = [s.name if several else group for group in record.groups for s in record.series]
     block = len(record.series) + 1.1 * several
-    rows = [g * block + s + (1.5 if several else 0.5) for g, _ in enumerate(record.groups)
-            for s, _ in enumerate(record.series)]  # fmt: skip
+    places = [(g, s) for g, _ in enumerate(record.groups) for s, _ in enumerate(record.series)]
+    rows = [g * block + s + (1.5 if several else 0.5) for g, s in places]
     axes = _chart(figure, record, 0.3 * block * len(record.groups), 0.3 + LETTER * max(map(len, names)))
     numbers = [n for s in record.series for n in s.values + s.high]
     numbers += record.target.values if record.target else []
@@ -246,9 +251,7 @@ def _bars(record: Bars, figure: "Figure") -> None:
         axes.text(0, g * block + 0.6, group if several else "", weight="bold", va="center")
         for n, series in enumerate(record.series):
             y, end = rows.pop(0), series.values[g]
-            axes.barh(
-                y, end, height=0.7, color=FULL[("blue", "orange", "green", "purple", "plain", "red")[n]]
-            )
+            axes.barh(y, end, height=0.7, color=FULL[BARS[n]])
             text = number(end) + (f"  ({number(series.ratio[g])} x)" if series.ratio else "")
             if series.low and series.high:
                 end = max(end, series.high[g])
@@ -260,10 +263,8 @@ def _bars(record: Bars, figure: "Figure") -> None:
             ends = (g * block + several, (g + 1) * block - 0.1)
             axes.plot([record.target.values[g]] * 2, ends, color=FULL["red"], linewidth=1.6, linestyle="--")
     if record.target:
-        note = f"- - {record.target.label}"
-        axes.annotate(
-            note, (1, 0), (0, -22), "axes fraction", "offset points", color=FULL["red"], ha="right", va="top"
-        )
+        note, place = f"- - {record.target.label}", ("axes fraction", "offset points")
+        axes.annotate(note, (1, 0), (0, -22), *place, color=FULL["red"], ha="right", va="top")
 
 
 def _timeline(record: Timeline, figure: "Figure") -> None:
@@ -271,7 +272,7 @@ def _timeline(record: Timeline, figure: "Figure") -> None:
     left = 0.3 + LETTER * max(len(lane.name) for lane in lanes)
     axes = _chart(figure, record, 0.42 * len(lanes), left, 0.55 + 0.2 * len(marks))
     spans = [*marks, *(span for lane in lanes for span in lane.spans)]
-    longest = max(span.end or span.start for span in spans)
+    longest = max(span.end or span.start for span in spans) or 1
     second = (WIDTH - left - 0.3) / (longest * 1.15)  # inches
     axes.set(xlim=(0, longest * 1.15), ylim=(len(lanes), 0))
     axes.set_xlabel("seconds", color=MUTED)
@@ -444,18 +445,8 @@ def draw_all(root: Path = ROOT) -> list[Path]:
 
 def problems(root: Path = ROOT) -> list[str]:
     """Where records, pictures and pages disagree, a line each; it needs no matplotlib."""
-    figures, found = root / "docs" / "figures", []
-    for path in sorted(figures.glob("*.json")):
-        picture = path.with_suffix(".svg")
-        try:
-            record = load(path.stem, figures)
-        except ValueError as error:
-            found.append(str(error))
-        else:
-            if not picture.exists():
-                found.append(f"docs/figures/{picture.name} is not drawn yet: make figures")
-            elif f"sha256:{digest(record)}" not in picture.read_text("utf-8"):
-                found.append(f"docs/figures/{picture.name} was drawn from another record: make figures")
+    figures = root / "docs" / "figures"
+    found = [_stale(path) for path in sorted(figures.glob("*.json"))]
     for picture in sorted(figures.glob("*.svg")):
         if not picture.with_suffix(".json").exists():
             found.append(f"docs/figures/{picture.name} has no record {picture.stem}.json")
@@ -465,4 +456,18 @@ def problems(root: Path = ROOT) -> list[str]:
                 found.append(f"docs/{page.name} shows a figure that differs from its record: make docs")
         except ValueError as error:
             found.append(f"docs/{page.name}: {error}")
-    return found
+    return [line for line in found if line]
+
+
+def _stale(path: Path) -> str | None:
+    """What is wrong with a record or its picture, if anything is."""
+    picture = path.with_suffix(".svg")
+    try:
+        record = load(path.stem, path.parent)
+    except ValueError as error:
+        return str(error)
+    if not picture.exists():
+        return f"docs/figures/{picture.name} is not drawn yet: make figures"
+    if f"sha256:{digest(record)}" not in picture.read_text("utf-8"):
+        return f"docs/figures/{picture.name} was drawn from another record: make figures"
+    return None

@@ -47,9 +47,10 @@ def run(*command: str) -> Tuple[int, str]:
 
 
 def install(group: str) -> None:
-    code, log = run(sys.executable, "-m", "venv", "--clear", VENV) if not os.path.exists(PYTHON) else (0, "")
-    if code:
-        stop("the virtual environment could not be made.", log)
+    if not os.path.exists(PYTHON) or run(PYTHON, "-m", "pip", "--version")[0]:
+        code, log = run(sys.executable, "-m", "venv", "--clear", VENV)
+        if code:
+            stop("the virtual environment could not be made.", log)
     pip = (PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "-r")
     uv = (PYTHON, "-m", "uv", "pip", "install", "--quiet", "--python", PYTHON, "--require-hashes", "-r")
     # uv installs in a tenth of pip's time; pip follows where uv cannot go (it reads pip's own settings).
@@ -73,4 +74,7 @@ def install(group: str) -> None:
 if __name__ == "__main__":
     check_machine()
     print("Setting up the course's own Python environment in .venv (once, about 10 seconds) ...", flush=True)
-    install(sys.argv[1])
+    try:
+        install(sys.argv[1])
+    except KeyboardInterrupt:
+        sys.exit("Stopped. The next run goes on from here.")

@@ -1,10 +1,11 @@
-"""Which model a lesson talks to: the offline one, a server of the learner's, or, when asked for, the real API.
+"""Which model a lesson talks to: the offline one, a server of the learner's, or, when asked, the real API.
 
 Whatever key happens to be exported, nothing is sent to a paid model unless `MODEL=real` says so.
 """
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import httpx2
@@ -23,15 +24,16 @@ ASIDE = ("OPENAI_", "MODEL_NAME", "LANGSMITH_", "LANGCHAIN_")
 
 @dataclass
 class Model:
-    """The variables that programs of a lesson get, and whether their output can be compared with the page's."""
+    """What the programs of a lesson get as variables, and whether their output compares with the page's."""
 
     env: dict[str, str]
     comparable: bool
     notice: str
+    wait: Callable[[], None] = lambda: None  # until it answers
 
 
 def base_environment() -> dict[str, str]:
-    """This process's environment without any model setting, and with the course's Python first on the path."""
+    """This process's environment without model settings, and with the course's Python first on the path."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(ASIDE)}
     env["PATH"] = os.path.dirname(sys.executable) + os.pathsep + env["PATH"]  # noqa: PTH120
     env["PYTHONUNBUFFERED"] = "1"
@@ -39,12 +41,12 @@ def base_environment() -> dict[str, str]:
     return env
 
 
-def start_offline_model(processes: Processes, port: int = OFFLINE_PORT) -> None:
-    """Start the offline model and wait until it answers."""
+def start_offline_model(processes: Processes, port: int = OFFLINE_PORT) -> Callable[[], None]:
+    """Start the offline model; the function that is returned waits until it answers."""
     require_free(port)
     command = [sys.executable, "-m", "offline_model", "--port", str(port)]
     process = processes.start(command, env=base_environment())
-    wait_ready(process, f"http://127.0.0.1:{port}/health")
+    return lambda: wait_ready(process, f"http://127.0.0.1:{port}/health")
 
 
 def choose(processes: Processes, page_starts_model: bool = False) -> Model:
@@ -54,9 +56,12 @@ def choose(processes: Processes, page_starts_model: bool = False) -> Model:
         return Model(env | real(), False, "MODEL=real: your key is used, and your provider bills every call.")
     if base_url := os.environ.get("OPENAI_BASE_URL"):
         return Model(env | other_server(base_url), False, f"The model is yours, at {base_url}.")
+    model = Model(
+        env | OFFLINE, True, f"The model is the offline one, on port {OFFLINE_PORT}: no key, no network."
+    )
     if not page_starts_model:
-        start_offline_model(processes)
-    return Model(env | OFFLINE, True, f"The model is the offline one, on port {OFFLINE_PORT}: no key, no network.")
+        model.wait = start_offline_model(processes)
+    return model
 
 
 def real() -> dict[str, str]:
@@ -76,5 +81,7 @@ def other_server(base_url: str) -> dict[str, str]:
             reply = httpx2.get(f"{base_url}/models", headers={"Authorization": f"Bearer {key}"}, timeout=10)
             name = reply.raise_for_status().json()["data"][0]["id"]
         except (httpx2.HTTPError, ValueError, LookupError) as error:
-            raise Failed(f"No model at OPENAI_BASE_URL={base_url} ({error}). Is its server running?") from None
+            raise Failed(
+                f"No model at OPENAI_BASE_URL={base_url} ({error}). Is its server running?"
+            ) from None
     return {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": key, "MODEL_NAME": name}

@@ -54,6 +54,11 @@ class Page:
     starts_model: bool
     blocks: list[Block]
 
+    @property
+    def name(self) -> str:
+        """The path as a reader knows it, from the course's folder on."""
+        return str(self.path.relative_to(ROOT) if self.path.is_relative_to(ROOT) else self.path)
+
     def of_kind(self, kind: str) -> list[Block]:
         return [block for block in self.blocks if block.kind == kind]
 

@@ -20,7 +20,7 @@ import psutil
 
 # Reads group ids until the pipe closes, which it does even when our side is killed, then ends those groups.
 WATCHMAN = (
-    'while read -r id; do ids="$ids $id"; done; for id in $ids; do kill -KILL -- "-$id"; done 2>/dev/null'
+    'while read -r id; do ids="$ids $id"; done; for id in $ids; do kill -s KILL -- "-$id"; done 2>/dev/null'
 )
 
 

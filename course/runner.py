@@ -55,15 +55,18 @@ class Lesson:
                     self.compare(block)
 
     def tell(self, block: Block, first: bool, last: bool) -> None:
-        """Show the headings, what there is to see in the output above, and what the command below does."""
-        parts = re.split(r"\n\n+", re.sub(r"<!--.*?-->\n?", "", block.text, flags=re.DOTALL).strip())
-        shown = [
-            part
-            for i, part in enumerate(parts)
-            if part.startswith("#") or (first and i == 0) or (last and i == len(parts) - 1)
-        ]
-        for part in shown:
-            self.console.print(Markdown(part) if self.console.is_terminal else part, "")
+        """Show what to see in the output above, and what the command below does, under its heading."""
+        text = re.sub(r"<!--.*?-->\n?", "", block.text, flags=re.DOTALL)
+        parts = re.split(r"\n\n+", text.strip())
+        heading = ""
+        for index, part in enumerate(parts):
+            if part.startswith("#"):
+                heading = part
+            elif (first and index == 0) or (last and index == len(parts) - 1):
+                for shown in filter(None, (heading, part)):
+                    self.console.print(Markdown(shown) if self.console.is_terminal else shown, markup=False)
+                    self.console.print()
+                heading = ""
 
     def type(self, block: Block) -> None:
         for line in block.text.strip().splitlines():
@@ -76,6 +79,7 @@ class Lesson:
 
     def command(self, block: Block) -> None:
         self.type(block)
+        self.model.wait()
         began = time.monotonic()
         assert self.shell.stdin
         try:
@@ -93,7 +97,11 @@ class Lesson:
         deadline = time.monotonic() + COMMAND_SECONDS
         output = b""
         while not output.endswith(END.encode()):
-            waiting = self.console.status(f"waiting for {block.text.split()[0]} ...") if not output else nullcontext()
+            waiting = (
+                self.console.status(f"waiting for {block.text.split()[0]} ...")
+                if not output
+                else nullcontext()
+            )
             with waiting:
                 ready, _, _ = select.select([pipe], [], [], deadline - time.monotonic())
             if not ready:
@@ -140,12 +148,12 @@ class Lesson:
     def where(self, block: Block, what: str) -> str:
         self.log.seek(0)
         log = self.log.read()[-2000:]
-        told = f"{self.page.path.relative_to(ROOT)}:{block.line}: {what}"
+        told = f"{self.page.name}:{block.line}: {what}"
         return f"{told}\nThe servers' last words:\n{log}" if log else told
 
 
 def run_lesson(page: Page, console: Console) -> None:
-    """Run a page from its first command to its last; raises `Failed`, leaves nothing behind (but see KEEP=1)."""
+    """Run a page from first to last; raises `Failed`, leaves nothing behind unless KEEP=1."""
     began = time.monotonic()
     console.rule(f"Lesson {page.number}: {page.title}")
     with Processes() as processes:
@@ -159,7 +167,7 @@ def run_lesson(page: Page, console: Console) -> None:
                 keep(lesson)
     seconds = time.monotonic() - began
     console.print(f"[green]✓[/green] Lesson {page.number} done: {lesson.commands} steps in {seconds:.1f} s.")
-    console.print(f"Read {page.path.relative_to(ROOT)} beside {', '.join(page.files)}.", highlight=False)
+    console.print(" beside ".join([f"Read {page.name}", *page.files]) + ".")
 
 
 def keep(lesson: Lesson) -> None:

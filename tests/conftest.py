@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from course.models import base_environment
-from course.processes import Processes, free_port, wait_ready
+from course.processes import Failed, Processes, free_port, wait_ready
 
 ROOT = Path(__file__).parent.parent
 
@@ -65,15 +65,14 @@ def start_script(
                 "MODEL_NAME": "offline",
                 "PORT": str(port),
             }
-            log = (tmp_path_factory.mktemp("log") / "server.log").open("w+")
-            process = processes.start(
-                [sys.executable, str(lesson_root / path)], env=env | settings, cwd=lesson_root, output=log
-            )
+            log = tmp_path_factory.mktemp("log") / "server.log"
+            command = [sys.executable, str(lesson_root / path)]
+            with log.open("w") as output:
+                process = processes.start(command, env=env | settings, cwd=lesson_root, output=output)
             try:
                 wait_ready(process, f"http://127.0.0.1:{port}/health")
-            except Exception as error:
-                log.seek(0)
-                error.add_note(log.read())
+            except Failed as failure:
+                failure.add_note(log.read_text())
                 raise
             return f"http://127.0.0.1:{port}"
 

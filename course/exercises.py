@@ -1,0 +1,189 @@
+"""Exercises: a lesson broken in one way the world really breaks, for a learner to mend.
+
+`exercises/NN-slug.toml` holds `title`, `story`, three `hints`, the `tests` that fail while it is broken, and
+one or more `changes` {file, old, new}, in which `old` stands exactly once in the file.
+"""
+
+import difflib
+import os
+import subprocess
+import sys
+import tempfile
+import tomllib
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from course.pages import ROOT
+from course.processes import Failed
+
+WORKSPACE = ROOT / "workspace"
+STATE = WORKSPACE / "progress.json"
+
+
+class Change(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    file: str
+    old: str
+    new: str
+
+
+class Exercise(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    slug: str
+    title: str
+    story: str
+    hints: list[str] = Field(min_length=3, max_length=3)
+    tests: list[str] = Field(min_length=1)
+    changes: list[Change] = Field(min_length=1)
+
+    @property
+    def lesson(self) -> str:
+        return self.slug[:2]
+
+    def put_into(self, folder: Path) -> list[Path]:
+        """Write the broken files below `folder`; `Failed` when a text to break is not there exactly once."""
+        written: dict[Path, str] = {}
+        for change in self.changes:
+            path = folder / change.file
+            text = written.get(path) or (ROOT / change.file).read_text(encoding="utf-8")
+            if text.count(change.old) != 1:
+                raise Failed(
+                    f"{self.slug}: in {change.file} the text to break stands {text.count(change.old)} times"
+                )
+            written[path] = text.replace(change.old, change.new)
+        for path, text in written.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        return list(written)
+
+
+class Progress(BaseModel):
+    """What a learner has done: exercises solved, the current one of each lesson, hints seen."""
+
+    solved: list[str] = []
+    current: dict[str, str] = {}
+    hints: dict[str, int] = {}
+
+    @classmethod
+    def load(cls) -> "Progress":
+        return cls.model_validate_json(STATE.read_text()) if STATE.exists() else cls()
+
+    def save(self) -> None:
+        WORKSPACE.mkdir(exist_ok=True)
+        STATE.write_text(self.model_dump_json(indent=2) + "\n")
+
+
+def exercises(lesson: str = "") -> list[Exercise]:
+    """All exercises, or those of a lesson, in the order of their file names."""
+    found = []
+    for path in sorted((ROOT / "exercises").glob(f"{lesson}*.toml")):
+        found.append(Exercise(slug=path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))))
+    return found
+
+
+def choose(name: str) -> Exercise:
+    """Begin anew, in the workspace, the exercise of that name or the lesson's first unsolved one."""
+    progress = Progress.load()
+    of_lesson = exercises(name) if name.isdigit() else []
+    named = [e for e in exercises() if name in (e.slug, e.slug[3:])]
+    unsolved = [e for e in of_lesson if e.slug not in progress.solved]
+    if not (of_lesson or named):
+        raise Failed(f"There is no exercise {name}. `make progress` lists them.")
+    if not (unsolved or named):
+        raise Failed(f"You have mended every exercise of lesson {name}. By name you can do one again.")
+    exercise = (named or unsolved)[0]
+    exercise.put_into(WORKSPACE)
+    progress.current[exercise.lesson] = exercise.slug
+    progress.save()
+    return exercise
+
+
+def current(lesson: str) -> Exercise:
+    """The exercise that was begun last in that lesson."""
+    slug = Progress.load().current.get(lesson[:2])
+    if not slug:
+        raise Failed(f"No exercise of lesson {lesson} is begun. Begin with: make exercise-{lesson}")
+    return next(e for e in exercises(lesson[:2]) if e.slug == slug)
+
+
+def next_hint(exercise: Exercise) -> tuple[int, str]:
+    """The number of the next hint, and the hint; the last one again when all were given."""
+    progress = Progress.load()
+    number = min(progress.hints.get(exercise.slug, 0) + 1, len(exercise.hints))
+    progress.hints[exercise.slug] = number
+    progress.save()
+    return number, exercise.hints[number - 1]
+
+
+def solution(exercise: Exercise) -> str:
+    """The difference from the broken files to the right ones."""
+    lines: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for path in exercise.put_into(Path(folder)):
+            name = str(path.relative_to(folder))
+            broken = path.read_text(encoding="utf-8").splitlines()
+            right = (ROOT / name).read_text(encoding="utf-8").splitlines()
+            lines += difflib.unified_diff(broken, right, f"broken/{name}", f"right/{name}", lineterm="")
+    return "\n".join(lines)
+
+
+@dataclass
+class Outcome:
+    """What became of one test: its name, and, if it failed, in its own words why."""
+
+    test: str
+    failed: bool
+    sentence: str
+
+
+def run_tests(root: Path, *tests: str, options: tuple[str, ...] = ()) -> list[Outcome]:
+    """Run tests against the lessons in `root` (LESSON_ROOT); one outcome a test."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=line", *options]
+        command += [f"--junitxml={report}", *(f"tests/{test}" for test in tests)]
+        env = os.environ | {"LESSON_ROOT": str(root)}
+        run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+        if run.returncode not in (0, 1):
+            raise Failed(f"The tests could not be run:\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
+        return [outcome(case) for case in ElementTree.parse(report).iter("testcase")]  # noqa: S314  # pytest wrote it
+
+
+def outcome(case: ElementTree.Element) -> Outcome:
+    failure = case.find("failure")
+    if failure is None:
+        failure = case.find("error")
+    if failure is None:
+        return Outcome(case.attrib["name"], False, "")
+    sentence = failure.attrib.get("message", "").partition("\n")[0]
+    return Outcome(
+        case.attrib["name"], True, sentence.removeprefix("AssertionError: ").removeprefix("Failed: ")
+    )
+
+
+def check(exercise: Exercise) -> list[Outcome]:
+    """The failed tests of a learner's mend: first those that the fault breaks, then all of the lesson."""
+    workspace_of(exercise)
+    failed = [o for o in run_tests(WORKSPACE, *exercise.tests) if o.failed]
+    if not failed:
+        files = dict.fromkeys(test.partition("::")[0] for test in exercise.tests)
+        failed = [o for o in run_tests(WORKSPACE, *files, options=("-n", "auto")) if o.failed]
+    if not failed:
+        progress = Progress.load()
+        progress.solved = sorted({*progress.solved, exercise.slug})
+        progress.save()
+    return failed
+
+
+def workspace_of(exercise: Exercise) -> list[Path]:
+    """The learner's files of an exercise; raises `Failed` when one is gone."""
+    paths = [WORKSPACE / change.file for change in exercise.changes]
+    for path in paths:
+        if not path.exists():
+            raise Failed(f"{path.relative_to(ROOT)} is gone. Begin again with: make exercise-{exercise.slug}")
+    return paths

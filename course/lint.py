@@ -1,0 +1,74 @@
+"""Lint: everything that can be checked without running a lesson. Every finding is one clear line."""
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from course import figures
+from course.exercises import exercises
+from course.pages import ROOT, BadPage, embed_listings, read_page
+from course.processes import Failed
+
+
+def commands() -> list[list[str]]:
+    """The linters of others. Lessons are typed one by one: each must be whole on its own."""
+    tools = Path(sys.executable).parent
+    scripts = [str(path) for path in (ROOT / ".ci/run", *sorted((ROOT / "tools").glob("**/*.sh")))]
+    lessons = [[str(path)] for path in sorted((ROOT / "code").iterdir()) if path.suffix == ".py"]
+    typed = [["course", "bench", "tests"], ["offline-model/offline_model"], *lessons]
+    return [
+        [str(tools / "ruff"), "check", "--quiet"],
+        [str(tools / "ruff"), "format", "--check", "--quiet"],
+        *[[str(tools / "mypy"), "--no-error-summary", *paths] for paths in typed],
+        [str(tools / "shellcheck"), *scripts],
+    ]
+
+
+def pages() -> list[str]:
+    """Pages that break the format, or whose listings differ from the code."""
+    found = []
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        try:
+            if embed_listings(path, text := path.read_text(encoding="utf-8")) != text:
+                found.append(f"{path.name}: a listing differs from the code; `make docs` mends it")
+            for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+                if not (path.parent / link).exists():
+                    found.append(f"{path.name}: the link {link} leads nowhere")
+            for file in read_page(path).files:
+                if not (ROOT / file).exists():
+                    found.append(f"{path.name}: the file {file} of its front matter is not there")
+        except BadPage as bad:
+            found.append(str(bad))
+    return found
+
+
+def broken_exercises() -> list[str]:
+    """Exercises that do not parse, or whose text to break is no longer there."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for exercise in exercises():
+                exercise.put_into(Path(folder) / exercise.slug)
+        except (Failed, ValueError) as bad:
+            found.append(f"exercises: {bad}")
+    return found
+
+
+def addresses() -> list[str]:
+    """Locks that name a package index: every learner has their own."""
+    locks = sorted((ROOT / "requirements").glob("*.txt"))
+    return [
+        f"{lock.name}: an index address" for lock in locks if re.search(r"index-url|://", lock.read_text())
+    ]
+
+
+def lint() -> list[str]:
+    """All findings, those of other linters as they print them."""
+    found = []
+    for command in commands():
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if run.returncode:
+            found.append((run.stdout + run.stderr).strip() or f"{Path(command[0]).name} failed")
+    return found + pages() + broken_exercises() + addresses() + figures.problems()

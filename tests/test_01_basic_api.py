@@ -1,0 +1,233 @@
+"""The claims of lesson 01, over real HTTP to a real process."""
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+from conftest import App, calls, start_model, until
+
+from course.processes import Failed, Processes, free_port
+
+PROBLEM = "application/problem+json"
+HUNG = "offline?fault=hang"
+QUESTION = "What is a container?"
+
+
+@pytest.fixture(scope="session")
+def start(start_script: Callable[[str], App]) -> App:
+    return start_script("code/01_basic_api.py")
+
+
+@pytest.fixture
+def api(start: App) -> Iterator[httpx2.Client]:
+    """A client of lesson 01 on the plain offline model."""
+    with httpx2.Client(base_url=start(), timeout=20) as client:
+        yield client
+
+
+def events(response: httpx2.Response) -> list[tuple[str, Any]]:
+    """The events of a server-sent stream, read by the rules of the HTML standard, section 9.2.6."""
+    found = []
+    for block in response.text.replace("\r\n", "\n").split("\n\n"):
+        fields: dict[str, list[str]] = {}
+        for line in block.split("\n"):
+            name, _, value = line.partition(":")
+            fields.setdefault(name, []).append(value.removeprefix(" "))
+        if "data" in fields:
+            found.append((fields.get("event", ["message"])[0], "\n".join(fields["data"])))
+    return [(event, json.loads(data)) for event, data in found]
+
+
+def text_of(stream: list[tuple[str, Any]]) -> str:
+    return "".join(data["text"] for event, data in stream if event == "token")
+
+
+def assert_problem(response: httpx2.Response, status: int) -> dict[str, Any]:
+    assert response.status_code == status, (
+        f"expected status {status}, got {response.status_code}: {response.text}"
+    )
+    assert response.headers["content-type"] == PROBLEM, "an error is not sent as application/problem+json"
+    told: dict[str, Any] = response.json()
+    assert told["status"] == status
+    assert told["request_id"] == response.headers["x-request-id"], "the error does not carry the request's id"
+    return told
+
+
+# --- Answers ---
+
+
+def test_invoke_answers_with_text_tokens_and_model(api: httpx2.Client) -> None:
+    reply = api.post("/v1/invoke", json={"query": QUESTION}).json()
+    assert "container" in reply["response"].lower()
+    assert reply["tokens_used"] > 0
+    assert reply["model"] == "offline"
+
+
+def test_stream_ends_with_usage_and_done(api: httpx2.Client) -> None:
+    stream = events(api.post("/v1/stream", json={"query": QUESTION}))
+    kinds = [event for event, _ in stream]
+    assert kinds.count("token") > 5, "the answer did not come in pieces"
+    assert kinds[-2:] == ["usage", "done"]
+    assert stream[-1][1] == {"reason": "stop"}
+
+
+def test_stream_keeps_newlines(api: httpx2.Client) -> None:
+    plain = api.post("/v1/invoke", json={"query": QUESTION}).json()["response"]
+    assert "\n" in plain
+    try:
+        streamed = text_of(events(api.post("/v1/stream", json={"query": QUESTION})))
+    except ValueError:
+        pytest.fail("The stream cannot be read: a newline in the answer has torn an event apart.")
+    assert streamed == plain, (
+        "The streamed text differs from the plain answer: newlines were lost on the way."
+    )
+
+
+def test_invoke_honours_stream_true(api: httpx2.Client) -> None:
+    response = api.post("/v1/invoke", json={"query": QUESTION, "stream": True})
+    kind = response.headers["content-type"].partition(";")[0]
+    assert kind == "text/event-stream", 'The caller asked for "stream": true and got a plain answer.'
+    assert response.text == api.post("/v1/stream", json={"query": QUESTION}).text
+
+
+def test_context_reaches_the_model(api: httpx2.Client, offline_model: str) -> None:
+    api.post("/v1/invoke", json={"query": "Where do we ship?", "context": {"harbour": "Zeebrügge"}})
+    sent = json.dumps(calls(offline_model, "Where do we ship?")[-1]["body"], ensure_ascii=False)
+    assert "Zeebrügge" in sent, "The caller gave a context, and the model never saw it."
+
+
+# --- Errors ---
+
+
+@pytest.mark.parametrize("fault", ["500", "429", "malformed", "cut"])
+def test_a_failing_model_is_a_502_that_leaks_nothing(start: App, fault: str) -> None:
+    with httpx2.Client(base_url=start(MODEL_NAME=f"offline?fault={fault}"), timeout=20) as api:
+        told = assert_problem(api.post("/v1/invoke", json={"query": QUESTION}), 502)
+        assert told["detail"] == "The model failed, or could not be reached."
+        event, data = events(api.post("/v1/stream", json={"query": QUESTION}))[-1]
+        assert (event, data["problem"]["status"]) == ("error", 502)
+
+
+def test_the_models_error_text_stays_in_the_log(start: App) -> None:
+    key = "sk-this-key-must-not-leak"
+    with httpx2.Client(base_url=start(MODEL_NAME="offline?fault=401", OPENAI_API_KEY=key), timeout=20) as api:
+        for path in ("/v1/invoke", "/v1/stream"):
+            seen = api.post(path, json={"query": QUESTION}).text
+            assert key not in seen, "The error shows the API key to the caller."
+            assert "Error code" not in seen, (
+                "The error shows the text of the model's exception to the caller."
+            )
+
+
+def test_a_hung_model_is_a_504(start: App) -> None:
+    with httpx2.Client(base_url=start(MODEL_NAME=HUNG, TIMEOUT_SECONDS="0.5"), timeout=5) as api:
+        try:
+            assert_problem(api.post("/v1/invoke", json={"query": QUESTION}), 504)
+            event, data = events(api.post("/v1/stream", json={"query": QUESTION}))[-1]
+        except httpx2.TimeoutException:
+            pytest.fail("The model hangs, and so does the API: nothing ends the wait.")
+        assert (event, data["problem"]["status"]) == ("error", 504)
+
+
+def test_a_stream_that_drips_is_ended_at_the_deadline(start: App) -> None:
+    with httpx2.Client(base_url=start(MODEL_NAME="offline?tps=5", TIMEOUT_SECONDS="0.5"), timeout=5) as api:
+        stream = events(api.post("/v1/stream", json={"query": QUESTION}))
+    assert len(stream) < 6, "The stream drips on after the deadline: nothing ends it."
+    assert stream[-1][0] == "error"
+    assert stream[-1][1]["problem"]["status"] == 504
+
+
+def test_an_unknown_route_and_a_wrong_method_are_problems_too(api: httpx2.Client) -> None:
+    assert_problem(api.get("/nowhere"), 404)
+    assert_problem(api.get("/v1/invoke"), 405)
+
+
+def test_a_request_id_is_kept_when_sound_and_made_when_not(api: httpx2.Client) -> None:
+    assert api.get("/health", headers={"X-Request-ID": "abc-123"}).headers["x-request-id"] == "abc-123"
+    for unsound in ("", "a b", "x" * 65, "<script>"):
+        made = api.get("/health", headers={"X-Request-ID": unsound}).headers["x-request-id"]
+        assert made != unsound
+        assert len(made) == 32
+
+
+# --- Clients that leave ---
+
+
+def leave_after(url: str, path: str, query: str, when: Callable[[], Any]) -> None:
+    """POST a query and hang up as soon as `when()` is true."""
+    body = json.dumps({"query": query})
+    parts = urlsplit(url)
+    with socket.create_connection((parts.hostname, parts.port)) as connection:
+        head = f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        assert until(when), "the call never reached the model"
+
+
+@pytest.mark.parametrize("path", ["/v1/invoke", "/v1/stream"])
+def test_a_client_that_leaves_cancels_the_model_call(start: App, offline_model: str, path: str) -> None:
+    query = f"What is a container when somebody leaves {path}?"
+    leave_after(start(MODEL_NAME=HUNG), path, query, lambda: calls(offline_model, query))
+    assert until(lambda: calls(offline_model, query)[0]["state"] == "cancelled", 2), (
+        "The client has left, and the model still works for it."
+    )
+
+
+def test_leaving_in_the_middle_of_a_stream_cancels_the_model_call(start: App, offline_model: str) -> None:
+    query = "What is a container in the middle of a stream?"
+    url = start(MODEL_NAME="offline?tps=20")
+    with httpx2.stream("POST", f"{url}/v1/stream", json={"query": query}) as response:
+        next(response.iter_lines())
+    assert until(lambda: calls(offline_model, query)[0]["state"] == "cancelled", 2)
+
+
+# --- Health ---
+
+
+def test_health_and_readiness_tell_the_truth_about_the_model(start: App, processes: Processes) -> None:
+    port = free_port()
+    with httpx2.Client(base_url=start(OPENAI_BASE_URL=f"http://127.0.0.1:{port}/v1"), timeout=5) as api:
+        assert api.get("/ready").status_code == 503, "The model is dead, and /ready says that all is well."
+        assert_problem(api.get("/ready"), 503)
+        health = api.get("/health")
+        assert health.status_code == 200, "This process is alive; a dead model is no reason to restart it."
+        assert health.json()["dependencies"] == {"model": "unreachable"}, (
+            "The model is dead, and /health does not say so."
+        )
+        start_model(processes, port)
+        assert until(lambda: api.get("/ready").status_code == 200), (
+            "The model is back, and /ready does not see it."
+        )
+        assert api.get("/health").json()["dependencies"] == {"model": "ok"}
+
+
+def test_health_answers_while_the_model_hangs(start: App) -> None:
+    """A listener that never answers stands in for a hung model: the check has a deadline of two seconds."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        base_url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        with httpx2.Client(base_url=start(OPENAI_BASE_URL=base_url), timeout=5) as api:
+            began = time.monotonic()
+            assert api.get("/health").status_code == 200
+            assert time.monotonic() - began < 1
+            assert_problem(api.get("/ready"), 503)
+
+
+# --- Settings ---
+
+
+def test_a_bad_setting_stops_the_start_with_one_line(start: App) -> None:
+    with pytest.raises(Failed) as failure:
+        start(TIMEOUT_SECONDS="-1")
+    (log,) = failure.value.__notes__
+    assert log.strip() == "Bad setting TIMEOUT_SECONDS: Input should be greater than 0"
+
+
+def test_a_busy_port_is_one_clear_line(start: App) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(Failed) as failure:
+        start(PORT=str(taken.getsockname()[1]))
+    assert "address already in use" in failure.value.__notes__[0]
+    assert "Traceback" not in failure.value.__notes__[0]

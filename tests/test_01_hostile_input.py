@@ -1,0 +1,183 @@
+"""Lesson 01 and input that nobody should send: every answer is a documented one, and never a 5xx."""
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+import schemathesis
+from conftest import App
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis.generation.modes import GenerationMode
+from test_01_basic_api import assert_problem
+
+MAX_BODY_BYTES = 262_144
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="session")
+def url(start_script: Callable[[str], App]) -> str:
+    return start_script("code/01_basic_api.py")()
+
+
+@pytest.fixture(scope="session")
+def api(url: str) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=url, timeout=20) as client:
+        yield client
+
+
+def connect(url: str) -> socket.socket:
+    parts = urlsplit(url)
+    return socket.create_connection((parts.hostname, parts.port), timeout=10)
+
+
+# --- What OpenAPI promises ---
+
+
+@pytest.fixture(scope="session")
+def openapi(url: str) -> Any:
+    return schemathesis.openapi.from_url(f"{url}/openapi.json")
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "mode"),
+    [
+        ("/health", "GET", GenerationMode.POSITIVE),
+        ("/ready", "GET", GenerationMode.POSITIVE),
+        *[("/v1/invoke", "POST", mode) for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)],
+        *[("/v1/stream", "POST", mode) for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)],
+    ],
+)
+def test_no_request_gets_an_answer_that_openapi_does_not_promise(
+    openapi: Any, path: str, method: str, mode: GenerationMode
+) -> None:
+    @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(case=openapi[path][method].as_strategy(generation_mode=mode))
+    def check(case: schemathesis.Case) -> None:
+        case.call_and_validate(timeout=20)
+
+    check()
+
+
+# --- Fields ---
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "query"),
+        ({"query": ""}, "query"),
+        ({"query": " \n\t "}, "query"),
+        ({"query": "x" * 10_001}, "query"),
+        ({"query": None}, "query"),
+        ({"query": 7}, "query"),
+        ({"query": ["What?"]}, "query"),
+        ({"query": "What?", "context": "a string"}, "context"),
+        ({"query": "What?", "context": {"x": float("nan")}}, "context"),
+        ({"query": "What?", "stream": "perhaps"}, "stream"),
+        ({"query": "What?", "temperature": 1}, "temperature"),
+        ({"query": "half a pair: \ud800"}, "query"),
+        ({"query": "What?", "context": {"x": "\ud800"}}, "context"),
+    ],
+)
+def test_a_bad_field_is_a_422_that_names_it(api: httpx2.Client, body: dict[str, Any], field: str) -> None:
+    for path in ("/v1/invoke", "/v1/stream"):
+        told = assert_problem(api.post(path, content=json.dumps(body), headers=JSON), 422)
+        assert field in [error["field"] for error in told["errors"]], (
+            f"The request is refused, but the error does not name the field {field!r}."
+        )
+
+
+def test_a_field_name_that_is_no_unicode_is_a_422(api: httpx2.Client) -> None:
+    assert_problem(api.post("/v1/invoke", content='{"query": "What?", "\\ud800": 1}', headers=JSON), 422)
+
+
+def test_ten_thousand_characters_are_accepted_whatever_their_size(api: httpx2.Client) -> None:
+    for letter in ("x", "ü", "🐳"):
+        assert api.post("/v1/invoke", json={"query": letter * 10_000}).status_code == 200
+    escaped = json.dumps({"query": "🐳" * 10_000})
+    assert api.post("/v1/invoke", content=escaped, headers=JSON).status_code == 200
+
+
+def test_a_query_over_ten_thousand_characters_is_refused(api: httpx2.Client) -> None:
+    response = api.post("/v1/invoke", json={"query": "x" * 10_001})
+    assert response.status_code == 422, (
+        "A query of 10,001 characters went through: nothing bounds its length."
+    )
+
+
+def test_nul_and_control_characters_are_only_text(api: httpx2.Client) -> None:
+    assert api.post("/v1/invoke", json={"query": "What is\x00a\x1bcontainer?"}).status_code == 200
+
+
+# --- Bodies ---
+
+
+@pytest.mark.parametrize(
+    "body", ["", "{", "null", "[]", "What?", '{"query": "What?"', "\x00", '"query"', "NaN"]
+)
+def test_a_body_that_is_no_object_is_a_422(api: httpx2.Client, body: str) -> None:
+    assert_problem(api.post("/v1/invoke", content=body, headers=JSON), 422)
+
+
+def test_another_content_type_is_a_422(api: httpx2.Client) -> None:
+    for content_type in ("text/plain", "application/x-www-form-urlencoded", "nonsense"):
+        response = api.post(
+            "/v1/invoke", content='{"query": "What?"}', headers={"Content-Type": content_type}
+        )
+        assert_problem(response, 422)
+
+
+def test_bytes_that_are_no_utf8_are_a_400(api: httpx2.Client) -> None:
+    assert_problem(api.post("/v1/invoke", content=b'{"query": "\xff\xfe"}', headers=JSON), 400)
+
+
+def test_deep_nesting_is_refused(api: httpx2.Client) -> None:
+    deep = '{"query": "What?", "context": ' + '{"x":' * 20_000 + "1" + "}" * 20_000 + "}"
+    assert api.post("/v1/invoke", content=deep, headers=JSON).status_code in (400, 422)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_body_of_20_mb_is_refused_without_reading_it(url: str, announced: bool) -> None:
+    """Whether its length is announced or it comes in chunks, the 413 arrives while most is still unsent."""
+    length = "Content-Length: 20000000" if announced else "Transfer-Encoding: chunked"
+    head = f"POST /v1/invoke HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n{length}\r\n\r\n"
+    piece = b"x" * 10_000 if announced else b"2710\r\n" + b"x" * 10_000 + b"\r\n"
+    sent = 0
+    with connect(url) as connection:
+        connection.sendall(head.encode())
+        try:
+            for _ in range(2 * MAX_BODY_BYTES // 10_000):
+                connection.sendall(piece)
+                sent += 10_000
+        except ConnectionError:
+            pass  # the server has hung up, as it may
+        answer = connection.recv(100)
+    assert b"413" in answer, "A body without end is read without end: nothing limits its size."
+
+
+def test_half_a_body_and_then_silence_is_a_408(url: str, api: httpx2.Client) -> None:
+    began = time.monotonic()
+    with connect(url) as connection:
+        connection.sendall(b"POST /v1/invoke HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\n{")
+        assert api.get("/health").status_code == 200, "one silent client keeps everybody waiting"
+        try:
+            assert b" 408 " in connection.recv(100)
+        except TimeoutError:
+            pytest.fail("A client sent half a body and fell silent, and the API waits for the rest for ever.")
+    assert time.monotonic() - began > 4, "a slow client must be given some time"
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    body=st.binary(max_size=200)
+    | st.text(max_size=200).map(lambda text: json.dumps({"query": text}).encode())
+)
+def test_no_bytes_at_all_make_a_server_error(api: httpx2.Client, body: bytes) -> None:
+    response = api.post("/v1/invoke", content=body, headers=JSON)
+    assert response.status_code in (200, 400, 422)

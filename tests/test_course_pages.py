@@ -1,0 +1,106 @@
+"""Pages: every one runs as it stands, and the format is kept."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from course import engines
+from course.models import OFFLINE_PORT
+from course.pages import ROOT, BadPage, embed_listings, listing, matches, read_page
+from course.processes import holder, port_of
+
+PAGES = sorted((ROOT / "docs").glob("[0-9][0-9]-*.md"))
+
+
+@pytest.mark.xdist_group("pages")  # they all use the literal ports, so one after the other
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_every_command_of_the_page_does_what_the_page_says(path: Path) -> None:
+    page = read_page(path)
+    lacking = [need.name for need in engines.missing(page.needs)]
+    ports = {OFFLINE_PORT} | {port_of(block.argument) for block in page.of_kind("server")}
+    taken = [f"port {port} ({taker})" for port in ports if (taker := holder(port))]
+    if lacking or taken:
+        why = f"needs {', '.join(lacking + taken)}; see `make doctor`"
+        pytest.fail(why) if os.environ.get("CI") else pytest.skip(why)
+    run = subprocess.run(
+        [sys.executable, "-m", "course", "lesson", page.number],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
+
+
+@pytest.fixture
+def page_of(tmp_path: Path):  # type: ignore[no-untyped-def]
+    def write(body: str, front: str = 'number: "99"\ntitle: A test') -> Path:
+        path = tmp_path / "99-test.md"
+        path.write_text(f"---\n{front}\n---\n{body}", encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "info", ["", "bash", "bash runs", "python", "bash server", "text", "bash server ready=no"]
+)
+def test_a_fence_of_a_sixth_kind_is_refused(page_of, info: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(BadPage, match=r"99-test.md:8: no such kind of block"):
+        read_page(page_of(f"Text.\n\n```{info}\nx\n```\n", 'number: "99"\ntitle: A test\nneeds: nothing'))
+
+
+def test_blocks_come_in_order_with_their_lines(page_of) -> None:  # type: ignore[no-untyped-def]
+    page = read_page(page_of("# T\n\n```bash run\necho 1\n```\n```text output\n1\n```\nEnd.\n"))
+    assert [(block.kind, block.line) for block in page.blocks] == [
+        ("prose", 5),
+        ("run", 7),
+        ("output", 10),
+        ("prose", 13),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("expected", "printed", "same"),
+    [
+        ("a ... c", "a b c", True),
+        ("a\n...\nd", "a\nb\nc\nd\n", True),
+        ("a", "a\n", True),
+        ("a", "b", False),
+        ("a ... c", "a b d", False),
+        ("", "something", False),
+    ],
+)
+def test_output_is_compared_with_wildcards(expected: str, printed: str, same: bool) -> None:
+    assert matches(expected, printed) is same
+
+
+def test_a_listing_is_the_source_of_its_symbol(page_of) -> None:  # type: ignore[no-untyped-def]
+    reference = "code/01_basic_api.py#AgentRequest"
+    path = page_of(f"```python file={reference}\nold\n```\nAfter.\n")
+    text = embed_listings(path, path.read_text())
+    assert f"```python file={reference}\n{listing(reference)}```\nAfter.\n" in text
+    assert listing(reference).startswith("class AgentRequest(BaseModel):\n")
+    path.write_text(text)
+    assert embed_listings(path, text) == text
+
+
+def test_a_listing_of_nothing_is_refused() -> None:
+    with pytest.raises(BadPage, match="there is no Nothing"):
+        listing("code/01_basic_api.py#Nothing")
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=200))
+def test_any_text_is_a_page_or_refused_as_one(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.md"
+    path.write_text(f"---\ntitle: Any\n---\n{text}", encoding="utf-8")
+    try:
+        page = read_page(path)
+    except BadPage:
+        return
+    assert all(block.kind == "prose" or block.line > 3 for block in page.blocks)
