@@ -196,7 +196,7 @@ def main() -> None:
     try:
         cli(standalone_mode=False)
     except (Failed, BadPage) as failure:
-        console.print(f"✗ {failure}", style="red", markup=False)
+        console.print(f"✗ {failure}", style="red", markup=False, soft_wrap=True)
         sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
         console.print("\nStopped; nothing is left running.")

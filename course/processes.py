@@ -18,10 +18,15 @@ from urllib.parse import urlsplit
 import httpx2
 import psutil
 
-# Reads group ids until the pipe closes, which it does even when our side is killed, then ends those groups.
-WATCHMAN = (
-    'while read -r id; do ids="$ids $id"; done; for id in $ids; do kill -s KILL -- "-$id"; done 2>/dev/null'
-)
+# Reads group ids until the pipe closes, which it does even when our side is killed, then ends those groups;
+# the word "release" lets them live.
+WATCHMAN = """
+while read -r id; do
+  [ "$id" = release ] && exit
+  ids="$ids $id"
+done
+for id in $ids; do kill -s KILL -- "-$id"; done 2>/dev/null
+"""
 
 
 class Failed(Exception):

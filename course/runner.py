@@ -64,7 +64,9 @@ class Lesson:
                 heading = part
             elif (first and index == 0) or (last and index == len(parts) - 1):
                 for shown in filter(None, (heading, part)):
-                    self.console.print(Markdown(shown) if self.console.is_terminal else shown, markup=False)
+                    self.console.print(
+                        Markdown(shown) if self.console.is_terminal else shown, markup=False, soft_wrap=True
+                    )
                     self.console.print()
                 heading = ""
 
@@ -173,9 +175,9 @@ def run_lesson(page: Page, console: Console) -> None:
 def keep(lesson: Lesson) -> None:
     """Leave the servers running, and say how to call and to stop them."""
     lesson.processes.stop(lesson.shell)
-    for process in lesson.processes.running:
-        lesson.console.print(f"Still running: {' '.join(map(str, process.args))[:60]}")  # type: ignore[arg-type]
-        lesson.console.print(f"  stop it with: kill -- -{process.pid}", highlight=False)
-    for port in lesson.servers:
-        lesson.console.print(f"  call it at http://127.0.0.1:{port} ({holder(port)})", highlight=False)
+    groups = " ".join(f"-{process.pid}" for process in lesson.processes.running)
+    for port in (*lesson.servers, models.OFFLINE_PORT):
+        if taker := holder(port):
+            lesson.console.print(f"Still running: {taker} on http://127.0.0.1:{port}")
+    lesson.console.print(f"Stop what runs with: kill -- {groups}\n")
     lesson.processes.release()

@@ -63,7 +63,7 @@ def test_commands_share_one_shell_and_stop_at_the_first_failure(write: Write) ->
     done = run(write("".join(f"```bash run\n{fence}\n```\n" for fence in fences)))
     assert done.returncode == 1
     assert "it is kept\n" in done.stdout
-    assert "99-test.md:13: the command failed with exit code 1" in re.sub(r"\S*/", "", done.stdout)
+    assert "99-test.md:12: the command failed with exit code 1" in re.sub(r"\S*/", "", done.stdout)
     assert "never" not in done.stdout
 
 
