@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import cycle, islice
 
 from offline_model import tokens
 from offline_model.conversation import Reply
@@ -55,6 +56,12 @@ def calls_answer(reply: Reply, identity: str, limit: int | None, prompt: int) ->
             if finish == "length":
                 break
     return Answer(None, called, pieces, finish, usage(prompt, sum(map(len, pieces))))
+
+
+def lengthened(reply: Reply, count: int) -> Reply:
+    """The same text over and over, so many tokens long."""
+    pieces = tokens.split(f"{reply.text or 'On and on.'}\n\n")
+    return Reply("".join(islice(cycle(pieces), count)))
 
 
 def before_stop(text: str, stop: str | list[str] | None) -> str:

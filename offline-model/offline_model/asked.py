@@ -55,9 +55,7 @@ def combinations(request: CompletionRequest) -> Iterator[ApiError]:
     if request.max_tokens is not None and request.max_completion_tokens is not None:
         message = "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported."
         yield bad_request(message, "max_tokens", "invalid_parameter_combination")
-    if (isinstance(request.stop, str) and not request.stop) or (
-        isinstance(request.stop, list) and "" in request.stop
-    ):
+    if request.stop == "" or (isinstance(request.stop, list) and "" in request.stop):
         yield bad_request("Invalid 'stop': empty string. Expected at least one character.", "stop")
     for name in ("tool_choice", "parallel_tool_calls"):
         if getattr(request, name) is not None and not request.tools:
@@ -99,7 +97,8 @@ def schema_problem(schema: dict[str, Any]) -> str:
     except BadSchema as problem:
         return str(problem)
     if schema.get("type") != "object" and not schema.keys() & {"$ref", "allOf"}:
-        return f"schema must be a JSON Schema of 'type: \"object\"', got 'type: {json.dumps(schema.get('type'))}'"
+        got = json.dumps(schema.get("type"))
+        return f"schema must be a JSON Schema of 'type: \"object\"', got 'type: {got}'"
     return ""
 
 

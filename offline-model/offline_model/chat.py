@@ -14,6 +14,9 @@ from offline_model.ledger import Call, Ledger
 from offline_model.presence import ClientLeft, Presence, Receive
 from offline_model.requests import CompletionRequest
 
+# The faults after which a call has failed; a long answer is an answer.
+SPOILED = {"hang", "429", "500", "cut", "malformed"}
+
 Scope = MutableMapping[str, Any]
 
 
@@ -27,14 +30,15 @@ class ChatCompletions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = self.ledger.open(scope["state"]["request_id"], scope["headers"])
         presence = Presence(receive)
+        delivery = Delivery(call, pace.Pace(), presence, send, scope["state"]["hang_up"])
         try:
-            await self.serve(call, Delivery(call, pace.Pace(), presence, send, scope["state"]["hang_up"]))
-            call.state = "failed" if call.state == "failed" else "finished"
+            await self.serve(call, delivery)
+            call.state = "failed" if delivery.pace.fault in SPOILED else "finished"
         except ClientLeft:
             call.state = "cancelled"
         except errors.ApiError as problem:
             call.status = problem.status
-            call.state = "failed" if call.state == "failed" else "finished"
+            call.state = "failed" if delivery.pace.fault in SPOILED else "finished"
             raise
         finally:
             presence.close()
@@ -48,11 +52,12 @@ class ChatCompletions:
         call.model = request.model
         delivery.pace = self.pace_of(request.model, call)
         asked.check(request)
-        if delivery.pace.fault:
-            call.state = "failed"
         await delivery.wait_for_first_token()
         talk = conversation.Conversation(request, self.library)
-        ready = answer.prepare(request, skills.answer(talk), call.id)
+        reply = skills.answer(talk)
+        if delivery.pace.fault == "long":
+            reply = answer.lengthened(reply, delivery.pace.tokens)
+        ready = answer.prepare(request, reply, call.id)
         head = {
             "id": f"chatcmpl-{call.id[4:]}",
             "created": int(time.time()),

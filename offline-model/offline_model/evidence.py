@@ -17,10 +17,11 @@ SPELLED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 QUOTED = re.compile(r"(?<!\w)(['\"])(.+?)\1(?!\w)|[“‘«「](.+?)[”’»」]")
 NAMED = re.compile(r"\b(?:named|called|name is|titled)\s+([\w.\-]+(?:\s+[A-Z][\w.\-]*)*)")
 PLACE = re.compile(
-    r"\b(?:in|at|near|for|from|to)\s+((?:[^\W\d_a-z][\w'’.\-]*)(?:,?\s+(?:[^\W\d_a-z][\w'’\-]*))*"
-    r"(?:(?:,|\s+and|\s+or|,\s*and)\s+(?:in\s+|at\s+)?[^\W\d_a-z][\w'’.\-]*)*)"
+    r"\b(?:in|at|near|from|to)\s+((?:[^\W\d_a-z][\w'’.\-]*)(?:,?\s+(?:[^\W\d_a-z][\w'’\-]*))*"
+    r"(?:(?:,|\s+and|\s+or|,\s*and)\s+(?:in\s+|at\s+)?[^\W\d_a-z][\w'’.\-]*"
+    r"(?:\s+[^\W\d_a-z][\w'’\-]*)*)*)"
 )
-ASIDE = re.compile(r"\s[-–—]\s+(.+)$|\(([^)]+)\)")
+ASIDES_AS = (re.compile(r"\s[-–—]\s+(.+?)\W*$"), re.compile(r"\(([^)]+)\)"))
 EXPRESSION = re.compile(r"-?[\d(][\d\s.+\-*/%^()]*[+\-*/%^][\d\s.+\-*/%^()]*[\d)]")
 PAIR = re.compile(
     r"(?:^|[\n,;{]|\bthe |\bmy )\s*[\"']?([A-Za-z][\w \-]{0,40}?)[\"']?\s*(?::|=|\bis\b)\s*([^\n,;{}]+)", re.I
@@ -69,8 +70,8 @@ class Evidence:
             return [match[0].strip()]
         if kind & QUERY:
             return [self.question.strip()]
-        if kind & ASIDES and (match := ASIDE.search(self.question)):
-            return [match[1] or match[2]]
+        if kind & ASIDES:
+            return [match[1] for form in ASIDES_AS if (match := form.search(self.question))]
         if told & SPOT and self.places:
             return self.places
         return [*self.quoted, *self.names] if told & (NAME | FORMULA) or self.quoted else []
@@ -80,7 +81,7 @@ class Evidence:
         return [value for key, value in self.pairs if " ".join(stems(key)) == wanted]
 
     def related(self, name: str, schema: Schema) -> list[str]:
-        """What the background has for a field: title, place, an excerpt, or the sentences that speak of it."""
+        """What the background has for a field: title, place, an excerpt, or sentences that speak of it."""
         kind, best = set(stems(name)), self.background[0] if self.background else None
         if best is None:
             return [self.question.strip()]

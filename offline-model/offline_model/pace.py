@@ -25,7 +25,7 @@ class Pace(BaseModel):
     fault: Literal["hang", "429", "500", "cut", "malformed", "long"] | None = None
     retry_after: Annotated[int, Field(ge=0, le=86_400)] = 1
     after: Annotated[int, Field(ge=0, le=1_000_000)] = 5
-    tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
+    tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 100_000
     every: Annotated[int, Field(ge=1, le=1_000_000)] = 1
 
     @model_validator(mode="after")

@@ -10,13 +10,16 @@ from contextlib import closing
 from itertools import chain
 from pathlib import Path
 
-from offline_model.books import manual, pages, standard_library
 from offline_model.books.passage import Passage
 from offline_model.books.words import stems
 
 SCHEMA = """
-create table passages (id integer primary key, title text, place text, kind text, sentences text, stems text);
-create virtual table words using fts5(title, body, content='', detail='column', tokenize='ascii');
+pragma journal_mode = off;
+pragma synchronous = off;
+create table passages (
+    id integer primary key, title text, place text, kind text, sentences text, heading text, stems text
+);
+create virtual table words using fts5(heading, body, content='', tokenize='ascii');
 create virtual table vocabulary using fts5vocab(words, 'row');
 """
 
@@ -27,8 +30,8 @@ def open_index(books: Path | None) -> sqlite3.Connection:
     try:
         if not path.exists():
             build_file(path, books)
-        return sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)
-    except OSError:
+        return sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
+    except (OSError, sqlite3.OperationalError):
         # A read-only container has no cache folder: the index then lives in memory.
         connection = sqlite3.connect(":memory:")
         fill(connection, passages(books))
@@ -46,40 +49,44 @@ def build_file(path: Path, books: Path | None) -> None:
 
 
 def fill(connection: sqlite3.Connection, found: Iterable[Passage]) -> None:
-    connection.executescript("pragma journal_mode=off; pragma synchronous=off;" + SCHEMA)
+    connection.executescript(SCHEMA)
     with connection:
         for number, passage in enumerate(found):
             lines = [f" {' '.join(stems(sentence))} " for sentence in passage.sentences]
-            title = " ".join(stems(passage.title))
-            row = (
-                number,
-                passage.title,
-                passage.place,
-                passage.kind,
-                "\n".join(passage.sentences),
-                "\n".join(lines),
-            )
-            connection.execute("insert into passages values (?, ?, ?, ?, ?, ?)", row)
-            connection.execute(
-                "insert into words (rowid, title, body) values (?, ?, ?)", (number, title, " ".join(lines))
-            )
+            heading = f" {' '.join(stems(passage.title))} "
+            told = (passage.title, passage.place, passage.kind, "\n".join(passage.sentences))
+            row = (number, *told, heading, "\n".join(lines))
+            connection.execute("insert into passages values (?, ?, ?, ?, ?, ?, ?)", row)
+            searched = (number, heading, " ".join(lines))
+            connection.execute("insert into words (rowid, heading, body) values (?, ?, ?)", searched)
+        connection.execute("create index by_title on passages (title collate nocase)")
         connection.execute("insert into words (words) values ('optimize')")
 
 
 def passages(books: Path | None) -> Iterator[Passage]:
-    course = pages.read(books) if books is not None else iter(())
-    return chain(course, manual.read(), standard_library.read())
+    """All books; a thing that is documented twice (in Python and in C) is kept once."""
+    # Reading Python's sources takes imports that a start from the cache can do without.
+    from offline_model.books import compiled, manual, pages, standard_library
+
+    if books is not None:
+        yield from pages.read(books)
+    yield from manual.read()
+    seen: set[str] = set()
+    for passage in chain(standard_library.read(), compiled.read()):
+        if passage.title not in seen:
+            seen.add(passage.title)
+            yield passage
 
 
 def cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "offline-model"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path("~/.cache").expanduser()).absolute() / "offline-model"
 
 
 def key(books: Path | None) -> str:
     """Changes with the Python, with this package's source and with the pages."""
-    digest = hashlib.sha256(sys.version.encode())
+    digest = hashlib.sha256(f"{sys.version} {sys.platform}".encode())
     sources = sorted(Path(__file__).parent.glob("*.py"))
     for path in [*sources, *(sorted(books.glob("*.md")) if books is not None else [])]:
-        digest.update(path.name.encode() + path.read_bytes())
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:24]

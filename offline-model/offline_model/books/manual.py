@@ -13,10 +13,15 @@ QUOTED = re.compile(r"\"([^\"\s]+)\"")
 
 
 def read() -> Iterator[Passage]:
-    for topic, text in topics.items():
+    """The same section stands in several topics; the shortest of them is its place."""
+    seen: set[tuple[str, ...]] = set()
+    for topic, text in sorted(topics.items(), key=lambda each: len(each[1])):
         parts = HEADING.split(text)
         for heading, section in zip([topic, *parts[1::3]], parts[0::3], strict=True):
-            yield from section_passages(heading, section, f"pydoc {topic}")
+            for passage in section_passages(heading, section, f"pydoc {topic}"):
+                if passage.sentences not in seen:
+                    seen.add(passage.sentences)
+                    yield passage
 
 
 def section_passages(heading: str, section: str, place: str) -> Iterator[Passage]:

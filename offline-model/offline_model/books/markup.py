@@ -8,9 +8,17 @@ LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|<(https?://[^>]*)>")
 REFERENCE = re.compile(r"\[([^\]\n]+)\]\[[^\]]*\]|\[\^?\d+\]_?")
 MARKS = re.compile(r"\*\*([^*\n]+)\*\*|(?<![\w*])\*([^*\s][^*\n]*?)\*(?![\w*])|``([^`]+)``|`([^`]+)`_{0,2}")
 TAG = re.compile(r"</?[a-zA-Z][^>\n]*>|<!--.*?-->", re.DOTALL)
-END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(“`]?[A-Z0-9])")
+END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(“`/]?[A-Z0-9]|/[a-z])")
 ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|vs|cf|Mr|Dr|approx|resp|No|Fig)|\b[A-Z])\.$")
 FIELD = re.compile(r"^\s*(?:[:@.]|>>>|\.\.\.|\|)")
+# Remarks that mean nothing outside their page.
+REMARK = re.compile(r"^(?:New in version|Changed in version|Deprecated since|See |For more|Added in)")
+BULLET = re.compile(r"^(?:[*•\-]|\d+[.)])\s+")
+# A capital, or the name of a thing and its verb: `default is the default value.`
+BEGINNING = re.compile(
+    r"[^\sa-z]*[A-Z\d]|[\"'“`(]?[\w.()]+[\"'”`]?\s+(?:is|are|must|can|may|should|has|will|does|returns?)\s"
+)
+POINTER = re.compile(r"\s*\((?:see|described in|which see)\b[^()]*\)", re.IGNORECASE)
 LONGEST = 500
 
 
@@ -21,14 +29,14 @@ def inline(text: str) -> str:
     text = REFERENCE.sub(lambda m: m[1] or "", text)
     text = ROLE.sub(r"\1", text)
     text = MARKS.sub(lambda m: m[1] or m[2] or m[3] or m[4], text)
-    return " ".join(text.split())
+    return POINTER.sub("", " ".join(text.split()))
 
 
 def sentences(paragraph: str) -> list[str]:
     """A paragraph's whole sentences; what does not end like one is none."""
     found = []
     for part in split(inline(paragraph)):
-        sentence = part.strip()
+        sentence = BULLET.sub("", part.strip())
         if is_sentence(sentence):
             found.append(sentence)
     return found
@@ -46,11 +54,10 @@ def split(text: str) -> list[str]:
 
 
 def is_sentence(text: str) -> bool:
+    """Whether it begins and ends like one, says something, and can stand outside its page."""
+    whole = text[-1:] in {".", "!", "?"} and text.count("(") == text.count(")") and text.count('"') % 2 == 0
     return (
-        12 <= len(text) <= LONGEST
-        and text[-1] in ".!?"
-        and " " in text
-        and text.count("(") == text.count(")")
+        whole and 12 <= len(text) <= LONGEST and BEGINNING.match(text) is not None and not REMARK.match(text)
     )
 
 

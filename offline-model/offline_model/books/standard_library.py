@@ -11,10 +11,14 @@ from offline_model.books.passage import Passage
 
 # Tools and data rather than a library to read about.
 LEFT_OUT = {
-    "antigravity", "distutils", "encodings", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "test", "this",
-    "turtledemo", "venv", "msilib", "tkinter", "turtle",
+    "antigravity", "distutils", "encodings", "ensurepip", "idlelib", "lib2to3", "msilib", "pydoc_data",
+    "test", "optparse", "asyncore", "asynchat", "imp", "this", "tkinter", "turtle", "turtledemo",
 }  # fmt: skip
-PER_PASSAGE = 10
+PER_PASSAGE = 12
+
+Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+# The submodule that each name of a package comes from; "*" stands for every name of that submodule.
+Exports = set[tuple[str, str]]
 
 
 def read() -> Iterator[Passage]:
@@ -23,32 +27,59 @@ def read() -> Iterator[Passage]:
         if name.startswith("_"):
             continue
         if (root / name).is_dir():
-            for path in sorted((root / name).rglob("*.py")):
-                relative = path.relative_to(root).with_suffix("")
-                if "test" not in relative.parts and "tests" not in relative.parts:
-                    yield from module(path, ".".join(relative.parts).removesuffix(".__init__"))
+            yield from package(root / name, name)
         elif (root / f"{name}.py").is_file():
-            yield from module(root / f"{name}.py", name)
+            yield from documented(parse(root / f"{name}.py"), name)
 
 
-def module(path: Path, name: str) -> Iterator[Passage]:
-    tree = ast.parse(path.read_bytes())
+def package(folder: Path, name: str) -> Iterator[Passage]:
+    """A package and its modules; what it offers as its own is called by that shorter name."""
+    start = folder / "__init__.py"
+    if not start.is_file():
+        return
+    tree = parse(start)
+    exports = exported(tree)
     yield from documented(tree, name)
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and path.name not in {"test", "tests", "__pycache__"}:
+            yield from package(path, f"{name}.{path.name}")
+        elif path.suffix == ".py" and path != start:
+            for node in children(module := parse(path)):
+                short = (path.stem, node.name) in exports or (path.stem, "*") in exports
+                yield from documented(
+                    node, f"{name}.{node.name}" if short else f"{name}.{path.stem}.{node.name}"
+                )
+            yield from passages(f"{name}.{path.stem}", ast.get_docstring(module))
 
 
-def documented(
-    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str
-) -> Iterator[Passage]:
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes())
+
+
+def exported(tree: ast.Module) -> Exports:
+    """What `from .tasks import *` and `from .decoder import JSONDecoder` give a package."""
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.level == 1]
+    return {(node.module or "", alias.name) for node in imports for alias in node.names}
+
+
+def children(node: ast.Module | ast.ClassDef) -> Iterator[Definition]:
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for child in node.body:
+        if isinstance(child, kinds) and not child.name.startswith("_"):
+            yield child
+
+
+def documented(node: ast.Module | Definition, name: str) -> Iterator[Passage]:
     yield from passages(name, ast.get_docstring(node))
     if isinstance(node, ast.Module | ast.ClassDef):
-        kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-        for child in node.body:
-            if isinstance(child, kinds) and not child.name.startswith("_"):
-                yield from documented(child, f"{name}.{child.name}")
+        for child in children(node):
+            yield from documented(child, f"{name}.{child.name}")
 
 
 def passages(name: str, docstring: str | None) -> Iterator[Passage]:
     if docstring:
-        found = [sentence for paragraph in paragraphs(docstring) for sentence in sentences(paragraph)]
+        first, *rest = paragraphs(docstring) or [""]
+        found = sentences(first) or sentences(f"{first.strip()}.")
+        found += [sentence for paragraph in rest for sentence in sentences(paragraph)]
         if found:
-            yield Passage(name, f"pydoc {name}", "library", tuple(found[:PER_PASSAGE]))
+            yield Passage(name, f"pydoc {name}", "library", tuple(dict.fromkeys(found[:PER_PASSAGE])))

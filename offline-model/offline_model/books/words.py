@@ -2,27 +2,31 @@
 
 import re
 from functools import lru_cache
+from itertools import pairwise
+from keyword import iskeyword
 
 WORD = re.compile(r"[^\W_]+")
 
 # Words that say how something is asked, not what about.
 STOP = frozenset(
-    """a about after again all also an and any are as ask at be because been before being both but by can could
-    describe did do does doing don each else etc ever every explain few for from get give given go had
-    has have he help her here him his how i if in instead into is it its just kindly know learn let like
-    ll look make many may me mean means might mine more most much must my need no not now of off on one
-    only or other our out over own please possible purpose re really s same say she should show so some
-    something such t tell than thank thanks that the their them then there these they thing this those
-    to too understand until up us use used uses using usage useful ve very want was way we well were
-    what when where whether which while who why will with work works would write you your briefly short
-    shortly sentence sentences simple simply word words english term terms question answer difference
-    between example examples python""".split()  # noqa: SIM905
+    """a about after again all also an and any are as ask at be because been before being both but by
+    can could describe did do does doing don each else etc ever every explain few for from get give
+    given go happen happens had has have he help her here him his how i if in instead into is it its
+    just kindly know learn let like ll look make many may me mean means might mine more most much must
+    my need no not now of off on one only or other our out over own please possible purpose re really s
+    same say she should show so some something such t tell than thank thanks that the their them then
+    there these they thing this those to too understand until up us use used uses using usage useful ve
+    very want was way we well were what when where whether which while who why will with work works
+    would write you your briefly short shortly sentence sentences simple simply word words english term
+    terms question answer difference between example examples python""".split()  # noqa: SIM905
 )
 
 
 @lru_cache(maxsize=100_000)
 def stem(word: str) -> str:
     """A word without its English ending: crude, but the same for books and questions."""
+    if word in SAME:
+        return SAME[word]
     if len(word) <= 3 or not word.isascii() or word.endswith("ss"):
         return word
     for ending, instead in ENDINGS:
@@ -30,6 +34,13 @@ def stem(word: str) -> str:
             return undoubled(word[: -len(ending)]) + instead
     return word.removesuffix("e")
 
+
+# What Python's documentation calls by a shorter name.
+SAME = {
+    "dictionary": "dict", "dictionaries": "dict", "string": "str", "strings": "str", "integer": "int",
+    "integers": "int", "asynchronous": "async", "asynchronously": "async", "catch": "handl",
+    "catching": "handl", "caught": "handl",
+}  # fmt: skip
 
 ENDINGS = (
     ("ization", "iz"), ("ations", "at"), ("ation", "at"), ("ators", "at"), ("ator", "at"),
@@ -47,7 +58,23 @@ def stems(text: str) -> list[str]:
     return [stem(word) for word in WORD.findall(text.lower())]
 
 
+def said(text: str) -> list[str]:
+    """The words a question is about, as they are said."""
+    return [word for word in WORD.findall(text.lower()) if word not in STOP]
+
+
 def terms(text: str) -> list[str]:
-    """The stems a question is about, each once, in order."""
+    """The stems a question is about, each once, in order. `with` counts in `the with statement`."""
     words = WORD.findall(text.lower())
-    return list(dict.fromkeys(stem(word) for word in words if word not in STOP))
+    found = [word for word in words if word not in STOP]
+    for word, following in pairwise(words):
+        if (word in STOP and following in SYNTAX and iskeyword(word)) or (
+            word in PREFIX and iskeyword(following)
+        ):
+            found += [word] if following in SYNTAX else [following]
+    return list(dict.fromkeys(stem(word) for word in found))
+
+
+# The words that tell a keyword of Python from the English word.
+SYNTAX = frozenset({"statement", "statements", "clause", "keyword", "loop", "loops", "block", "operator"})
+PREFIX = frozenset({"async", "yield"})

@@ -14,7 +14,7 @@ from offline_model.schemas.fill import fill
 from offline_model.skills import greeting, remember
 
 SEARCHING = frozenset(stems("search lookup retrieve find wiki wikipedia web internet knowledge browse"))
-SYNONYMS = {"plus": "add", "sum": "add", "minu": "subtract", "times": "multiply"}
+SYNONYMS = {"plu": "add", "sum": "add", "minu": "subtract"}
 # Verbs and nouns that most tools have in their names and that therefore say nothing.
 EMPTY = frozenset(stems("get tool function my run call do make set fetch return input value data"))
 
@@ -30,7 +30,18 @@ def reply(conversation: Conversation) -> Reply | None:
     left = not_yet(conversation, wanted)
     if choice == "required":
         return calls(conversation, left or wanted or forced(conversation, likeliest(conversation)))
-    return calls(conversation, left) if left else None
+    if left:
+        return calls(conversation, left)
+    return None if wanted or conversation.results else lacking(conversation)
+
+
+def lacking(conversation: Conversation) -> Reply | None:
+    """A tool is wanted but cannot be called: say what it needs, rather than make it up."""
+    for tool in conversation.tools:
+        if named_in(tool, conversation.question) or spoken_of(tool, conversation.question):
+            needs = " and ".join(schema_of(tool).get("required", []))
+            return Reply(f"To use {tool.function.name} I need to know: {needs}.") if needs else None
+    return None
 
 
 def calls(conversation: Conversation, found: list[Call]) -> Reply:
@@ -45,7 +56,11 @@ def needed(conversation: Conversation) -> list[Tool]:
     named = [tool for tool in conversation.tools if named_in(tool, conversation.question)]
     spoken = named or [tool for tool in conversation.tools if spoken_of(tool, conversation.question)]
     fillable = [tool for tool in spoken if can_fill(conversation, tool)]
-    return fillable or [tool for tool in conversation.tools if searches(tool)][:1]
+    searching = [tool for tool in conversation.tools if searches(tool) and tool not in fillable]
+    if fillable:
+        asks_for_it = set(stems(conversation.question)) & {"search", "googl", "brows"}
+        return fillable + (searching[:1] if asks_for_it else [])
+    return searching[:1]
 
 
 def named_in(tool: Tool, question: str) -> bool:
@@ -54,7 +69,7 @@ def named_in(tool: Tool, question: str) -> bool:
 
 
 def spoken_of(tool: Tool, question: str) -> bool:
-    """Whether question and tool share a word that says something, or the question is the tool's kind of input."""
+    """Whether question and tool share a word that says something, or it is the tool's kind of input."""
     if searches(tool):
         return False
     asked = {SYNONYMS.get(term, term) for term in stems(question)} & (

@@ -1,0 +1,172 @@
+"""What the offline model must get right for every input: filled schemas, the pace grammar, tokens."""
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from offline_model import tokens
+from offline_model.pace import BadPace, Pace, parse, parse_model
+from offline_model.schemas.check import FORMATS, NOWHERE, BadSchema
+from offline_model.schemas.fill import fill
+
+Schema = dict[str, Any]
+
+names = st.sampled_from(["name", "city", "count", "tags", "next", "ключ", "a b"])
+patterns = st.sampled_from(
+    [r"^[a-z]{2,5}$", r"^\d{3}-\d{4}$", r"^(foo|bar)+$", r"^\S+@\S+$", r"[A-Z]x?", r"^$"]
+)
+formats = st.sampled_from(
+    ["date", "date-time", "time", "email", "uuid", "ipv4", "ipv6", "uri", "hostname", "duration"]
+)
+values = st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=5)
+
+
+class Nothing:
+    """A source that has nothing to offer: the filler is on its own."""
+
+    def texts(self, name: str, schema: Schema) -> list[str]:
+        return []
+
+    def numbers(self, name: str, schema: Schema) -> list[int | float]:
+        return []
+
+    def choices(self, name: str, schema: Schema, options: list[Any]) -> list[Any]:
+        return []
+
+    def truths(self, name: str, schema: Schema) -> list[bool]:
+        return []
+
+    def wants(self, name: str, schema: Schema) -> bool:
+        return True
+
+
+@st.composite
+def strings(draw: st.DrawFn) -> Schema:
+    extra = draw(
+        st.just({})
+        | patterns.map(lambda pattern: {"pattern": pattern})
+        | formats.map(lambda name: {"format": name})
+        | st.tuples(st.integers(0, 30), st.integers(0, 30)).map(
+            lambda pair: {"minLength": pair[0], "maxLength": sum(pair)}
+        )
+    )
+    return {"type": "string", **extra}
+
+
+@st.composite
+def numbers(draw: st.DrawFn) -> Schema:
+    kind = draw(st.sampled_from(["integer", "number"]))
+    low, room = draw(st.integers(-99, 99)), draw(st.integers(2, 50))
+    bounds = {
+        draw(st.sampled_from(["minimum", "exclusiveMinimum"])): low,
+        draw(st.sampled_from(["maximum", "exclusiveMaximum"])): low + room,
+    }
+    kept = draw(st.sets(st.sampled_from(sorted(bounds))))
+    step = {"multipleOf": draw(st.sampled_from([1, 2, 0.5]))} if draw(st.booleans()) and room > 4 else {}
+    return {"type": kind, **{key: bounds[key] for key in kept}, **step}
+
+
+@st.composite
+def objects(draw: st.DrawFn, parts: st.SearchStrategy[Schema]) -> Schema:
+    properties = draw(st.dictionaries(names, parts, max_size=4))
+    required = draw(st.lists(st.sampled_from(sorted(properties)), unique=True)) if properties else []
+    closed = {"additionalProperties": False} if draw(st.booleans()) else {}
+    return {"type": "object", "properties": properties, "required": required, **closed}
+
+
+@st.composite
+def arrays(draw: st.DrawFn, parts: st.SearchStrategy[Schema]) -> Schema:
+    low = draw(st.integers(0, 3))
+    many = {"type": "integer"} if draw(st.booleans()) else {"type": "string"}
+    if draw(st.booleans()):
+        return {"type": "array", "items": many, "minItems": low, "uniqueItems": True}
+    return {"type": "array", "items": draw(parts), "minItems": low, "maxItems": low + draw(st.integers(0, 2))}
+
+
+def composed(parts: st.SearchStrategy[Schema]) -> st.SearchStrategy[Schema]:
+    return (
+        objects(parts)
+        | arrays(parts)
+        | st.lists(parts, min_size=1, max_size=3).map(lambda each: {"anyOf": each})
+        | st.lists(objects(parts), min_size=1, max_size=1).map(lambda each: {"allOf": each})
+        | parts.map(lambda each: {"oneOf": [each, {"type": "null"}]} if each.get("type") else each)
+    )
+
+
+leaves = (
+    strings()
+    | numbers()
+    | st.just({"type": "boolean"})
+    | st.just({"type": ["string", "null"]})
+    | st.lists(values, min_size=1, max_size=4, unique_by=repr).map(lambda each: {"enum": each})
+    | values.map(lambda each: {"const": each})
+    | st.just({"$ref": "#/$defs/node"})
+)
+NODE = {
+    "type": "object",
+    "properties": {
+        "label": {"type": "string"},
+        "next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]},
+    },
+    "required": ["label", "next"],
+    "additionalProperties": False,
+}
+schemas = objects(st.recursive(leaves, composed, max_leaves=8)).map(
+    lambda each: {**each, "$defs": {"node": NODE}}
+)
+
+
+@given(schemas, st.integers(0, 5))
+@settings(max_examples=150, deadline=None)
+def test_every_filled_value_fits_its_schema(schema: Schema, seed: int) -> None:
+    value = fill(schema, Nothing(), seed)
+    Draft202012Validator(schema, registry=NOWHERE, format_checker=FORMATS).validate(value)
+
+
+json_values = st.recursive(
+    values | st.floats(),
+    lambda each: st.lists(each, max_size=3) | st.dictionaries(st.text(max_size=9), each, max_size=3),
+)
+KEYWORDS = [
+    "type", "properties", "required", "items", "enum", "const", "anyOf", "allOf", "oneOf", "not", "if", "then",
+    "pattern", "format", "minLength", "minItems", "minimum", "multipleOf", "$ref", "$defs", "contains",
+    "additionalProperties", "patternProperties", "dependentRequired", "propertyNames", "minProperties",
+]  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from(KEYWORDS), json_values, max_size=4))
+@settings(max_examples=150, deadline=None)
+def test_a_nonsense_schema_is_refused_or_filled_but_never_breaks(schema: Schema) -> None:
+    try:
+        fill(schema, Nothing())
+    except BadSchema as problem:
+        assert str(problem)
+
+
+grammar = st.lists(
+    st.tuples(
+        st.sampled_from(["tps", "ttft", "fault", "retry_after", "after", "tokens", "every", "speed"]),
+        st.sampled_from(["1", "0", "-1", "2.5", "nan", "inf", "hang", "429", "cut", "long", "", "9" * 5000])
+        | st.text(),
+    ),
+    max_size=4,
+).map(lambda pairs: "&".join("=".join(pair) for pair in pairs))
+
+
+@given(grammar | st.text())
+@settings(deadline=None)
+def test_the_pace_grammar_gives_a_pace_or_says_what_is_wrong(text: str) -> None:
+    for read, written in ((parse, text), (parse_model, f"offline?{text}"), (parse_model, text)):
+        try:
+            assert isinstance(read(written), Pace)
+        except BadPace as problem:
+            assert str(problem)
+
+
+@given(st.text())
+def test_tokens_join_to_the_text(text: str) -> None:
+    pieces = tokens.split(text)
+    assert "".join(pieces) == text
+    assert tokens.count(text) == len(pieces)
+    assert all(pieces)
