@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import IO
 
 import httpx2
 
@@ -41,15 +42,17 @@ def base_environment() -> dict[str, str]:
     return env
 
 
-def start_offline_model(processes: Processes, port: int = OFFLINE_PORT) -> Callable[[], None]:
-    """Start the offline model; the function that is returned waits until it answers."""
+def start_offline_model(
+    processes: Processes, log: IO[str] | None = None, port: int = OFFLINE_PORT
+) -> Callable[[], None]:
+    """Start the offline model, its output going to `log`; the function that is returned waits for it."""
     require_free(port)
     command = [sys.executable, "-m", "offline_model", "--port", str(port)]
-    process = processes.start(command, env=base_environment())
+    process = processes.start(command, env=base_environment(), output=log)
     return lambda: wait_ready(process, f"http://127.0.0.1:{port}/health")
 
 
-def choose(processes: Processes, page_starts_model: bool = False) -> Model:
+def choose(processes: Processes, log: IO[str], page_starts_model: bool = False) -> Model:
     """The model for a lesson; starts the offline one when no other is named and the page does not itself."""
     env = base_environment()
     if os.environ.get("MODEL") == "real":
@@ -60,7 +63,7 @@ def choose(processes: Processes, page_starts_model: bool = False) -> Model:
         env | OFFLINE, True, f"The model is the offline one, on port {OFFLINE_PORT}: no key, no network."
     )
     if not page_starts_model:
-        model.wait = start_offline_model(processes)
+        model.wait = start_offline_model(processes, log)
     return model
 
 

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from contextlib import nullcontext
+from typing import IO
 
 from rich.console import Console
 from rich.markdown import Markdown
@@ -24,13 +25,15 @@ EXECUTED = ("run", "server", "output")
 class Lesson:
     """One run of one page. Attributes are the page, the console, and what has been started."""
 
-    def __init__(self, page: Page, console: Console, processes: Processes, model: models.Model) -> None:
+    def __init__(
+        self, page: Page, console: Console, processes: Processes, model: models.Model, log: IO[str]
+    ) -> None:
         self.page = page
         self.console = console
         self.processes = processes
         self.model = model
         self.servers: dict[int, subprocess.Popen[str]] = {}
-        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # lives as long as the lesson
+        self.log = log  # what the servers print
         shell = ["bash", "--noprofile", "--norc", "-eu", "-o", "pipefail"]
         self.shell = processes.start(
             shell, env=model.env, cwd=ROOT, stdin=subprocess.PIPE, output=subprocess.PIPE
@@ -71,8 +74,8 @@ class Lesson:
                 heading = ""
 
     def type(self, block: Block) -> None:
-        for line in block.text.strip().splitlines():
-            self.console.print(f"$ {line}", style="bold cyan", markup=False, highlight=False, soft_wrap=True)
+        typed = "$ " + block.text.strip().replace("\n", "\n  ")
+        self.console.print(typed, style="bold cyan", markup=False, soft_wrap=True)
         if os.environ.get("STEP") and self.console.is_terminal:
             self.console.input("[dim]Enter runs it ...[/dim]")
 
@@ -158,10 +161,10 @@ def run_lesson(page: Page, console: Console) -> None:
     """Run a page from first to last; raises `Failed`, leaves nothing behind unless KEEP=1."""
     began = time.monotonic()
     console.rule(f"Lesson {page.number}: {page.title}")
-    with Processes() as processes:
-        model = models.choose(processes, page.starts_model)
+    with tempfile.TemporaryFile("w+") as log, Processes() as processes:
+        model = models.choose(processes, log, page.starts_model)
         console.print(f"{model.notice}\n", style="dim", highlight=False)
-        lesson = Lesson(page, console, processes, model)
+        lesson = Lesson(page, console, processes, model, log)
         try:
             lesson.run()
         finally:

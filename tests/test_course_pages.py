@@ -17,6 +17,7 @@ from course.processes import holder, port_of
 PAGES = sorted((ROOT / "docs").glob("[0-9][0-9]-*.md"))
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.xdist_group("pages")  # they all use the literal ports, so one after the other
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_every_command_of_the_page_does_what_the_page_says(path: Path) -> None:
