@@ -40,7 +40,7 @@ def http(offline_model: str) -> Iterator[httpx2.Client]:
         yield client
 
 
-def said(client: OpenAI, *turns: str | dict[str, Any], model: str = "offline", **options: Any) -> Any:
+def said(client: OpenAI, *turns: str | dict[str, Any], model: Any = "offline", **options: Any) -> Any:
     messages: Any = [{"role": "user", "content": turn} if isinstance(turn, str) else turn for turn in turns]
     return client.chat.completions.create(model=model, messages=messages, **options)
 
@@ -654,16 +654,14 @@ class TestTheProcess:
     def test_two_servers_that_start_at_once_share_a_new_cache_of_the_pages_they_are_given(
         self, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
     ) -> None:
-        page = (
-            "---\ntitle: Birds\n---\n\n## What is a dodo?\n\nA dodo is a **large** bird that could not fly.\n"
-        )
+        page = "---\ntitle: Birds\n---\n\n## What is a dodo?\n\nA dodo is a **large** bird that cannot fly.\n"
         (tmp_path / "birds.md").write_text(page)
         cache = tmp_path / "cache"
         both = [start(XDG_CACHE_HOME=str(cache), OFFLINE_MODEL_BOOKS=str(tmp_path)) for _ in range(2)]
         for process in both:
             with OpenAI(base_url=f"{self.address(process)}/v1", api_key="any") as client:
                 answer = text(client, "What is a dodo?")
-            assert answer.startswith("A dodo is a large bird that could not fly.")
+            assert answer.startswith("A dodo is a large bird that cannot fly.")
             assert f"({tmp_path.name}/birds.md#what-is-a-dodo)" in answer
         assert len(list(cache.glob("offline-model/*"))) == 1
 

@@ -129,9 +129,10 @@ json_values = st.recursive(
     lambda each: st.lists(each, max_size=3) | st.dictionaries(st.text(max_size=9), each, max_size=3),
 )
 KEYWORDS = [
-    "type", "properties", "required", "items", "enum", "const", "anyOf", "allOf", "oneOf", "not", "if", "then",
-    "pattern", "format", "minLength", "minItems", "minimum", "multipleOf", "$ref", "$defs", "contains",
-    "additionalProperties", "patternProperties", "dependentRequired", "propertyNames", "minProperties",
+    "type", "properties", "required", "items", "enum", "const", "anyOf", "allOf", "oneOf", "not", "if",
+    "then", "pattern", "format", "minLength", "minItems", "minimum", "multipleOf", "$ref", "$defs",
+    "contains", "additionalProperties", "patternProperties", "dependentRequired", "propertyNames",
+    "minProperties",
 ]  # fmt: skip
 
 

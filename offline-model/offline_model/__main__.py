@@ -28,8 +28,10 @@ def main() -> int:
     except sqlite3.Error as problem:
         print(f"offline model: this Python's SQLite cannot search full text: {problem}", file=sys.stderr)
         return 1
-    # The index lives as long as the process, so the collector need never look at it again.
+    # The index lives as long as the process, so the collector need never look at it again; what a request
+    # leaves behind has no cycles, so it need not look often either.
     gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
     host, port = listener.getsockname()[:2]
     print(f"offline model: http://{host}:{port}/v1, {library.size} passages", flush=True)
     serve(build(library), listener)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 Role = Literal["system", "user", "assistant", "tool"]
 
-ASKED = re.compile(r"(?:^|\n)\s*(?:user )?(?:question|query|task|q)\s*:\s*(.+)\Z", re.IGNORECASE | re.DOTALL)
+ASKED = re.compile(
+    r"^[ \t]*(?:user )?(?:question|query|task|q)[ \t]*:(.+)\Z", re.IGNORECASE | re.DOTALL | re.MULTILINE
+)
 BRACES = re.compile(r"\{[^{}]*\}")
 
 

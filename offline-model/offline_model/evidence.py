@@ -12,6 +12,8 @@ from offline_model.conversation import Conversation
 from offline_model.schemas.merge import Schema
 from offline_model.schemas.numbers import Number
 
+MOST_QUESTION, MOST_TOLD = 4_000, 50_000
+
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?![\w]|\.\d)")
 SPELLED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 QUOTED = re.compile(r"(?<!\w)(['\"])(.+?)\1(?!\w)|[“‘«「](.+?)[”’»」]")
@@ -27,7 +29,7 @@ PAIR = re.compile(
     r"(?:^|[\n,;{]|\bthe |\bmy )\s*[\"']?([A-Za-z][\w \-]{0,40}?)[\"']?\s*(?::|=|\bis\b)\s*([^\n,;{}]+)", re.I
 )
 WEB = {
-    "email": re.compile(r"[\w.+\-]+@[\w\-]+(?:\.[\w\-]+)+"),
+    "email": re.compile(r"(?<![\w.+\-])[\w.+\-]+@[\w\-]+(?:\.[\w\-]+)+"),
     "uri": re.compile(r"https?://[^\s\"'<>)\]]+"),
     "date": re.compile(r"\b\d{4}-\d{2}-\d{2}\b"),
 }
@@ -46,11 +48,14 @@ class Evidence:
     """A Source for filling schemas. With `generous`, fields are filled although nobody spoke of them."""
 
     def __init__(self, conversation: Conversation, background: list[Source], *, generous: bool) -> None:
-        self.question = conversation.question
+        # Some patterns below look twice at every letter, so a long text is only read so far.
+        self.question = conversation.question[:MOST_QUESTION]
         self.background = background
         self.order: dict[str, int] = {}
         self.generous = generous
-        self.told = "\n".join(turn.text for turn in conversation.turns if turn.role in {"system", "user"})
+        self.told = "\n".join(turn.text for turn in conversation.turns if turn.role in {"system", "user"})[
+            :MOST_TOLD
+        ]
         self.seed = conversation.seed
 
     def texts(self, name: str, schema: Schema) -> list[str]:
@@ -191,7 +196,9 @@ def objects(text: str) -> list[Any]:
     """The JSON objects that stand in a text."""
     decoder, at = json.JSONDecoder(), text.find("{")
     found: list[Any] = []
-    while at >= 0 and len(found) < 20:
+    for _ in range(200):
+        if at < 0:
+            break
         try:
             value, end = decoder.raw_decode(text, at)
         except (ValueError, RecursionError):

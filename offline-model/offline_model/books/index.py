@@ -59,7 +59,6 @@ def fill(connection: sqlite3.Connection, found: Iterable[Passage]) -> None:
             connection.execute("insert into passages values (?, ?, ?, ?, ?, ?, ?)", row)
             searched = (number, heading, " ".join(lines))
             connection.execute("insert into words (rowid, heading, body) values (?, ?, ?)", searched)
-        connection.execute("create index by_title on passages (title collate nocase)")
         connection.execute("insert into words (words) values ('optimize')")
 
 

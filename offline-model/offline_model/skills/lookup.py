@@ -1,6 +1,6 @@
 """Looking it up: the best passage of the books, a few of its sentences, and where they stand."""
 
-from offline_model.books.library import Found
+from offline_model.books.judge import Found
 from offline_model.conversation import Conversation, Reply
 
 OPENINGS = ["", "In short: ", "From the documentation: ", "Here is what my books say: ", "Briefly: "]

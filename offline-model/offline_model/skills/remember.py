@@ -35,6 +35,8 @@ def reply(conversation: Conversation) -> Reply | None:
             conversation.choose(["Noted", "Understood", "All right"])
             + ": I can use that in this conversation."
         )
+    if len(conversation.turns) == 1 and conversation.turns[0].text == question:
+        return never_said(question)
     return fact(conversation) or sentence(conversation) or never_said(question)
 
 
