@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from offline_model import tokens
 from offline_model.pace import BadPace, Pace, parse, parse_model
-from offline_model.schemas.check import FORMATS, NOWHERE, BadSchema
+from offline_model.schemas.check import validator_options
 from offline_model.schemas.fill import fill
+from offline_model.schemas.references import BadSchema
 
 Schema = dict[str, Any]
 
@@ -121,7 +122,7 @@ schemas = objects(st.recursive(leaves, composed, max_leaves=8)).map(
 @settings(max_examples=150, deadline=None)
 def test_every_filled_value_fits_its_schema(schema: Schema, seed: int) -> None:
     value = fill(schema, Nothing(), seed)
-    Draft202012Validator(schema, registry=NOWHERE, format_checker=FORMATS).validate(value)
+    Draft202012Validator(schema, **validator_options()).validate(value)
 
 
 json_values = st.recursive(

@@ -6,6 +6,8 @@ from typing import Any
 
 from offline_model.errors import ApiError, bad_request
 from offline_model.requests import CompletionRequest, Message, ToolChoice
+from offline_model.schemas.check import validator_of
+from offline_model.schemas.references import BadSchema
 
 UNSEEN = {"image_url": "images", "input_audio": "audio", "file": "files such as PDFs"}
 
@@ -90,8 +92,6 @@ def schemas(request: CompletionRequest) -> Iterator[ApiError]:
 
 def schema_problem(schema: dict[str, Any]) -> str:
     """What is wrong with a schema, or nothing. A schema that only refers to another may be of any type."""
-    from offline_model.schemas.check import BadSchema, validator_of
-
     try:
         validator_of(schema)
     except BadSchema as problem:

@@ -115,14 +115,14 @@ class Evidence:
         """Whether a required field can be filled from what was said, rather than made up."""
         if "enum" in schema:
             return bool(self.choices(name, schema, schema["enum"]))
-        kind = schema.get("type")
+        kind = str(schema.get("type"))
         if kind in {"number", "integer"}:
             return bool(self.numbers(name, schema))
         return kind != "string" or bool(self.facts(name) or self.extracted(name, schema))
 
     def several(self, name: str, schema: Schema) -> list[Any]:
         """Every thing of the kind that one field wants, when the question names more than one."""
-        if schema.get("type") in {"number", "integer"}:
+        if str(schema.get("type")) in {"number", "integer"}:
             return numbers_in(self.question)
         if "enum" in schema:
             return self.choices(name, schema, schema["enum"])

@@ -9,8 +9,8 @@ from typing import Any
 
 import rstr
 
-from offline_model.schemas.check import BadSchema
 from offline_model.schemas.merge import Schema, merged
+from offline_model.schemas.references import BadSchema
 
 # (schema, name, depth, seed) to candidates that fit the schema.
 Members = Callable[[Any, str, int, int], Iterator[Any]]

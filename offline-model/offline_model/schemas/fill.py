@@ -1,16 +1,20 @@
 """Filling: a value for a JSON schema, sensible where the conversation helps, valid always."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from jsonschema.protocols import Validator
-
-from offline_model.schemas.check import BadSchema, fits, validator_of
+from offline_model.schemas.check import fits, validator_of
 from offline_model.schemas.composites import array, object_
 from offline_model.schemas.merge import Schema, merged, types
 from offline_model.schemas.numbers import Number, numbers
+from offline_model.schemas.references import BadSchema, resolve
 from offline_model.schemas.strings import strings
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
 
 DEEPEST = 24
 # From this depth on only what is required is filled, so that a recursive schema ends.
@@ -68,7 +72,7 @@ class Filler:
             yield from self.enum(schema, name, seed)
         elif "$ref" in schema:
             rest = {key: value for key, value in schema.items() if key != "$ref"}
-            target = self.resolve(schema["$ref"])
+            target = resolve(self.root, schema["$ref"])
             yield from self.values(
                 merged(target, rest) if isinstance(target, dict) else rest, name, depth + 1, seed
             )
@@ -121,19 +125,6 @@ class Filler:
             for part in parts:
                 whole = merged(whole, part) if isinstance(part, dict) else whole
             yield from self.values(whole, name, depth + 1, seed)
-
-    def resolve(self, reference: str) -> Any:
-        """A reference within the schema; every other is refused."""
-        if not reference.startswith("#"):
-            raise BadSchema(f"unresolvable reference {reference[:100]!r}")
-        target: Any = self.root
-        for step in reference[1:].split("/")[1:]:
-            key = step.replace("~1", "/").replace("~0", "~").replace("%25", "%").replace("%22", '"')
-            try:
-                target = target[int(key)] if isinstance(target, list) else target[key]
-            except (KeyError, IndexError, ValueError, TypeError):
-                raise BadSchema(f"unresolvable reference {reference[:100]!r}") from None
-        return target
 
     def kinds(self, schema: Schema, depth: int) -> list[str]:
         """The types a value may have, told or guessed from the other keywords."""

@@ -9,8 +9,9 @@ from offline_model.conversation import Call, Conversation, Reply
 from offline_model.errors import bad_request
 from offline_model.evidence import FORMULA, QUERY, Evidence
 from offline_model.requests import Tool, ToolChoice
-from offline_model.schemas.check import BadSchema, validator_of
+from offline_model.schemas.check import validator_of
 from offline_model.schemas.fill import fill
+from offline_model.schemas.references import BadSchema
 from offline_model.skills import greeting, remember
 
 SEARCHING = frozenset(stems("search lookup retrieve find wiki wikipedia web internet knowledge browse"))
@@ -79,7 +80,9 @@ def spoken_of(tool: Tool, question: str) -> bool:
     arithmetic = re.search(r"\d\s*[+*/^-]\s*\d", question) is not None
     takes = {stem for name in properties(tool) for stem in stems(name)}
     numeric = [
-        part for part in properties(tool).values() if isinstance(part, dict) and part.get("type") in NUMERIC
+        part
+        for part in properties(tool).values()
+        if isinstance(part, dict) and str(part.get("type")) in NUMERIC
     ]
     return bool(asked & about) or (
         arithmetic and (bool(takes & FORMULA) or (len(numeric) > 1 and "add" in about))
