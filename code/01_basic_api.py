@@ -180,7 +180,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Agent]]:
     yield {"agent": agent}
 
 
-def the_agent(request: Request) -> Agent:
+async def the_agent(request: Request) -> Agent:
     agent: Agent = request.state.agent
     return agent
 

@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.syntax import Syntax
 
-from course.pages import ROOT, BadPage, Page, embed_listings, read_page
+from course.pages import ROOT, Page, embed_listings, read_page
 from course.processes import Failed, Processes
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -98,6 +97,8 @@ def solution(name: Name) -> None:
 
     difference = exercises.solution(exercises.current(name))
     if console.is_terminal:
+        from rich.syntax import Syntax
+
         console.print(Syntax(difference, "diff", background_color="default"))
     else:
         print(difference)
@@ -195,7 +196,7 @@ def main() -> None:
         signal.signal(sign, lambda *_: sys.exit(143))
     try:
         cli(standalone_mode=False)
-    except (Failed, BadPage) as failure:
+    except Failed as failure:
         console.print(f"✗ {failure}", style="red", markup=False, soft_wrap=True)
         sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):

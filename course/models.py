@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO
 
-import httpx2
-
 from course.processes import Failed, Processes, require_free, wait_ready
 
 OFFLINE_PORT = 9000
@@ -80,6 +78,8 @@ def other_server(base_url: str) -> dict[str, str]:
     key = os.environ.get("OPENAI_API_KEY", "none")
     name = os.environ.get("MODEL_NAME")
     if not name:
+        import httpx2  # here, because it takes as long to import as the rest of the runner
+
         try:
             reply = httpx2.get(f"{base_url}/models", headers={"Authorization": f"Bearer {key}"}, timeout=10)
             name = reply.raise_for_status().json()["data"][0]["id"]

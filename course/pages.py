@@ -22,13 +22,15 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from mdit_py_plugins.front_matter import front_matter_plugin
 
+from course.processes import Failed
+
 ROOT = Path(__file__).parent.parent
 KINDS = ("prose", "run", "server", "output", "listing", "online")
 LISTING = re.compile(r"file=(?P<path>[\w./-]+)(#(?P<symbol>\w+(\.\w+)?))?$")
 MARKDOWN = MarkdownIt("commonmark").use(front_matter_plugin)
 
 
-class BadPage(Exception):
+class BadPage(Failed):
     """A page breaks the format; the text says where."""
 
 

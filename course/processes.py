@@ -10,12 +10,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, build_opener
 
-import httpx2
 import psutil
 
 # Reads group ids until the pipe closes, which it does even when our side is killed, then ends those groups;
@@ -137,16 +138,17 @@ class Processes:
 def wait_ready(process: subprocess.Popen[str], url: str, seconds: float = 30) -> None:
     """Wait until GET `url` answers 200; raise `Failed` when the process ends or the time is up."""
     deadline = time.monotonic() + seconds
-    with httpx2.Client(trust_env=False, timeout=2) as client:
-        while time.monotonic() < deadline:
-            if (code := process.poll()) is not None:
-                raise Failed(f"The program ended with exit code {code} before {url} answered.")
-            try:
-                if client.get(url).status_code == 200:
+    client = build_opener(ProxyHandler({}))  # a proxy has no business with 127.0.0.1
+    while time.monotonic() < deadline:
+        if (code := process.poll()) is not None:
+            raise Failed(f"The program ended with exit code {code} before {url} answered.")
+        try:
+            with client.open(url, timeout=2) as answer:
+                if answer.status == 200:
                     return
-            except httpx2.TransportError:
-                pass
-            time.sleep(0.02)
+        except (OSError, HTTPException):  # not there yet, not well yet, or not speaking HTTP yet
+            pass
+        time.sleep(0.02)
     raise Failed(f"{url} did not answer with 200 within {seconds:.0f} s.")
 
 

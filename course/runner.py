@@ -11,7 +11,6 @@ from contextlib import nullcontext
 from typing import IO
 
 from rich.console import Console
-from rich.markdown import Markdown
 
 from course import models
 from course.pages import ROOT, Block, Page, matches
@@ -66,12 +65,16 @@ class Lesson:
             if part.startswith("#"):
                 heading = part
             elif (first and index == 0) or (last and index == len(parts) - 1):
-                for shown in filter(None, (heading, part)):
-                    self.console.print(
-                        Markdown(shown) if self.console.is_terminal else shown, markup=False, soft_wrap=True
-                    )
-                    self.console.print()
+                self.show(f"{heading}\n\n{part}" if heading else part)
                 heading = ""
+
+    def show(self, markdown: str) -> None:
+        if self.console.is_terminal:
+            from rich.markdown import Markdown  # here, because the first server should start before it loads
+
+            self.console.print(Markdown(markdown), "")
+        else:
+            print(markdown, end="\n\n", flush=True)
 
     def type(self, block: Block) -> None:
         typed = "$ " + block.text.strip().replace("\n", "\n  ")

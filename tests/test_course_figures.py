@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course import figures
+from course import drawing, figures
 
 ABOUT = {"title": "A title", "alt": "What is to be seen."}
 RECORDS: dict[str, dict[str, Any]] = {
@@ -74,16 +74,16 @@ def root(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", RECORDS)
 def test_the_same_record_is_drawn_as_the_same_bytes(name: str) -> None:
     record = figures.RECORD.validate_python(RECORDS[name])
-    svg = figures.draw(record)
-    assert svg == figures.draw(record)
+    svg = drawing.draw(record)
+    assert svg == drawing.draw(record)
     ElementTree.fromstring(svg)  # noqa: S314  # our own XML
     assert "<title>A title</title>" in svg and "prefers-color-scheme: dark" in svg
 
 
 def test_every_colour_of_a_picture_has_its_fellow_on_dark_pages() -> None:
-    known = {pair[0] for pair in figures.DARK}
+    known = {pair[0] for pair in drawing.DARK}
     for record in RECORDS.values():
-        svg = figures.draw(figures.RECORD.validate_python(record))
+        svg = drawing.draw(figures.RECORD.validate_python(record))
         used = set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", svg.split("</style>", 1)[1]))
         assert used <= known
 
