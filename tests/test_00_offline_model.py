@@ -16,6 +16,8 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from offline_model import body
+from offline_model.errors import ApiError
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 
@@ -464,6 +466,15 @@ class TestErrors:
         reply = http.post("/v1/chat/completions", content=body)
         assert reply.status_code == 400
         assert reply.json()["error"]["type"] == "invalid_request_error"
+
+    async def test_half_a_body_and_then_silence_is_a_408(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def silence() -> Any:
+            await asyncio.sleep(60)
+
+        monkeypatch.setattr(body, "READ_SECONDS", 0.01)  # ten seconds in a server
+        with pytest.raises(ApiError) as problem:
+            await body.read(silence, [(b"content-length", b"100")])
+        assert problem.value.status == 408
 
     def test_strange_text_is_answered(self, client: OpenAI) -> None:
         for strange in (

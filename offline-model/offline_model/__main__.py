@@ -3,6 +3,7 @@
 import argparse
 import gc
 import os
+import signal
 import sqlite3
 import sys
 from pathlib import Path
@@ -17,6 +18,9 @@ def main() -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=9000, help="0 takes a free one")
     options = parser.parse_args()
+    # Until the server listens for signals itself, one simply ends the program.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(0))
     try:
         listener = listen(options.host, options.port)
     except (OSError, OverflowError) as problem:

@@ -1,38 +1,28 @@
 """Evidence: what a conversation says that a field of a schema could want."""
 
-import json
 import re
 from functools import cached_property
 from typing import Any
 
 from offline_model.background import Source
-from offline_model.books.markup import split
 from offline_model.books.words import stems
 from offline_model.conversation import Conversation
+from offline_model.mentions import (
+    ASIDES_AS,
+    EXPRESSION,
+    NUMBER,
+    WEB,
+    Number,
+    names_in,
+    numbers_in,
+    pairs_in,
+    places_in,
+    quoted_in,
+)
 from offline_model.schemas.merge import Schema
-from offline_model.schemas.numbers import Number
 
+# Some patterns look twice at every letter, so a long text is only read so far.
 MOST_QUESTION, MOST_TOLD = 4_000, 50_000
-
-NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?![\w]|\.\d)")
-SPELLED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-QUOTED = re.compile(r"(?<!\w)(['\"])(.+?)\1(?!\w)|[“‘«「](.+?)[”’»」]")
-NAMED = re.compile(r"\b(?:named|called|name is|titled)\s+([\w.\-]+(?:\s+[A-Z][\w.\-]*)*)")
-PLACE = re.compile(
-    r"\b(?:in|at|near|from|to)\s+((?:[^\W\d_a-z][\w'’.\-]*)(?:,?\s+(?:[^\W\d_a-z][\w'’\-]*))*"
-    r"(?:(?:,|\s+and|\s+or|,\s*and)\s+(?:in\s+|at\s+)?[^\W\d_a-z][\w'’.\-]*"
-    r"(?:\s+[^\W\d_a-z][\w'’\-]*)*)*)"
-)
-ASIDES_AS = (re.compile(r"\s[-–—]\s+(.+?)\W*$"), re.compile(r"\(([^)]+)\)"))
-EXPRESSION = re.compile(r"-?[\d(][\d\s.+\-*/%^()]*[+\-*/%^][\d\s.+\-*/%^()]*[\d)]")
-PAIR = re.compile(
-    r"(?:^|[\n,;{]|\bthe |\bmy )\s*[\"']?([A-Za-z][\w \-]{0,40}?)[\"']?\s*(?::|=|\bis\b)\s*([^\n,;{}]+)", re.I
-)
-WEB = {
-    "email": re.compile(r"(?<![\w.+\-])[\w.+\-]+@[\w\-]+(?:\.[\w\-]+)+"),
-    "uri": re.compile(r"https?://[^\s\"'<>)\]]+"),
-    "date": re.compile(r"\b\d{4}-\d{2}-\d{2}\b"),
-}
 
 QUERY = frozenset(stems("query question q search prompt input text topic keywords message"))
 NAME = frozenset(stems("name title person customer user label"))
@@ -48,7 +38,6 @@ class Evidence:
     """A Source for filling schemas. With `generous`, fields are filled although nobody spoke of them."""
 
     def __init__(self, conversation: Conversation, background: list[Source], *, generous: bool) -> None:
-        # Some patterns below look twice at every letter, so a long text is only read so far.
         self.question = conversation.question[:MOST_QUESTION]
         self.background = background
         self.order: dict[str, int] = {}
@@ -79,7 +68,7 @@ class Evidence:
             return [match[1] for form in ASIDES_AS if (match := form.search(self.question))]
         if told & SPOT and self.places:
             return self.places
-        return [*self.quoted, *self.names] if told & (NAME | FORMULA) or self.quoted else []
+        return [*self.quoted, *names_in(self.question)] if told & (NAME | FORMULA) or self.quoted else []
 
     def facts(self, name: str) -> list[str]:
         wanted = " ".join(stems(name))
@@ -158,69 +147,12 @@ class Evidence:
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
-        """Keys and values: JSON objects first, then `key: value` and `my key is value`."""
-        found = [pair for value in objects(self.told) for pair in flat(value)]
-        return found + [(m[1], m[2].strip(" .'\"")) for m in PAIR.finditer(self.told)]
-
-    @cached_property
-    def quoted(self) -> list[str]:
-        return [m[2] or m[3] for m in QUOTED.finditer(self.question)]
-
-    @cached_property
-    def names(self) -> list[str]:
-        return [m[1].strip(" .'\"") for m in NAMED.finditer(self.question)]
+        return pairs_in(self.told)
 
     @cached_property
     def places(self) -> list[str]:
-        """Every place on its own, but `San Francisco, CA` in one."""
-        found: list[str] = []
-        for match in PLACE.finditer(self.question):
-            text = re.sub(r",\s+([A-Z]{2})\b", r"\0\1", match[1])
-            for part in re.split(r",\s*and\s+|,\s+|\s+and\s+|\s+or\s+", text):
-                found.append(re.sub(r"^(?:in|at)\s+", "", part).replace("\0", ", ").strip(" .?!,"))
-        return [place for place in dict.fromkeys(found) if place]
+        return places_in(self.question)
 
-
-def numbers_in(text: str) -> list[Number]:
-    found: list[tuple[int, Number]] = []
-    for match in NUMBER.finditer(text):
-        digits = match[0].replace(",", "")
-        if len(digits) < 300:
-            found.append((match.start(), float(digits) if "." in digits else int(digits)))
-    for value, word in enumerate(SPELLED):
-        found += [(m.start(), value) for m in re.finditer(rf"\b{word}\b", text, re.IGNORECASE) if value != 1]
-    return [number for _, number in sorted(found)]
-
-
-def objects(text: str) -> list[Any]:
-    """The JSON objects that stand in a text."""
-    decoder, at = json.JSONDecoder(), text.find("{")
-    found: list[Any] = []
-    for _ in range(200):
-        if at < 0:
-            break
-        try:
-            value, end = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError):
-            at = text.find("{", at + 1)
-            continue
-        found.append(value)
-        at = text.find("{", end)
-    return found
-
-
-def flat(value: Any, key: str = "") -> list[tuple[str, str]]:
-    """An object's members as pairs of key and text."""
-    if isinstance(value, dict):
-        return [pair for name, member in value.items() for pair in flat(member, str(name))]
-    if isinstance(value, list):
-        if all(isinstance(each, str | int | float) for each in value):
-            return [(key, ", ".join(map(str, value)))]
-        return [pair for member in value for pair in flat(member, key)]
-    if value is None or not key:
-        return []
-    return [(key, json.dumps(value) if isinstance(value, bool) else str(value))]
-
-
-def sentences_of(text: str) -> list[str]:
-    return [part.strip() for line in text.splitlines() for part in split(line) if part.strip()]
+    @cached_property
+    def quoted(self) -> list[str]:
+        return quoted_in(self.question)

@@ -12,13 +12,13 @@ Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 class Strict(BaseModel):
     """A wire model: unknown fields and wrong types are errors, as OpenAI has it."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True, defer_build=True)
 
 
 class Part(BaseModel):
     """A part of a message. Only text can be read here; the rest is refused with its reason."""
 
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, defer_build=True)
 
     type: str
     text: str | None = None
@@ -31,7 +31,7 @@ class FunctionCall(Strict):
 
 
 class ToolCall(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, defer_build=True)
 
     id: str
     type: Literal["function"] = "function"

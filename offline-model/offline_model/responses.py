@@ -2,24 +2,29 @@
 
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 
-class PromptDetails(BaseModel):
+class Wire(BaseModel):
+    # Built when first used: the start is quicker, and the parts are only ever used inside the whole.
+    model_config = ConfigDict(defer_build=True)
+
+
+class PromptDetails(Wire):
     cached_tokens: int = 0
     audio_tokens: int = 0
 
 
-class CompletionDetails(BaseModel):
+class CompletionDetails(Wire):
     reasoning_tokens: int = 0
     audio_tokens: int = 0
     accepted_prediction_tokens: int = 0
     rejected_prediction_tokens: int = 0
 
 
-class Usage(BaseModel):
+class Usage(Wire):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
@@ -27,18 +32,18 @@ class Usage(BaseModel):
     completion_tokens_details: CompletionDetails = CompletionDetails()
 
 
-class CalledFunction(BaseModel):
+class CalledFunction(Wire):
     name: str
     arguments: str
 
 
-class Called(BaseModel):
+class Called(Wire):
     id: str
     type: Literal["function"] = "function"
     function: CalledFunction
 
 
-class ReplyMessage(BaseModel):
+class ReplyMessage(Wire):
     """`tool_calls` is left out, not null, when there are none."""
 
     role: Literal["assistant"] = "assistant"
@@ -48,14 +53,14 @@ class ReplyMessage(BaseModel):
     tool_calls: list[Called] = []
 
 
-class Choice(BaseModel):
+class Choice(Wire):
     index: int = 0
     message: ReplyMessage
     logprobs: None = None
     finish_reason: FinishReason
 
 
-class Completion(BaseModel):
+class Completion(Wire):
     id: str
     object: Literal["chat.completion"] = "chat.completion"
     created: int

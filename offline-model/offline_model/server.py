@@ -3,6 +3,8 @@
 import asyncio
 import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 from uvicorn import Config, Server
@@ -24,21 +26,22 @@ class Protocol(HttpToolsProtocol):
 class OfflineServer(Server):
     """Ends at the first signal with exit code 0, without waiting for uvicorn's next tick."""
 
-    stopping: asyncio.Event
-    loop: asyncio.AbstractEventLoop
+    wake: Callable[[], object] | None = None
 
     async def main_loop(self) -> None:
-        self.loop, self.stopping = asyncio.get_running_loop(), asyncio.Event()
+        stopping = asyncio.Event()
+        self.wake = partial(asyncio.get_running_loop().call_soon_threadsafe, stopping.set)
         while not self.should_exit:
             await self.on_tick(0)  # the date header, once a second
             try:
-                await asyncio.wait_for(self.stopping.wait(), 1)
+                await asyncio.wait_for(stopping.wait(), 1)
             except TimeoutError:
                 continue
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.should_exit = True
-        self.loop.call_soon_threadsafe(self.stopping.set)
+        if self.wake is not None:
+            self.wake()
 
 
 def listen(host: str, port: int) -> socket.socket:

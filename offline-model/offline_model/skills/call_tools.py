@@ -1,23 +1,16 @@
 """Calling tools: which of those offered the question needs, and with what arguments."""
 
-import re
-from typing import Any
-
 from offline_model.background import background
-from offline_model.books.words import stems, terms
+from offline_model.books.words import stems
 from offline_model.conversation import Call, Conversation, Reply
 from offline_model.errors import bad_request
-from offline_model.evidence import FORMULA, QUERY, Evidence
+from offline_model.evidence import Evidence
+from offline_model.offered import can_fill, likeliest, named_in, properties, schema_of, searches, spoken_of
 from offline_model.requests import Tool, ToolChoice
 from offline_model.schemas.check import validator_of
 from offline_model.schemas.fill import fill
 from offline_model.schemas.references import BadSchema
 from offline_model.skills import greeting, remember
-
-SEARCHING = frozenset(stems("search lookup retrieve find wiki wikipedia web internet knowledge browse"))
-SYNONYMS = {"plu": "add", "sum": "add", "minu": "subtract"}
-# Verbs and nouns that most tools have in their names and that therefore say nothing.
-EMPTY = frozenset(stems("get tool function my run call do make set fetch return input value data"))
 
 
 def reply(conversation: Conversation) -> Reply | None:
@@ -64,55 +57,6 @@ def needed(conversation: Conversation) -> list[Tool]:
     return searching[:1]
 
 
-def named_in(tool: Tool, question: str) -> bool:
-    name = re.escape(tool.function.name)
-    return re.search(rf"(?<!\w){name}(?!\w)", question, re.IGNORECASE) is not None
-
-
-def spoken_of(tool: Tool, question: str) -> bool:
-    """Whether question and tool share a word that says something, or it is the tool's kind of input."""
-    if searches(tool):
-        return False
-    asked = {SYNONYMS.get(term, term) for term in stems(question)} & (
-        set(terms(question)) | set(SYNONYMS.values())
-    )
-    about = set(terms(f"{tool.function.name} {(tool.function.description or '').split('.')[0]}")) - EMPTY
-    arithmetic = re.search(r"\d\s*[+*/^-]\s*\d", question) is not None
-    takes = {stem for name in properties(tool) for stem in stems(name)}
-    numeric = [
-        part
-        for part in properties(tool).values()
-        if isinstance(part, dict) and str(part.get("type")) in NUMERIC
-    ]
-    return bool(asked & about) or (
-        arithmetic and (bool(takes & FORMULA) or (len(numeric) > 1 and "add" in about))
-    )
-
-
-NUMERIC = {"number", "integer"}
-
-
-def searches(tool: Tool) -> bool:
-    words = stems(f"{tool.function.name} {tool.function.description or ''}")
-    takes = {stem for name in properties(tool) for stem in stems(name)}
-    return bool(set(words) & SEARCHING) and bool(takes & QUERY)
-
-
-def can_fill(conversation: Conversation, tool: Tool) -> bool:
-    evidence = Evidence(conversation, [], generous=False)
-    parts = properties(tool)
-    return all(evidence.finds(name, parts.get(name, {})) for name in schema_of(tool).get("required", []))
-
-
-def likeliest(conversation: Conversation) -> Tool:
-    """Which tool is called when one must be: the one that shares most words with the question."""
-    asked = set(terms(conversation.question))
-    return max(
-        conversation.tools,
-        key=lambda tool: len(asked & set(terms(f"{tool.function.name} {tool.function.description or ''}"))),
-    )
-
-
 def made(conversation: Conversation, tool: Tool) -> list[Call]:
     """One call, or one for each of several places, names or numbers."""
     try:
@@ -154,12 +98,3 @@ def not_yet(conversation: Conversation, wanted: list[Call]) -> list[Call]:
         done = [result.call for result in conversation.results if result.call.name == name]
         left += [call for call in of_tool if call not in done][: max(0, len(of_tool) - len(done))]
     return left
-
-
-def schema_of(tool: Tool) -> dict[str, Any]:
-    return tool.function.parameters or {"type": "object", "properties": {}}
-
-
-def properties(tool: Tool) -> dict[str, Any]:
-    found = schema_of(tool).get("properties", {})
-    return found if isinstance(found, dict) else {}

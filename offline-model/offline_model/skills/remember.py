@@ -4,7 +4,8 @@ import re
 
 from offline_model.books.words import stems, terms
 from offline_model.conversation import Conversation, Reply
-from offline_model.evidence import Evidence, sentences_of
+from offline_model.evidence import Evidence
+from offline_model.mentions import sentences_of
 
 TOLD = re.compile(
     r"^(?:my|i am|i'm|i live|i work|i like|i have|we are|our|remember|note that|call me)\b", re.IGNORECASE

@@ -1,0 +1,98 @@
+"""Mentions: the numbers, names, places, quotations and keys that a text speaks of."""
+
+import json
+import re
+from typing import Any
+
+from offline_model.books.markup import split
+
+Number = int | float
+
+NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?![\w]|\.\d)")
+SPELLED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+QUOTED = re.compile(r"(?<!\w)(['\"])(.+?)\1(?!\w)|[“‘«「](.+?)[”’»」]")
+NAMED = re.compile(r"\b(?:named|called|name is|titled)\s+([\w.\-]+(?:\s+[A-Z][\w.\-]*)*)")
+PLACE = re.compile(
+    r"\b(?:in|at|near|from|to)\s+((?:[^\W\d_a-z][\w'’.\-]*)(?:,?\s+(?:[^\W\d_a-z][\w'’\-]*))*"
+    r"(?:(?:,|\s+and|\s+or|,\s*and)\s+(?:in\s+|at\s+)?[^\W\d_a-z][\w'’.\-]*"
+    r"(?:\s+[^\W\d_a-z][\w'’\-]*)*)*)"
+)
+ASIDES_AS = (re.compile(r"\s[-–—]\s+(.+?)\W*$"), re.compile(r"\(([^)]+)\)"))
+EXPRESSION = re.compile(r"-?[\d(][\d\s.+\-*/%^()]*[+\-*/%^][\d\s.+\-*/%^()]*[\d)]")
+PAIR = re.compile(
+    r"(?:^|[\n,;{]|\bthe |\bmy )\s*[\"']?([A-Za-z][\w \-]{0,40}?)[\"']?\s*(?::|=|\bis\b)\s*([^\n,;{}]+)", re.I
+)
+WEB = {
+    "email": re.compile(r"(?<![\w.+\-])[\w.+\-]+@[\w\-]+(?:\.[\w\-]+)+"),
+    "uri": re.compile(r"https?://[^\s\"'<>)\]]+"),
+    "date": re.compile(r"\b\d{4}-\d{2}-\d{2}\b"),
+}
+
+
+def pairs_in(text: str) -> list[tuple[str, str]]:
+    """Keys and values: JSON objects first, then `key: value` and `my key is value`."""
+    found = [pair for value in objects(text) for pair in flat(value)]
+    return found + [(m[1], m[2].strip(" .'\"")) for m in PAIR.finditer(text)]
+
+
+def quoted_in(text: str) -> list[str]:
+    return [m[2] or m[3] for m in QUOTED.finditer(text)]
+
+
+def names_in(text: str) -> list[str]:
+    return [m[1].strip(" .'\"") for m in NAMED.finditer(text)]
+
+
+def places_in(text: str) -> list[str]:
+    """Every place on its own, but `San Francisco, CA` in one."""
+    found: list[str] = []
+    for match in PLACE.finditer(text):
+        joined = re.sub(r",\s+([A-Z]{2})\b", r"\0\1", match[1])
+        for part in re.split(r",\s*and\s+|,\s+|\s+and\s+|\s+or\s+", joined):
+            found.append(re.sub(r"^(?:in|at)\s+", "", part).replace("\0", ", ").strip(" .?!,"))
+    return [place for place in dict.fromkeys(found) if place]
+
+
+def numbers_in(text: str) -> list[Number]:
+    found: list[tuple[int, Number]] = []
+    for match in NUMBER.finditer(text):
+        digits = match[0].replace(",", "")
+        if len(digits) < 300:
+            found.append((match.start(), float(digits) if "." in digits else int(digits)))
+    for value, word in enumerate(SPELLED):
+        found += [(m.start(), value) for m in re.finditer(rf"\b{word}\b", text, re.IGNORECASE) if value != 1]
+    return [number for _, number in sorted(found)]
+
+
+def objects(text: str) -> list[Any]:
+    """The JSON objects that stand in a text."""
+    decoder, at = json.JSONDecoder(), text.find("{")
+    found: list[Any] = []
+    for _ in range(200):
+        if at < 0:
+            break
+        try:
+            value, end = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            at = text.find("{", at + 1)
+            continue
+        found.append(value)
+        at = text.find("{", end)
+    return found
+
+
+def flat(value: Any, key: str = "") -> list[tuple[str, str]]:
+    """An object's members as pairs of key and text."""
+    if isinstance(value, dict):
+        return [pair for name, member in value.items() for pair in flat(member, str(name))]
+    if isinstance(value, list):
+        if all(isinstance(each, str | int | float) for each in value):
+            return [(key, ", ".join(map(str, value)))]
+        return [pair for member in value for pair in flat(member, key)]
+    if value is None or not key:
+        return []
+    return [(key, json.dumps(value) if isinstance(value, bool) else str(value))]
+
+
+def sentences_of(text: str) -> list[str]:
+    return [part.strip() for line in text.splitlines() for part in split(line) if part.strip()]
