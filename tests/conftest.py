@@ -43,7 +43,7 @@ def start_model(processes: Processes, port: int | None = None) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-App = Callable[..., str]
+App = Callable[..., str]  # settings in, base URL out
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from course.models import OFFLINE_PORT
 from course.pages import ROOT, BadPage, embed_listings, listing, matches, read_page
 from course.processes import holder, port_of
 
+PageOf = Callable[..., Path]
 PAGES = sorted((ROOT / "docs").glob("[0-9][0-9]-*.md"))
 
 
@@ -39,7 +41,7 @@ def test_every_command_of_the_page_does_what_the_page_says(path: Path) -> None:
 
 
 @pytest.fixture
-def page_of(tmp_path: Path):  # type: ignore[no-untyped-def]
+def page_of(tmp_path: Path) -> PageOf:
     def write(body: str, front: str = 'number: "99"\ntitle: A test') -> Path:
         path = tmp_path / "99-test.md"
         path.write_text(f"---\n{front}\n---\n{body}", encoding="utf-8")
@@ -51,12 +53,12 @@ def page_of(tmp_path: Path):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize(
     "info", ["", "bash", "bash runs", "python", "bash server", "text", "bash server ready=no"]
 )
-def test_a_fence_of_a_sixth_kind_is_refused(page_of, info: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_fence_of_a_sixth_kind_is_refused(page_of: PageOf, info: str) -> None:
     with pytest.raises(BadPage, match=r"99-test.md:8: no such kind of block"):
         read_page(page_of(f"Text.\n\n```{info}\nx\n```\n", 'number: "99"\ntitle: A test\nneeds: nothing'))
 
 
-def test_blocks_come_in_order_with_their_lines(page_of) -> None:  # type: ignore[no-untyped-def]
+def test_blocks_come_in_order_with_their_lines(page_of: PageOf) -> None:
     page = read_page(page_of("# T\n\n```bash run\necho 1\n```\n```text output\n1\n```\nEnd.\n"))
     assert [(block.kind, block.line) for block in page.blocks] == [
         ("prose", 5),
@@ -81,7 +83,7 @@ def test_output_is_compared_with_wildcards(expected: str, printed: str, same: bo
     assert matches(expected, printed) is same
 
 
-def test_a_listing_is_the_source_of_its_symbol(page_of) -> None:  # type: ignore[no-untyped-def]
+def test_a_listing_is_the_source_of_its_symbol(page_of: PageOf) -> None:
     reference = "code/01_basic_api.py#AgentRequest"
     path = page_of(f"```python file={reference}\nold\n```\nAfter.\n")
     text = embed_listings(path, path.read_text())

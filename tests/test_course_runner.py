@@ -19,7 +19,7 @@ from course.processes import free_port
 
 pytestmark = pytest.mark.xdist_group("pages")  # the offline model's port is a literal
 
-Write = Callable[[str], Path]
+Write = Callable[..., Path]
 
 
 @pytest.fixture
