@@ -25,7 +25,7 @@ from offline_model.schemas.merge import Schema
 MOST_QUESTION, MOST_TOLD = 4_000, 50_000
 
 QUERY = frozenset(stems("query question q search prompt input text topic keywords message"))
-NAME = frozenset(stems("name title person customer user label"))
+NAME = frozenset(stems("name person customer user label"))
 SPOT = frozenset(stems("location loc city place country town region where address destination"))
 FORMULA = frozenset(stems("expression formula calculation equation math"))
 TITLE = frozenset(stems("title topic subject heading headline"))

@@ -11,10 +11,13 @@ Number = int | float
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?![\w]|\.\d)")
 SPELLED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 QUOTED = re.compile(r"(?<!\w)(['\"])(.+?)\1(?!\w)|[“‘«「](.+?)[”’»」]")
-NAMED = re.compile(r"\b(?:named|called|name is|titled)\s+([\w.\-]+(?:\s+[A-Z][\w.\-]*)*)")
+NAMED = re.compile(
+    r"\b(?:named|called|name is|titled)\s+([\w.\-]+(?:\s+[A-Z][\w.\-]*)*)"
+    r"|(?:^|[.!?:]\s+)(?!(?:Wh|How|It|Th|He|She|My|Our|If|An?)\w*\s)([A-Z][\w\-]+(?:\s[A-Z][\w\-]+)*)\s+(?:is|was|has|lives|works)\b"
+)
 PLACE = re.compile(
-    r"\b(?:in|at|near|from|to)\s+((?:[^\W\d_a-z][\w'’.\-]*)(?:,?\s+(?:[^\W\d_a-z][\w'’\-]*))*"
-    r"(?:(?:,|\s+and|\s+or|,\s*and)\s+(?:in\s+|at\s+)?[^\W\d_a-z][\w'’.\-]*"
+    r"\b(?:in|at|near|from|to)\s+((?:[^\W\d_a-z][\w'’\-]*)(?:,?\s+(?:[^\W\d_a-z][\w'’\-]*))*"
+    r"(?:(?:,|\s+and|\s+or|,\s*and)\s+(?:in\s+|at\s+)?[^\W\d_a-z][\w'’\-]*"
     r"(?:\s+[^\W\d_a-z][\w'’\-]*)*)*)"
 )
 ASIDES_AS = (re.compile(r"\s[-–—]\s+(.+?)\W*$"), re.compile(r"\(([^)]+)\)"))
@@ -40,7 +43,7 @@ def quoted_in(text: str) -> list[str]:
 
 
 def names_in(text: str) -> list[str]:
-    return [m[1].strip(" .'\"") for m in NAMED.finditer(text)]
+    return [(m[1] or m[2]).strip(" .'\"") for m in NAMED.finditer(text)]
 
 
 def places_in(text: str) -> list[str]:

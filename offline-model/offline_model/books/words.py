@@ -9,16 +9,16 @@ WORD = re.compile(r"[^\W_]+")
 
 # Words that say how something is asked, not what about.
 STOP = frozenset(
-    """a about after again all also an and any are as ask at be because been before being both but by
-    can could describe did do does doing don each else etc ever every explain few for from get give
-    given go happen happens had has have he help her here him his how i if in instead into is it its
-    just kindly know learn let like ll look make many may me mean means might mine more most much must
-    my need no not now of off on one only or other our out over own please possible purpose re really s
-    same say she should show so some something such t tell than thank thanks that the their them then
-    there these they thing this those to too understand until up us use used uses using usage useful ve
-    very want was way we well were what when where whether which while who why will with work works
-    would write you your briefly short shortly sentence sentences simple simply word words english term
-    terms question answer difference between example examples python""".split()  # noqa: SIM905
+    """hey hi hello dear a about after again all also an and any are as ask at be because been before
+    being both but by can could describe did do does doing don each else etc ever every explain few for
+    from get give given go happen happens had has have he help her here him his how i if in instead into
+    is it its just kindly know learn let like ll look make many may me mean means might mine more most
+    much must my need no not now of off on one only or other our out over own please possible purpose re
+    really s same say she should show so some something such t tell than thank thanks that the their
+    them then there these they thing this those to too understand until up us use used uses using usage
+    useful ve very want was way we well were what when where whether which while who why will with work
+    works would write you your briefly short shortly sentence sentences simple simply word words english
+    term terms question answer difference between example examples python""".split()  # noqa: SIM905
 )
 
 

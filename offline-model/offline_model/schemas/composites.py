@@ -16,11 +16,10 @@ from offline_model.schemas.references import BadSchema
 Members = Callable[[Any, str, int, int], Iterator[Any]]
 
 LARGEST = 2_000
-USUAL = 3
 
 
 def array(
-    schema: Schema, name: str, depth: int, seed: int, members: Members, sparse: bool
+    schema: Schema, name: str, depth: int, seed: int, members: Members, usual: int
 ) -> Iterator[list[Any]]:
     low, high = int(schema.get("minItems", 0)), int(schema.get("maxItems", LARGEST))
     contains = schema.get("contains")
@@ -28,7 +27,7 @@ def array(
         low = max(low, int(schema.get("minContains", 1)))
     if low > LARGEST:
         raise BadSchema(f"an array of {low} items is too long")
-    for length in dict.fromkeys([low if sparse else max(low, min(USUAL, high)), max(low, min(1, high)), low]):
+    for length in dict.fromkeys([max(low, min(usual, high)), max(low, min(1, high)), low]):
         yield from filled_array(schema, name, depth, seed, members, length)
 
 

@@ -154,7 +154,7 @@ class Filler:
         elif kind == "null":
             yield None
         elif kind == "array":
-            yield from array(schema, name, depth, seed, self.members, depth >= SPARSE)
+            yield from array(schema, name, depth, seed, self.members, self.usual(schema, name, depth))
         elif kind == "object":
             yield from object_(
                 schema, depth, seed, self.members, lambda each, part: self.wants(each, part, depth)
@@ -164,6 +164,13 @@ class Filler:
         for value in itertools.islice(self.values(schema, name, depth, seed), 80):
             if fits(self.checker, schema, value):
                 yield value
+
+    def usual(self, schema: Schema, name: str, depth: int) -> int:
+        """How many members an array has when nothing is said: as many as there are texts for, up to three."""
+        items = schema.get("items")
+        if depth >= SPARSE or not isinstance(items, dict):
+            return 0 if depth >= SPARSE else 1
+        return min(3, len(self.source.texts(name, items)) or 1) if items.get("type") == "string" else 3
 
     def wants(self, name: str, schema: Any, depth: int) -> bool:
         return depth < SPARSE and isinstance(schema, dict) and self.source.wants(name, schema)

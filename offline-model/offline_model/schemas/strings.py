@@ -63,7 +63,7 @@ def strings(schema: dict[str, Any], offered: Iterable[str], seed: int) -> Iterat
     yield from by_pattern(schema, low, seed)
     for text in offered:
         yield fitted(text, low, high)
-    yield fitted(f"text {seed}", low, high)
+    yield fitted("Not known." if seed == 0 else f"Not known ({seed}).", low, high)
 
 
 def by_format(schema: dict[str, Any], seed: int) -> Iterator[str]:

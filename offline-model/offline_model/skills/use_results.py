@@ -54,6 +54,8 @@ def cited(conversation: Conversation, sources: list[Source]) -> str:
         for at, sentence in enumerate(source.sentences)
     ]
     best = sorted(every, key=lambda each: -each[0])[: MOST_SENTENCES - conversation.seed % 2]
+    ranks = {number: rank for rank, (_, number, _) in reversed(list(enumerate(best)))}
+    best.sort(key=lambda each: (ranks[each[1]], sources[each[1]].sentences.index(each[2])))
     numbers = list(dict.fromkeys(number for _, number, _ in best))
     said = dict.fromkeys(f"{closed(sentence)} [{numbers.index(number) + 1}]" for _, number, sentence in best)
     lines = [
