@@ -13,7 +13,7 @@ SPELLED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 QUOTED = re.compile(r"(?<!\w)(['\"])(.+?)\1(?!\w)|[“‘«「](.+?)[”’»」]")
 NAMED = re.compile(
     r"\b(?:named|called|name is|titled)\s+([\w.\-]+(?:\s+[A-Z][\w.\-]*)*)"
-    r"|(?:^|[.!?:]\s+)(?!(?:Wh|How|It|Th|He|She|My|Our|If|An?)\w*\s)([A-Z][\w\-]+(?:\s[A-Z][\w\-]+)*)\s+(?:is|was|has|lives|works)\b"
+    r"|(?:^|[.!?:]\s+)(?!(?:Wh\w+|How|It|Th(?:e|is|at|ey|ere|ese|ose)|He|She|My|Our|If|An?)\s)([A-Z][\w\-]+(?:\s[A-Z][\w\-]+)*)\s+(?:is|was|has|lives|works)\b"
 )
 PLACE = re.compile(
     r"\b(?:in|at|near|from|to)\s+((?:[^\W\d_a-z][\w'’\-]*)(?:,?\s+(?:[^\W\d_a-z][\w'’\-]*))*"
