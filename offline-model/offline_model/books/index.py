@@ -13,6 +13,9 @@ from pathlib import Path
 from offline_model.books.passage import Passage
 from offline_model.books.words import stems
 
+# Indexes of earlier pages are of no use; a few are kept for other versions of Python.
+KEPT = 4
+
 SCHEMA = """
 pragma journal_mode = off;
 pragma synchronous = off;
@@ -46,6 +49,8 @@ def build_file(path: Path, books: Path | None) -> None:
         with closing(sqlite3.connect(new)) as connection:
             fill(connection, passages(books))
         new.replace(path)
+    for old in sorted(path.parent.glob("*.sqlite"), key=lambda each: each.stat().st_mtime)[:-KEPT]:
+        old.unlink(missing_ok=True)
 
 
 def fill(connection: sqlite3.Connection, found: Iterable[Passage]) -> None:
