@@ -512,6 +512,10 @@ class TestPaceAndFaults:
         with pytest.raises(openai.InternalServerError):
             said(client, "Hello", model="offline?fault=500")
 
+    def test_401_quotes_the_key_as_some_servers_do(self, client: OpenAI) -> None:
+        with pytest.raises(openai.AuthenticationError, match="Incorrect API key provided: any"):
+            said(client, "Hello", model="offline?fault=401")
+
     def test_every_strikes_each_nth_call_to_that_name(self, http: httpx2.Client) -> None:
         codes = [post(http, model="offline?fault=500&every=3").status_code for _ in range(7)]
         assert codes == [200, 200, 500, 200, 200, 500, 200]

@@ -32,9 +32,9 @@ def api(url: str) -> Iterator[httpx2.Client]:
         yield client
 
 
-def connect(url: str) -> socket.socket:
+def connect(url: str, seconds: float) -> socket.socket:
     parts = urlsplit(url)
-    return socket.create_connection((parts.hostname, parts.port), timeout=10)
+    return socket.create_connection((parts.hostname, parts.port), timeout=seconds)
 
 
 # --- What OpenAPI promises ---
@@ -149,22 +149,20 @@ def test_a_body_of_20_mb_is_refused_without_reading_it(url: str, announced: bool
     length = "Content-Length: 20000000" if announced else "Transfer-Encoding: chunked"
     head = f"POST /v1/invoke HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n{length}\r\n\r\n"
     piece = b"x" * 10_000 if announced else b"2710\r\n" + b"x" * 10_000 + b"\r\n"
-    sent = 0
-    with connect(url) as connection:
+    with connect(url, seconds=3) as connection:
         connection.sendall(head.encode())
         try:
             for _ in range(2 * MAX_BODY_BYTES // 10_000):
                 connection.sendall(piece)
-                sent += 10_000
-        except ConnectionError:
-            pass  # the server has hung up, as it may
-        answer = connection.recv(100)
+            answer = connection.recv(100)
+        except TimeoutError:
+            answer = b""
     assert b"413" in answer, "A body without end is read without end: nothing limits its size."
 
 
 def test_half_a_body_and_then_silence_is_a_408(url: str, api: httpx2.Client) -> None:
     began = time.monotonic()
-    with connect(url) as connection:
+    with connect(url, seconds=8) as connection:
         connection.sendall(b"POST /v1/invoke HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\n{")
         assert api.get("/health").status_code == 200, "one silent client keeps everybody waiting"
         try:

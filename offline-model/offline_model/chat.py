@@ -15,7 +15,7 @@ from offline_model.presence import ClientLeft, Presence, Receive
 from offline_model.requests import CompletionRequest
 
 # The faults after which a call has failed; a long answer is an answer.
-SPOILED = {"hang", "429", "500", "cut", "malformed"}
+SPOILED = {"hang", "401", "429", "500", "cut", "malformed"}
 
 Scope = MutableMapping[str, Any]
 

@@ -36,6 +36,10 @@ class Delivery:
             await self.presence.wait(None)
         if self.pace.ttft:
             await self.presence.wait(self.pace.ttft)
+        if self.pace.fault == "401":
+            key = dict(self.call.headers)[b"authorization"].decode("latin-1").split()[-1]
+            message = f"Incorrect API key provided: {key}."  # some servers really quote it
+            raise ApiError(401, message, code="invalid_api_key")
         if self.pace.fault == "429":
             raise ApiError(
                 429,

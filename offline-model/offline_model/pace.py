@@ -22,7 +22,7 @@ class Pace(BaseModel):
 
     tps: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
     ttft: Annotated[float, Field(ge=0, le=3600)] = 0
-    fault: Literal["hang", "429", "500", "cut", "malformed", "long"] | None = None
+    fault: Literal["hang", "401", "429", "500", "cut", "malformed", "long"] | None = None
     retry_after: Annotated[int, Field(ge=0, le=86_400)] = 1
     after: Annotated[int, Field(ge=0, le=1_000_000)] = 5
     tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 100_000
