@@ -1,6 +1,7 @@
 """How long from `make lesson-01` to the first answer? `python bench/first_answer.py`, about two minutes."""
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -39,10 +40,17 @@ def first_answer(clone: Path, home: Path) -> float:
     return found
 
 
+def import_seconds(clone: Path) -> float:
+    """How long Python takes to load the lesson's largest library: the part that no course can shorten."""
+    began = time.monotonic()
+    subprocess.run([str(clone / ".venv/bin/python"), "-c", "import langchain_openai"], check=True)
+    return time.monotonic() - began
+
+
 def main() -> None:
     for port in (8000, 9000):
         require_free(port)
-    cold, warm = [], []
+    cold, warm, imports = [], [], []
     for number in range(ROUNDS):
         with tempfile.TemporaryDirectory() as folder:
             clone, home = Path(folder) / "clone", Path(folder) / "home"
@@ -50,6 +58,7 @@ def main() -> None:
             subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
             cold.append(first_answer(clone, home))
             warm.append(first_answer(clone, home))
+            imports.append(import_seconds(clone))
         print(f"round {number + 1} of {ROUNDS}: {cold[-1]:.1f} s, then {warm[-1]:.2f} s", flush=True)
     how = (
         "a fresh clone with an empty home and empty caches, from the start of make to the answer, "
@@ -62,6 +71,7 @@ def main() -> None:
             "kind": "bars",
             "alt": "Seconds from make lesson-01 to the first answer, on a fresh clone and the second time.",
             "measured": measured(how, "fastapi", "langchain-openai", "uvicorn"),
+            "values": {"import_seconds": round(statistics.median(imports), 2)},
             "unit": "seconds",
             "groups": ["fresh clone, nothing cached", "the second time"],
             "series": [series("make lesson-01", [cold, warm])],

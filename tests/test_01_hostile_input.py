@@ -4,6 +4,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -151,9 +152,10 @@ def test_a_body_of_20_mb_is_refused_without_reading_it(url: str, announced: bool
     piece = b"x" * 10_000 if announced else b"2710\r\n" + b"x" * 10_000 + b"\r\n"
     with connect(url, seconds=3) as connection:
         connection.sendall(head.encode())
-        try:
+        with suppress(ConnectionError):  # the server may hang up on what it has refused
             for _ in range(2 * MAX_BODY_BYTES // 10_000):
                 connection.sendall(piece)
+        try:
             answer = connection.recv(100)
         except TimeoutError:
             answer = b""
