@@ -4,18 +4,19 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 from rich.console import Console
 
 from course.pages import ROOT, Page, embed_listings, read_page
 from course.processes import Failed, Processes
 
-cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 console = Console(highlight=False)
-Number = Annotated[str, typer.Argument(help="a lesson's number, such as 01")]
-Name = Annotated[str, typer.Argument(help="a lesson's number, or an exercise's name")]
+
+
+@click.group()
+def cli() -> None:
+    """A course that runs. The Makefile is its front door."""
 
 
 def lessons() -> list[Page]:
@@ -23,7 +24,8 @@ def lessons() -> list[Page]:
 
 
 @cli.command()
-def lesson(number: Number) -> None:
+@click.argument("number")
+def lesson(number: str) -> None:
     """Run a lesson's page (or any page, by its path)."""
     from course.engines import missing
     from course.runner import run_lesson
@@ -54,7 +56,8 @@ def model() -> None:
 
 
 @cli.command()
-def exercise(name: Name) -> None:
+@click.argument("name")
+def exercise(name: str) -> None:
     """Put a broken copy of a lesson into the workspace."""
     from course import exercises
 
@@ -66,7 +69,8 @@ def exercise(name: Name) -> None:
 
 
 @cli.command()
-def check(name: Name) -> None:
+@click.argument("name")
+def check(name: str) -> None:
     """Test a mend."""
     from course import exercises
 
@@ -82,7 +86,8 @@ def check(name: Name) -> None:
 
 
 @cli.command()
-def hint(name: Name) -> None:
+@click.argument("name")
+def hint(name: str) -> None:
     """Give the next hint."""
     from course import exercises
 
@@ -91,7 +96,8 @@ def hint(name: Name) -> None:
 
 
 @cli.command()
-def solution(name: Name) -> None:
+@click.argument("name")
+def solution(name: str) -> None:
     """Show what was broken."""
     from course import exercises
 
@@ -199,11 +205,11 @@ def main() -> None:
     except Failed as failure:
         console.print(f"✗ {failure}", style="red", markup=False, soft_wrap=True)
         sys.exit(1)
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, click.Abort):
         console.print("\nStopped; nothing is left running.")
         sys.exit(130)
-    except typer.TyperException as error:
-        console.print(error.format_message(), markup=False)
+    except click.ClickException as error:
+        error.show()
         sys.exit(2)
 
 

@@ -17,8 +17,6 @@ from typing import IO, Self
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
-import psutil
-
 # Reads group ids until the pipe closes, which it does even when our side is killed, then ends those groups;
 # the word "release" lets them live.
 WATCHMAN = """
@@ -46,6 +44,8 @@ def holder(port: int) -> str | None:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) != 0:
             return None
+    import psutil  # here, because a free port is the rule, and each import delays a lesson
+
     for process in psutil.process_iter(["name"]):
         try:
             sockets = process.net_connections(kind="tcp")
