@@ -143,6 +143,10 @@ def lint() -> None:
 @cli.command()
 def docs() -> None:
     """Bring what is generated in the pages up to date."""
+    update_pages()
+
+
+def update_pages() -> None:
     from course import figures
 
     for path in sorted((ROOT / "docs").glob("*.md")):
@@ -156,11 +160,15 @@ def docs() -> None:
 @cli.command("figures")
 def draw_figures() -> None:
     """Draw the charts from their records, and show them in the pages."""
+    update_figures()
+
+
+def update_figures() -> None:
     from course import figures
 
     for path in figures.draw_all():
         console.print(f"drew {path.relative_to(ROOT)}")
-    docs()
+    update_pages()
 
 
 @cli.command()
@@ -171,7 +179,7 @@ def bench() -> None:
         console.rule(script.name)
         if subprocess.run([sys.executable, script], cwd=ROOT, check=False).returncode:
             raise Failed(f"{script.relative_to(ROOT)} did not succeed")
-    draw_figures()
+    update_figures()
 
 
 @cli.command()

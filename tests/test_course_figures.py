@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -199,3 +201,11 @@ def test_every_record_of_the_course_validates(path: Path) -> None:
 
 def test_records_pictures_and_pages_of_the_course_agree() -> None:
     assert figures.problems() == []
+
+
+@pytest.mark.parametrize("command", ["figures", "docs", "lint"])
+def test_make_finds_pictures_and_pages_up_to_date(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "course", command], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "lint: clean\n" if command == "lint" else ""), done.stdout
