@@ -51,9 +51,9 @@ def install(group: str) -> None:
         code, log = run(sys.executable, "-m", "venv", "--clear", VENV)
         if code:
             stop("the virtual environment could not be made.", log)
-    pip = (PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "-r")
-    uv = (PYTHON, "-m", "uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", PYTHON)
-    uv += ("--require-hashes", "-r")
+    hashed = ("--quiet", "--require-hashes", "-r")
+    pip = (PYTHON, "-m", "pip", "install", "--disable-pip-version-check", *hashed)
+    uv = (PYTHON, "-m", "uv", "pip", "install", "--compile-bytecode", "--python", PYTHON, *hashed)
     # uv installs in a tenth of pip's time; pip follows where uv cannot go (it reads pip's own settings). Both
     # compile to bytecode here and now: no start of a program pays for it later, on whatever machine.
     code, log = run(*(pip + (lock("installer"),)))
