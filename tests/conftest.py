@@ -2,6 +2,7 @@
 
 import functools
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -43,21 +44,28 @@ def start_model(processes: Processes, port: int | None = None) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-App = Callable[..., str]  # settings in, base URL out
+class Server(str):
+    """A running server: its base URL, which also knows its process and where it logs."""
+
+    process: subprocess.Popen[str]
+    log: Path
+
+
+App = Callable[..., Server]  # settings in, server out
 
 
 @pytest.fixture(scope="session")
 def start_script(
     processes: Processes, offline_model: str, lesson_root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], App]:
-    """Give a lesson's script, get a function that starts it with settings and returns its base URL.
+    """Give a lesson's script, get a function that starts it with settings.
 
     The same settings give the same running server.
     """
 
     def script(path: str) -> App:
         @functools.cache
-        def start(**settings: str) -> str:
+        def start(**settings: str) -> Server:
             port = free_port()
             env = base_environment() | {
                 "OPENAI_BASE_URL": f"{offline_model}/v1",
@@ -74,7 +82,9 @@ def start_script(
             except Failed as failure:
                 failure.add_note(log.read_text())
                 raise
-            return f"http://127.0.0.1:{port}"
+            server = Server(f"http://127.0.0.1:{port}")
+            server.process, server.log = process, log
+            return server
 
         return start
 
