@@ -489,6 +489,21 @@ class TestErrors:
         ):
             assert text(client, strange)
 
+    @pytest.mark.parametrize("text", ["(", "[", "[](", "<!--", "<a", "e.g. A. ", "(+", " -", "\n", "Ab. "])
+    def test_no_long_text_keeps_the_server_from_others(self, http: httpx2.Client, text: str) -> None:
+        long = text * (100_000 // len(text)) + "\na"
+        formula = tool("calculate", "Calculate.", ["expression"], expression=STRING, notes=STRING)
+        wanted = {"name": "aside", "schema": formula["function"]["parameters"]}
+        asked = {"messages": [{"role": "user", "content": long}]}
+        for one in (
+            asked | {"tools": [formula]},
+            asked | {"response_format": {"type": "json_schema", "json_schema": wanted}},
+            {"messages": after_call("What is it?", "calculate", {}, long)},
+        ):
+            begun = time.monotonic()
+            assert post(http, **one).status_code == 200
+            assert time.monotonic() - begun < 2
+
     def test_schemas_with_references_nested_deeply_are_no_server_error(self, http: httpx2.Client) -> None:
         schema: Any = {"type": "string"}
         for _ in range(60):

@@ -18,6 +18,8 @@ ORDER = re.compile(
 CONTENT = ("snippet", "content", "text", "body", "summary", "description", "abstract", "answer")
 PLACES = ("url", "link", "href", "source", "place")
 TITLES = ("title", "name", "heading")
+# Nobody's answer needs more, and no result may keep other callers waiting.
+MOST_TEXT, MOST_DOCUMENTS = 20_000, 50
 LISTS = ("results", "items", "documents", "hits", "data", "organic", "sources")
 
 
@@ -47,7 +49,7 @@ def returned_by(result: Result) -> list[Source]:
         value = inner if inner is not None else [value]
     if not isinstance(value, list):
         return []
-    documents = [document(each) for each in value if isinstance(each, dict)]
+    documents = [document(each) for each in value[:MOST_DOCUMENTS] if isinstance(each, dict)]
     return [each for each in documents if each is not None]
 
 
@@ -65,7 +67,9 @@ def first(value: dict[str, Any], keys: tuple[str, ...]) -> str:
 def clean(text: str) -> list[str]:
     """The sentences of a foreign text; a snippet that is cut off counts as one."""
     found = [
-        sentence for block in text.split("\n") for sentence in (sentences(block) or split(inline(block)))
+        sentence
+        for block in text[:MOST_TEXT].splitlines()
+        for sentence in (sentences(block) or split(inline(block)))
     ]
     return [sentence for sentence in dict.fromkeys(found) if sentence and not ORDER.search(sentence)]
 

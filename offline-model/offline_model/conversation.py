@@ -13,6 +13,9 @@ from offline_model.requests import CompletionRequest, Message, Tool
 if TYPE_CHECKING:
     from offline_model.books.library import Library
 
+# Nobody asks more at once.
+MOST_QUESTION = 4_000
+
 Role = Literal["system", "user", "assistant", "tool"]
 
 ASKED = re.compile(
@@ -76,9 +79,9 @@ class Conversation:
         text = next((turn.text for turn in reversed(self.turns) if turn.role == "user"), "")
         marked = ASKED.search(text)
         if marked:
-            return marked[1].strip()
+            return marked[1].strip()[:MOST_QUESTION]
         bare = BRACES.sub(" ", text).strip() if '":' in text or "':" in text else text.strip()
-        return bare.rsplit("\n\n", 1)[-1].strip() if len(bare) > 400 else bare
+        return bare.rsplit("\n\n", 1)[-1].strip()[:MOST_QUESTION] if len(bare) > 400 else bare
 
     @cached_property
     def results(self) -> list[Result]:

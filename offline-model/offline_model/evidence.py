@@ -8,11 +8,11 @@ from offline_model.background import Source
 from offline_model.books.words import stems
 from offline_model.conversation import Conversation
 from offline_model.mentions import (
-    ASIDES_AS,
-    EXPRESSION,
     NUMBER,
     WEB,
     Number,
+    asides_in,
+    expressions_in,
     names_in,
     numbers_in,
     pairs_in,
@@ -21,8 +21,8 @@ from offline_model.mentions import (
 )
 from offline_model.schemas.merge import Schema
 
-# Some patterns look twice at every letter, so a long text is only read so far.
-MOST_QUESTION, MOST_TOLD = 4_000, 50_000
+# What costs more than a glance at each letter is only done so far.
+MOST_TOLD = 50_000
 
 QUERY = frozenset(stems("query question q search prompt input text topic keywords message"))
 NAME = frozenset(stems("name person customer user label"))
@@ -38,7 +38,7 @@ class Evidence:
     """A Source for filling schemas. With `generous`, fields are filled although nobody spoke of them."""
 
     def __init__(self, conversation: Conversation, background: list[Source], *, generous: bool) -> None:
-        self.question = conversation.question[:MOST_QUESTION]
+        self.question = conversation.question
         self.background = background
         self.order: dict[str, int] = {}
         self.generous = generous
@@ -60,19 +60,18 @@ class Evidence:
         form = WEB.get(schema.get("format", ""))
         if form is not None:
             return form.findall(self.told)
-        if kind & FORMULA and (match := EXPRESSION.search(self.question)):
-            return [match[0].strip()]
+        if kind & FORMULA and (found := expressions_in(self.question)):
+            return found
         if kind & QUERY:
             return [self.question.strip()]
         if kind & ASIDES:
-            return [match[1] for form in ASIDES_AS if (match := form.search(self.question))]
+            return asides_in(self.question)
         if told & SPOT and self.places:
             return self.places
         return [*self.quoted, *names_in(self.question)] if told & (NAME | FORMULA) or self.quoted else []
 
     def facts(self, name: str) -> list[str]:
-        wanted = " ".join(stems(name))
-        return [value for key, value in self.pairs if " ".join(stems(key)) == wanted]
+        return self.values.get(" ".join(stems(name)), [])
 
     def related(self, name: str, schema: Schema) -> list[str]:
         """What the background has for a field: title, place, an excerpt, or sentences that speak of it."""
@@ -148,6 +147,14 @@ class Evidence:
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
         return pairs_in(self.told)
+
+    @cached_property
+    def values(self) -> dict[str, list[str]]:
+        """What was said of each key, by the key's stems."""
+        found: dict[str, list[str]] = {}
+        for key, value in self.pairs:
+            found.setdefault(" ".join(stems(key)), []).append(value)
+        return found
 
     @cached_property
     def places(self) -> list[str]:

@@ -20,10 +20,12 @@ PLACE = re.compile(
     r"(?:(?:,|\s+and|\s+or|,\s*and)\s+(?:in\s+|at\s+)?[^\W\d_a-z][\w'’\-]*"
     r"(?:\s+[^\W\d_a-z][\w'’\-]*)*)*)"
 )
-ASIDES_AS = (re.compile(r"\s[-–—]\s+(.+?)\W*$"), re.compile(r"\(([^)]+)\)"))
-EXPRESSION = re.compile(r"-?[\d(][\d\s.+\-*/%^()]*[+\-*/%^][\d\s.+\-*/%^()]*[\d)]")
+ASIDES = (re.compile(r"\s[-–—]\s+(.+)"), re.compile(r"\(([^()]+)\)"))
+FIGURES = re.compile(r"[-(]*\d[-\d\s.+*/%^()]*")
+OPERATION = re.compile(r"[\d)]\s*[-+*/%^]\s*[-(]*\d")
 PAIR = re.compile(
-    r"(?:^|[\n,;{]|\bthe |\bmy )\s*[\"']?([A-Za-z][\w \-]{0,40}?)[\"']?\s*(?::|=|\bis\b)\s*([^\n,;{}]+)", re.I
+    r"(?:^|[\n,;{]|\bthe |\bmy )[ \t]*[\"']?([A-Za-z][\w \-]{0,40}?)[\"']?\s*(?::|=|\bis\b)\s*([^\n,;{}]+)",
+    re.I,
 )
 WEB = {
     "email": re.compile(r"(?<![\w.+\-])[\w.+\-]+@[\w\-]+(?:\.[\w\-]+)+"),
@@ -44,6 +46,17 @@ def quoted_in(text: str) -> list[str]:
 
 def names_in(text: str) -> list[str]:
     return [(m[1] or m[2]).strip(" .'\"") for m in NAMED.finditer(text)]
+
+
+def asides_in(text: str) -> list[str]:
+    """What stands after a dash or in brackets."""
+    return [match[1].rstrip(" \t.!?") for form in ASIDES if (match := form.search(text))]
+
+
+def expressions_in(text: str) -> list[str]:
+    """Arithmetic: figures with an operator between them."""
+    runs = (run.rstrip(" \t\n.+-*/%^(") for run in FIGURES.findall(text))
+    return [run for run in runs if OPERATION.search(run)]
 
 
 def places_in(text: str) -> list[str]:

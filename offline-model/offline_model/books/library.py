@@ -18,7 +18,6 @@ RAREST = 4
 FEW = 1
 # Nobody asks more at once; a longer text is searched by the rarest terms of its beginning.
 MOST_TERMS = 16
-MOST_TEXT = 4_000
 
 IDENTIFIER = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+|[A-Za-z_]\w+")
 DEFINITION = re.compile(
@@ -48,7 +47,6 @@ class Library:
 
     def find(self, question: str) -> list[Found]:
         """Passages that cover enough of the question, best first."""
-        question = question[:MOST_TEXT]
         asked = terms(question)
         known = sorted((term for term in asked if term in self.frequency), key=self.frequency.__getitem__)
         if not known:

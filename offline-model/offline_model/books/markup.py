@@ -4,11 +4,12 @@ import re
 import textwrap
 
 ROLE = re.compile(r":[a-z:]+:`~?\.?([^`<]+?)(?:\s*<[^`>]*>)?`")
-LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|<(https?://[^>]*)>")
-REFERENCE = re.compile(r"\[([^\]\n]+)\]\[[^\]]*\]|\[\^?\d+\]_?")
+# None of these looks past the sign that opens the next one, so that no text takes long.
+LINK = re.compile(r"!?\[([^\[\]]*)\]\([^()]*\)|<(https?://[^<>]*)>")
+REFERENCE = re.compile(r"\[([^\[\]\n]+)\]\[[^\[\]]*\]|\[\^?\d+\]_?")
 MARKS = re.compile(r"\*\*([^*\n]+)\*\*|(?<![\w*])\*([^*\s][^*\n]*?)\*(?![\w*])|``([^`]+)``|`([^`]+)`_{0,2}")
-TAG = re.compile(r"</?[a-zA-Z][^>\n]*>|<!--.*?-->", re.DOTALL)
-END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(“`/]?[A-Z0-9]|/[a-z])")
+TAG = re.compile(r"</?[a-zA-Z][^<>\n]*>|<!--[^<]*?-->")
+END = re.compile(r"(?<=[.!?])([\"')\]]*)\s+(?=[\"'(“`/]?[A-Z0-9]|/[a-z])")
 ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|vs|cf|Mr|Dr|approx|resp|No|Fig)|\b[A-Z])\.$")
 FIELD = re.compile(r"^\s*(?:[:@.]|>>>|\.\.\.|\|)")
 # Remarks that mean nothing outside their page.
@@ -44,13 +45,12 @@ def sentences(paragraph: str) -> list[str]:
 
 def split(text: str) -> list[str]:
     """At the ends of sentences, but not after `e.g.` or an initial."""
-    parts: list[str] = []
-    for part in END.split(text):
-        if parts and ABBREVIATION.search(parts[-1]):
-            parts[-1] += " " + part
-        else:
-            parts.append(part)
-    return parts
+    parts, start = [], 0
+    for end in END.finditer(text):
+        if not ABBREVIATION.search(text, max(start, end.start() - 10), end.start()):
+            parts.append(text[start : end.end(1)])
+            start = end.end()
+    return [*parts, text[start:]]
 
 
 def is_sentence(text: str) -> bool:

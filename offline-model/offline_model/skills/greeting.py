@@ -6,7 +6,7 @@ from offline_model.conversation import Conversation, Reply
 
 GREETING = re.compile(
     r"\W*(?:(?:hello|hi|hey|hallo|greetings|good (?:morning|day|afternoon|evening))(?:\s+there)?"
-    r"|how are you\b.*|thanks?(?: you)?.*|bye|goodbye|who are you|what are you||what can you do|help)\W*",
+    r"|how are you\b.*|thanks?(?: you)?.*|bye|goodbye|who are you|what are you|what can you do|help)\W*",
     re.IGNORECASE,
 )
 

@@ -1,6 +1,7 @@
 """Remembering: the conversation itself is a book, and what was said in it can be asked for."""
 
 import re
+from collections.abc import Callable, Iterable
 
 from offline_model.books.words import stems, terms
 from offline_model.conversation import Conversation, Reply
@@ -43,10 +44,11 @@ def reply(conversation: Conversation) -> Reply | None:
 
 def fact(conversation: Conversation) -> Reply | None:
     """The value of a key that the context gave: `Which city?` for {"city": "Paris"}."""
-    asked = terms(conversation.question)
+    covered = coverage(conversation)
+    asked = set(terms(conversation.question))
     for key, value in Evidence(conversation, [], generous=False).pairs:
         named = stems(key)
-        if named and set(named) <= set(asked) and covers(conversation, asked, set(named) | set(stems(value))):
+        if named and asked.issuperset(named) and covered([*named, *stems(value)]):
             words = key.replace("_", " ").replace("-", " ").strip()
             return Reply(f"The {words} is {value}, as this conversation says.")
     return None
@@ -54,7 +56,7 @@ def fact(conversation: Conversation) -> Reply | None:
 
 def sentence(conversation: Conversation) -> Reply | None:
     """What somebody said in an earlier turn, quoted."""
-    asked = terms(conversation.question)
+    covered = coverage(conversation)
     for turn in reversed(conversation.turns[:-1]):
         if turn.role not in {"user", "system"}:
             continue
@@ -65,19 +67,18 @@ def sentence(conversation: Conversation) -> Reply | None:
                 or (turn.role == "system" and ORDERS.match(said))
             ):
                 continue
-            if covers(conversation, asked, set(stems(said))):
+            if covered(stems(said)):
                 who = "You said" if turn.role == "user" else "The instructions of this conversation say"
                 return Reply(f"{who}: “{said}”")
     return None
 
 
-def covers(conversation: Conversation, asked: list[str], said: set[str]) -> bool:
+def coverage(conversation: Conversation) -> Callable[[Iterable[str]], bool]:
     """Whether what was said speaks of what is asked; of oneself one asks more loosely."""
-    weights = {term: conversation.library.weight(term) for term in asked}
-    total = sum(weights.values())
-    share = sum(weight for term, weight in weights.items() if term in said)
+    weights = {term: conversation.library.weight(term) for term in terms(conversation.question)}
     least = PERSONALLY if PERSONAL.search(conversation.question) else ENOUGH
-    return total > 0 and share / total >= least
+    enough = least * sum(weights.values())
+    return lambda said: sum(weights.get(stem, 0) for stem in set(said)) >= enough > 0
 
 
 def never_said(question: str) -> Reply | None:
