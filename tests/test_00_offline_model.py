@@ -113,10 +113,19 @@ class TestAnswers:
             ("What does enumerate return?", "pydoc enumerate"),
             ("How do I open a sqlite3 database?", "pydoc sqlite3.connect"),
             ("What is a container?", "docs/index.md#what-is-a-container"),
+            ("What is a dictionary?", "pydoc types"),
+            ("What is a module?", "pydoc types"),
+            ("What is a semaphore?", "pydoc asyncio.Semaphore"),
         ],
     )
     def test_a_question_finds_its_page(self, client: OpenAI, question: str, place: str) -> None:
         assert f"({place})" in text(client, question)
+
+    @pytest.mark.parametrize("thing", ["a decorator", "an iterator", "a type hint"])
+    def test_a_thing_that_its_books_only_mention_is_not_called_defined(
+        self, client: OpenAI, thing: str
+    ) -> None:
+        assert text(client, f"What is {thing}?").startswith("I found no direct answer, but")
 
     def test_an_answer_has_whole_sentences_without_markup_or_repetition(self, client: OpenAI) -> None:
         for question in ("What is a generator?", "How do I run a subprocess?", "What is a semaphore?"):

@@ -40,7 +40,8 @@ def is_compiled(name: str) -> bool:
 
 
 def of_module(module: ModuleType, name: str) -> Iterator[Passage]:
-    public = name.removeprefix("_") if name.removeprefix("_") in sys.stdlib_module_names else name
+    bare = "os" if name in {"posix", "nt"} else name.removeprefix("_")
+    public = bare if bare in sys.stdlib_module_names else name
     for key, value in sorted(vars(module).items()):
         home = getattr(value, "__module__", None) or name
         if key.startswith("_") or not callable(value) or home not in {name, public}:

@@ -53,8 +53,17 @@ class Judge:
     weights: dict[str, float]
     words: set[str]
     names: set[str]
+    said: set[str]
     whole: str
+    phrase: str
     defines: bool
+
+    def means(self, entry: Entry) -> bool:
+        """Whether a thing of the library is what is asked for, and not one that has the word in its name."""
+        name = entry.title.rpartition(".")[2].lower()
+        return entry.kind != "library" or any(
+            word.startswith(name) and len(word) <= len(name) + 2 for word in self.said
+        )
 
     def rate(self, entry: Entry, relevance: float) -> float:
         """How well title and text fit, seen from afar; 0 when the passage is about something else."""
@@ -74,6 +83,8 @@ class Judge:
             score += 1.5
         if entry.heading.endswith(self.whole):
             score += 4
+        if self.defines and not self.means(entry):
+            score -= 2
         return score + self.preference(title, entry.kind)
 
     def precision(self, entry: Entry) -> float:
@@ -103,8 +114,9 @@ class Judge:
         told = enumerate(entry.lines) if self.defines and entry.kind != "library" else ()
         about = next((at for at, line in told if self.is_definition(line)), None)
         start = opening(entry.sentences, shares, entry.kind, in_title) if about is None else about
-        direct = in_title >= COVERED or about is not None or (best >= COVERED and not self.defines)
-        score += best + (0 if about is None else 1.5)
+        direct = about is not None or max(in_title, 0 if self.defines else best) >= COVERED
+        direct = direct and (self.means(entry) or not self.defines)
+        score += best + (0 if about is None else 1.5) + any(self.phrase in line for line in entry.lines)
         return Found(entry.title, entry.place, entry.kind, entry.sentences, start, score, direct)
 
     def share(self, line: str) -> float:

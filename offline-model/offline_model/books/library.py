@@ -36,8 +36,12 @@ class Library:
         self.size: int = connection.execute("select count(*) from passages").fetchone()[0]
         self.frequency: dict[str, int] = dict(connection.execute("select term, doc from vocabulary"))
         self.titles: dict[str, list[int]] = {}
+        self.called: dict[str, list[int]] = {}
         for number, title in connection.execute("select id, title from passages where kind = 'library'"):
             self.titles.setdefault(title.lower(), []).append(number)
+            self.called.setdefault(title.rpartition(".")[2].lower(), []).append(number)
+        # Pages and manual come first in the index.
+        self.told = min(map(min, self.titles.values()))
         self.entry = cache(self.read_entry)
         self.search = lru_cache(maxsize=512)(self.find)
 
@@ -52,7 +56,13 @@ class Library:
         if not known:
             return []
         judge = self.judge(question, asked if len(asked) <= MOST_TERMS else known[:MOST_TERMS])
-        hits = self.named(judge.names) | self.matching(known)
+        hits = self.named(judge.names)
+        if judge.defines:
+            # Running text defines; a docstring does so for the thing of this name.
+            called = [number for word in said(question) for number in self.called.get(word, ())]
+            hits |= dict.fromkeys(called[:CANDIDATES], 0.0)
+            hits |= self.query(" AND ".join(f'"{term}"' for term in known[:RAREST]), self.told)
+        hits = hits if judge.defines and hits else hits | self.matching(known)
         entries = [(self.entry(number), relevance) for number, relevance in hits.items()]
         rated = [(judge.rate(entry, relevance), entry) for entry, relevance in entries]
         rated.sort(key=lambda each: -each[0])
@@ -69,7 +79,9 @@ class Library:
             {term: weight / total for term, weight in weights.items()},
             words,
             names,
+            {name.rpartition(".")[2] for name in names},
             f" {' '.join(stems(question))} ",
+            f" {' '.join(asked)} ",
             DEFINITION.match(question) is not None,
         )
 
@@ -86,11 +98,12 @@ class Library:
             hits = self.query(first + pair) | hits
         return hits
 
-    def query(self, words: str) -> dict[int, float]:
+    def query(self, words: str, below: int = 2**31) -> dict[int, float]:
         """Passages by number, with their relevance (the lower the better)."""
         found = self.connection.execute(
-            "select rowid, bm25(words, 8.0, 1.0) from words where words match ? order by 2 limit ?",
-            (words, CANDIDATES),
+            "select rowid, bm25(words, 8.0, 1.0) from words where words match ? and rowid < ? "
+            "order by 2 limit ?",
+            (words, below, CANDIDATES),
         )
         return dict(found.fetchall())
 

@@ -13,7 +13,10 @@ END = re.compile(r"(?<=[.!?])([\"')\]]*)\s+(?=[\"'(“`/]?[A-Z0-9]|/[a-z])")
 ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|vs|cf|Mr|Dr|approx|resp|No|Fig)|\b[A-Z])\.$")
 FIELD = re.compile(r"^\s*(?:[:@.]|>>>|\.\.\.|\|)")
 # Remarks that mean nothing outside their page.
-REMARK = re.compile(r"^(?:New in version|Changed in version|Deprecated since|See |For more|Added in)")
+REMARK = re.compile(
+    r"^(?:(?:New|Changed) in version|Deprecated since|Copyright|Author|Thanks to|Written by|See |For more|"
+    r"Added in)"
+)
 BULLET = re.compile(r"^(?:[*•\-]|\d+[.)])\s+")
 # A capital, or the name of a thing and its verb: `default is the default value.`
 BEGINNING = re.compile(

@@ -46,10 +46,12 @@ def package(folder: Path, name: str) -> Iterator[Passage]:
         elif path.suffix == ".py" and path != start:
             for node in children(module := parse(path)):
                 short = (path.stem, node.name) in exports or (path.stem, "*") in exports
-                yield from documented(
-                    node, f"{name}.{node.name}" if short else f"{name}.{path.stem}.{node.name}"
-                )
-            yield from passages(f"{name}.{path.stem}", ast.get_docstring(module))
+                if short:
+                    yield from documented(node, f"{name}.{node.name}")
+                elif not path.stem.startswith("_"):
+                    yield from documented(node, f"{name}.{path.stem}.{node.name}")
+            if not path.stem.startswith("_"):
+                yield from passages(f"{name}.{path.stem}", ast.get_docstring(module))
 
 
 def parse(path: Path) -> ast.Module:
@@ -79,7 +81,9 @@ def documented(node: ast.Module | Definition, name: str) -> Iterator[Passage]:
 def passages(name: str, docstring: str | None) -> Iterator[Passage]:
     if docstring:
         first, *rest = paragraphs(docstring) or [""]
-        found = sentences(first) or sentences(f"{first.strip()}.")
+        # `Module(stmt* body)` says how a thing is written, not what it is.
+        signature = first.strip().startswith(f"{name.rpartition('.')[2]}(")
+        found = [] if signature else sentences(first) or sentences(f"{first.strip()}.")
         found += [sentence for paragraph in rest for sentence in sentences(paragraph)]
         if found:
             yield Passage(name, f"pydoc {name}", "library", tuple(dict.fromkeys(found[:PER_PASSAGE])))

@@ -39,7 +39,7 @@ def stem(word: str) -> str:
 SAME = {
     "dictionary": "dict", "dictionaries": "dict", "string": "str", "strings": "str", "integer": "int",
     "integers": "int", "asynchronous": "async", "asynchronously": "async", "catch": "handl",
-    "catching": "handl", "caught": "handl",
+    "catching": "handl", "caught": "handl", "hung": "hang",
 }  # fmt: skip
 
 ENDINGS = (
