@@ -246,6 +246,14 @@ class TestTools:
         assert deltas[0].function.name == "add"
         assert json.loads("".join(delta.function.arguments for delta in deltas)) == {"a": 3, "b": 3}
 
+    def test_a_limit_between_two_calls_sends_the_first_alone(self, client: OpenAI) -> None:
+        question = "Compare the weather in Berlin and Rome"
+        one = said(client, question, tools=[WEATHER], parallel_tool_calls=False)
+        limit = one.usage.completion_tokens
+        reply = said(client, question, tools=[WEATHER], max_tokens=limit)
+        assert calls(reply) == [("get_weather", {"location": "Berlin"})]
+        assert reply.choices[0].finish_reason == "length"
+
     def test_several_places_are_parallel_calls_unless_forbidden(self, client: OpenAI) -> None:
         question = "Compare the weather in Berlin, Rome and New York"
         made = calls(said(client, question, tools=[WEATHER]))
@@ -432,6 +440,24 @@ class TestErrors:
     ) -> None:
         with pytest.raises(openai.BadRequestError, match="cannot see or hear"):
             said(client, {"role": "user", "content": [part]})
+
+    @pytest.mark.parametrize(
+        "part",
+        [
+            True,
+            False,
+            {"type": "integer", "minimum": 1e308, "maximum": 1.7e308},
+            {"type": "number", "minimum": 10**400, "maximum": 10**401},
+            {"type": "number", "minimum": -1.7e308, "maximum": 1.7e308},
+        ],
+    )
+    def test_an_odd_but_valid_schema_is_no_server_error(self, http: httpx2.Client, part: Any) -> None:
+        odd = tool("odd", "Odd.", part=part)
+        wanted = {"name": "odd", "schema": odd["function"]["parameters"] | {"$schema": 5}}
+        for options in ({"tools": [odd], "tool_choice": "required"}, {"tools": [odd]}):
+            assert post(http, **options).status_code in {200, 400}
+        reply = post(http, response_format={"type": "json_schema", "json_schema": wanted})
+        assert reply.status_code == 400
 
     def test_known_but_irrelevant_arguments_are_accepted(self, client: OpenAI) -> None:
         said(client, "Hello", user="u", store=False, top_p=0.5, presence_penalty=1, metadata={"a": "b"}, n=1)

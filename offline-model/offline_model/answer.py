@@ -46,6 +46,8 @@ def calls_answer(reply: Reply, identity: str, limit: int | None, prompt: int) ->
         arguments = tokens.split(json.dumps(call.arguments, ensure_ascii=False))
         if left is not None and len(arguments) > left:
             arguments, finish = arguments[:left], "length"
+            if not arguments:
+                break
         digest = blake2b(f"{identity}/{number}".encode(), digest_size=12).hexdigest()
         called.append(
             Called(id=f"call_{digest}", function=CalledFunction(name=call.name, arguments="".join(arguments)))

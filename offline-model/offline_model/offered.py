@@ -29,11 +29,7 @@ def spoken_of(tool: Tool, question: str) -> bool:
     about = set(terms(f"{tool.function.name} {(tool.function.description or '').split('.')[0]}")) - EMPTY
     arithmetic = re.search(r"\d\s*[+*/^-]\s*\d", question) is not None
     takes = {stem for name in properties(tool) for stem in stems(name)}
-    numeric = [
-        part
-        for part in properties(tool).values()
-        if isinstance(part, dict) and str(part.get("type")) in NUMERIC
-    ]
+    numeric = [part for part in properties(tool).values() if str(part.get("type")) in NUMERIC]
     return bool(asked & about) or (
         arithmetic and (bool(takes & FORMULA) or (len(numeric) > 1 and "add" in about))
     )
@@ -69,4 +65,4 @@ def schema_of(tool: Tool) -> dict[str, Any]:
 
 def properties(tool: Tool) -> dict[str, Any]:
     found = schema_of(tool).get("properties", {})
-    return found if isinstance(found, dict) else {}
+    return {name: part if isinstance(part, dict) else {} for name, part in found.items()}

@@ -32,6 +32,8 @@ def validator(text: str) -> Validator:
 
     schema = json.loads(text)
     check_references(schema)
+    if not isinstance(schema.get("$schema", ""), str):
+        raise BadSchema("$schema is not a string")
     kind = validator_for(schema, default=Draft202012Validator)
     try:
         kind.check_schema(schema)

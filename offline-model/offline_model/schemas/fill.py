@@ -42,8 +42,8 @@ def fill(schema: Schema, source: Source, seed: int = 0) -> Any:
             for value in itertools.islice(filler.values(schema, "", 0, seed + variant), TRIES):
                 if fits(checker, schema, value):
                     return value
-    except RecursionError:
-        raise BadSchema("nested too deeply") from None
+    except (RecursionError, OverflowError):
+        raise BadSchema("nested too deeply, or its numbers are too large") from None
     raise BadSchema("no value that fits it was found")
 
 

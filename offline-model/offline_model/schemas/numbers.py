@@ -23,7 +23,7 @@ def numbers(schema: dict[str, Any], offered: Iterable[Number], whole: bool, seed
     start = low if low is not None else min(1, high) if high is not None else 1
     candidates: list[Number] = [start + seed % 7, start, start + 1, math.ceil(start), math.floor(start)]
     if low is not None and high is not None:
-        middle = (low + high) / 2
+        middle = low / 2 + high / 2
         candidates = [math.floor(middle) + seed % 2 if whole else middle, *candidates]
     if high is not None:
         candidates += [(start + high) / 2, high, high - 1, math.floor(high)]

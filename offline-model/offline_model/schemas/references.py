@@ -53,12 +53,7 @@ def follow(root: Any, part: Any, trail: tuple[str, ...]) -> None:
             raise BadSchema(f"the reference {reference[:100]!r} leads back to itself")
         follow(root, resolve(root, reference), (*trail, reference))
     for keyword in IN_PLACE:
-        value = part.get(keyword)
-        follow(
-            root,
-            list(value.values()) if keyword == "dependentSchemas" and isinstance(value, dict) else value,
-            trail,
-        )
+        follow(root, part.get(keyword), trail)
 
 
 def resolve(root: Any, reference: str) -> Any:
