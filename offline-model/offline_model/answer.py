@@ -44,19 +44,17 @@ def calls_answer(reply: Reply, identity: str, limit: int | None, prompt: int) ->
     finish: FinishReason = "tool_calls"
     for number, call in enumerate(reply.calls):
         arguments = tokens.split(json.dumps(call.arguments, ensure_ascii=False))
-        if left is not None and len(arguments) > left:
-            arguments, finish = arguments[:left], "length"
-            if not arguments:
-                break
+        if left is not None:
+            if len(arguments) > left:
+                arguments, finish = arguments[:left], "length"
+            left -= len(arguments)
+        if not arguments:
+            break
         digest = blake2b(f"{identity}/{number}".encode(), digest_size=12).hexdigest()
         called.append(
             Called(id=f"call_{digest}", function=CalledFunction(name=call.name, arguments="".join(arguments)))
         )
         pieces.append(arguments)
-        if left is not None:
-            left -= len(arguments)
-            if finish == "length":
-                break
     return Answer(None, called, pieces, finish, usage(prompt, sum(map(len, pieces))))
 
 

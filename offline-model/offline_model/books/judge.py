@@ -39,7 +39,6 @@ class Found:
 
     title: str
     place: str
-    kind: str
     sentences: list[str]
     start: int
     score: float
@@ -117,7 +116,7 @@ class Judge:
         direct = about is not None or max(in_title, 0 if self.defines else best) >= COVERED
         direct = direct and (self.means(entry) or not self.defines)
         score += best + (0 if about is None else 1.5) + any(self.phrase in line for line in entry.lines)
-        return Found(entry.title, entry.place, entry.kind, entry.sentences, start, score, direct)
+        return Found(entry.title, entry.place, entry.sentences, start, score, direct)
 
     def share(self, line: str) -> float:
         """The part of the question, by weight, that stands in a line."""

@@ -59,15 +59,16 @@ def needed(conversation: Conversation) -> list[Tool]:
 
 def made(conversation: Conversation, tool: Tool) -> list[Call]:
     """One call, or one for each of several places, names or numbers."""
+    evidence = Evidence(conversation, [], generous=False)
     try:
-        arguments = fill(schema_of(tool), Evidence(conversation, [], generous=False), conversation.seed)
+        arguments = fill(schema_of(tool), evidence, conversation.seed)
     except BadSchema:
         return []
     required = schema_of(tool).get("required", [])
     if len(required) != 1:
         return [Call(tool.function.name, arguments)]
     name = required[0]
-    several = Evidence(conversation, [], generous=False).several(name, properties(tool).get(name, {}))
+    several = evidence.several(name, properties(tool).get(name, {}))
     checker = validator_of(schema_of(tool))
     all_of_them = [{**arguments, name: value} for value in several] or [arguments]
     return [Call(tool.function.name, each) for each in all_of_them if checker.is_valid(each)]
@@ -78,12 +79,9 @@ def forced(conversation: Conversation, tool: Tool) -> list[Call]:
     found = made(conversation, tool) if can_fill(conversation, tool) else []
     if found:
         return found
+    evidence = Evidence(conversation, background(conversation), generous=False)
     try:
-        arguments = fill(
-            schema_of(tool),
-            Evidence(conversation, background(conversation), generous=False),
-            conversation.seed,
-        )
+        arguments = fill(schema_of(tool), evidence, conversation.seed)
     except BadSchema as problem:
         message = f"Invalid schema for function '{tool.function.name}': {problem}."
         raise bad_request(message, "tools", "invalid_function_parameters") from None
