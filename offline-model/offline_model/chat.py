@@ -77,7 +77,7 @@ class ChatCompletions:
             chosen = pace.parse_model(model)
         except pace.BadPace as problem:
             message = f"The model `{model[:200]}` does not exist or you do not have access to it ({problem})."
-            raise errors.ApiError(404, message, param="model", code="model_not_found") from None
+            raise errors.ApiError(404, message, code="model_not_found") from None
         name = model
         for key, value in call.headers:
             if key == b"x-offline":
@@ -107,5 +107,4 @@ def authorize(headers: list[tuple[bytes, bytes]]) -> None:
         401,
         "You didn't provide an API key. You need to provide your API key in an Authorization header using "
         "Bearer auth (i.e. Authorization: Bearer YOUR_KEY). Any key will do for the offline model.",
-        code="invalid_api_key",
     )
