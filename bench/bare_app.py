@@ -1,9 +1,10 @@
-"""The yardstick for lesson 01: the same two routes with the same models, and no agent behind them."""
+"""The yardstick for lessons 01 and 02: the same routes with the same models, and no agent behind them."""
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import FastAPI
-from pydantic import BaseModel, JsonValue, StringConstraints
+from pydantic import BaseModel, Field, JsonValue, StringConstraints
 
 
 class AgentRequest(BaseModel):
@@ -16,6 +17,17 @@ class AgentResponse(BaseModel):
     response: str
     tokens_used: int
     model: str
+
+
+class ProductionRequest(AgentRequest):
+    max_tokens: Annotated[int, Field(ge=1, le=4096)] = 1024
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1
+
+
+class ProductionResponse(AgentResponse):
+    id: str
+    latency_ms: float
+    timestamp: datetime
 
 
 class Health(BaseModel):
@@ -35,3 +47,11 @@ async def health() -> Health:
 @app.post("/v1/invoke")
 async def invoke(body: AgentRequest) -> AgentResponse:
     return AgentResponse(response=body.query, tokens_used=0, model="none")
+
+
+@app.post("/production/invoke")
+async def production_invoke(body: ProductionRequest) -> ProductionResponse:
+    now = datetime.now(UTC)
+    return ProductionResponse(
+        response=body.query, tokens_used=0, model="none", id="none", latency_ms=0, timestamp=now
+    )

@@ -29,10 +29,10 @@ if #bodies > 0 then
   wrk.method = "POST"
   request = function() n = n %% #bodies + 1; return wrk.format(nil, nil, nil, bodies[n]) end
 end
-done = function(seen)
-  local e, form = seen.errors, 'JSON{"requests": %%d, "microseconds": %%d, "failed": %%d}'
+done = function(seen, latency)
+  local e, form = seen.errors, 'JSON{"requests": %%d, "microseconds": %%d, "p99": %%d, "failed": %%d}'
   local failed = e.connect + e.read + e.write + e.status + e.timeout
-  print(string.format(form, seen.requests, seen.duration, failed))
+  print(string.format(form, seen.requests, seen.duration, latency:percentile(99), failed))
 end
 """
 
@@ -71,8 +71,11 @@ def offline_model(processes: Processes) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def rate(route: Route, seconds: int = SECONDS) -> float:
-    """Requests a second; one failed request ends the program, for errors are quicker than answers."""
+def load(route: Route, seconds: int = SECONDS) -> tuple[float, float]:
+    """Requests a second, and the 99th percentile of their time in milliseconds.
+
+    One failed request ends the program, for errors are quicker than answers.
+    """
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(SCRIPT % ", ".join(f"[==[{body}]==]" for body in route.bodies))
         script.flush()
@@ -81,17 +84,17 @@ def rate(route: Route, seconds: int = SECONDS) -> float:
     seen = json.loads(printed.split("JSON", 1)[1])
     if seen["failed"]:
         sys.exit(f"{route.url}: {seen['failed']} of {seen['requests']} requests failed.")
-    return float(seen["requests"] * 1e6 / seen["microseconds"])
+    return seen["requests"] * 1e6 / seen["microseconds"], seen["p99"] / 1000
 
 
 def rounds(routes: Sequence[Route]) -> list[list[float]]:
     """The rates of each route, measured in turn in every round, so that all share the machine's moods."""
     for route in routes:
-        rate(route, 1)  # warm up
+        load(route, 1)  # warm up
     found: list[list[float]] = [[] for _ in routes]
     for number in range(ROUNDS):
         for route, rates in zip(routes, found, strict=True):
-            rates.append(rate(route))
+            rates.append(load(route)[0])
             print(f"round {number + 1} of {ROUNDS}: {rates[-1]:8,.0f}/s {route.url}", flush=True)
     return found
 

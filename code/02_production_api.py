@@ -13,13 +13,13 @@ import hashlib
 import json
 import logging
 import os
+import random
 import re
 import secrets
 import signal
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
@@ -93,6 +93,7 @@ except BadSettings as bad:
 
 def configure_logs() -> None:
     processors: list[structlog.typing.Processor] = [
+        structlog.stdlib.filter_by_level,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -105,7 +106,7 @@ def configure_logs() -> None:
         structlog.processors.JSONRenderer(),
     ]
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(form(foreign_pre_chain=processors, processors=last))
+    handler.setFormatter(form(foreign_pre_chain=processors[1:], processors=last))
     logging.basicConfig(handlers=[handler], level="WARNING", force=True)
     for name in (settings.app_name, "uvicorn", "uvicorn.error"):
         logger = logging.getLogger(name)
@@ -228,10 +229,12 @@ class SingleFlight:
         self.flying: dict[str, asyncio.Task[AIMessage]] = {}
         self.waiting: dict[str, int] = {}
 
-    async def get(self, key: str, call: Callable[[], Awaitable[AIMessage]]) -> AIMessage:
+    def hit(self, key: str) -> AIMessage | None:
         if (message := self.kept.get(key)) is not None:
             cache_total.labels("hit").inc()
-            return message
+        return message
+
+    async def get(self, key: str, call: Callable[[], Awaitable[AIMessage]]) -> AIMessage:
         cache_total.labels("shared" if key in self.flying else "miss").inc()
         if key not in self.flying:
             self.flying[key] = asyncio.create_task(self.fly(key, call))
@@ -284,8 +287,12 @@ class Agent:
             count_tokens(message)
             return message
 
-        key = json.dumps([caller, body.model_dump(exclude={"stream"})], sort_keys=True)
-        return await self.answers.get(key, ask)
+        return await self.answers.get(self.key(body, caller), ask)
+
+    @staticmethod
+    def key(body: AgentRequest, caller: str) -> str:
+        """Whatever may change the answer, or who may have it."""
+        return f"{caller} {body.model_dump_json(exclude={'stream'})}"
 
     async def check_model(self) -> str:
         """Ask the model's server for a sign of life, at most once a second: "ok" or "unreachable"."""
@@ -311,6 +318,10 @@ def count_tokens(message: AIMessage) -> dict[str, int]:
 # --- Middleware, in pure ASGI: it sees the last byte of a stream, and costs next to nothing ---
 
 
+def new_id() -> str:
+    return f"{random.getrandbits(128):032x}"  # a name, no secret: made without a system call
+
+
 class Envelope:
     """Around every request: an id, a log line, the metrics, and bounds on the body's size and time."""
 
@@ -323,7 +334,7 @@ class Envelope:
             return
         began, status = time.perf_counter(), 500
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else uuid.uuid4().hex
+        request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else new_id()
         scope["state"]["request_id"] = request_id
 
         async def named_send(message: Message) -> None:
@@ -334,20 +345,22 @@ class Envelope:
             await send(message)
 
         in_flight.inc()
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                await self.app(scope, bounded(receive), named_send)
-            finally:
-                in_flight.dec()
-                seconds = time.perf_counter() - began
-                endpoint = getattr(scope.get("route"), "path", "unmatched")
-                method = scope["method"] if scope["method"] in METHODS else "OTHER"
-                count, observe = observers(method, endpoint, status)
-                count.inc()
-                observe.observe(seconds)
-                if endpoint not in PROBES:
-                    facts = {"method": method, "endpoint": endpoint, "status": status}
-                    log.info("request", **facts, ms=round(seconds * 1000, 1))
+        structlog.contextvars.bind_contextvars(
+            request_id=request_id
+        )  # of this request's task, and gone with it
+        try:
+            await self.app(scope, bounded(receive), named_send)
+        finally:
+            in_flight.dec()
+            seconds = time.perf_counter() - began
+            endpoint = getattr(scope.get("route"), "path", "unmatched")
+            method = scope["method"] if scope["method"] in METHODS else "OTHER"
+            count, observe = observers(method, endpoint, status)
+            count.inc()
+            observe.observe(seconds)
+            if endpoint not in PROBES:
+                facts = {"method": method, "endpoint": endpoint, "status": status}
+                log.info("request", **facts, ms=round(seconds * 1000, 1))
 
 
 def bounded(receive: Receive) -> Receive:
@@ -380,7 +393,7 @@ class Gate:
         self.app = app
         self.keys = [digest(key.get_secret_value()) for key in settings.api_keys]
         self.limit = limits.RateLimitItemPerMinute(settings.rate_limit_rpm)
-        self.limiter = limits.strategies.SlidingWindowCounterRateLimiter(limits.storage.MemoryStorage())
+        self.limiter = limits.strategies.FixedWindowRateLimiter(limits.storage.MemoryStorage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
@@ -586,9 +599,11 @@ async def invoke(request: Request, agent: CurrentAgent, body: AgentRequest) -> A
         encoded = (format_sse_event(event=e.event, data_str=json.dumps(e.data)) async for e in answer)
         return EventSourceResponse(encoded)
     began = time.perf_counter()
-    with model_errors_told():
-        async with asyncio.timeout(settings.timeout_seconds):
-            message = await unless_client_leaves(request, agent.invoke(body, request.state.caller))
+    message = agent.answers.hit(agent.key(body, request.state.caller))
+    if message is None:
+        with model_errors_told():
+            async with asyncio.timeout(settings.timeout_seconds):
+                message = await unless_client_leaves(request, agent.invoke(body, request.state.caller))
     if message is None:
         return Response(status_code=499)  # nginx's word for it; nobody is there to read it
     return AgentResponse(

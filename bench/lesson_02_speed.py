@@ -1,0 +1,99 @@
+"""What does production cost? `python bench/lesson_02_speed.py`, about two minutes.
+
+Lesson 02 beside a bare app with the same types, and beside its own chain called in a loop.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+
+from bench.load import HOW, ROUNDS, SECONDS, Route, load, offline_model, questions, uvicorn, wrk_version
+from bench.records import measured, save, series
+from course.figures import ROOT
+from course.models import base_environment
+from course.processes import Processes
+
+
+def straight(env: dict[str, str], asked: list[str]) -> float:
+    """Answers a second of the chain without a server."""
+    command = [sys.executable, "bench/straight_chain.py", str(SECONDS)]
+    run = subprocess.run(
+        command,
+        input="\n".join(asked),
+        env=base_environment() | env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return float(run.stdout)
+
+
+def main() -> None:
+    wrk = wrk_version()
+    asked = questions(2_000)
+    once = [json.dumps({"query": asked[0]})]
+    with Processes() as processes:
+        env = {
+            "OPENAI_BASE_URL": f"{offline_model(processes)}/v1",
+            "OPENAI_API_KEY": "offline",
+            "MODEL_NAME": "offline",
+        }
+        free = {"RATE_LIMIT_RPM": "1000000000", "MAX_CONCURRENCY": "64", "LOG_LEVEL": "WARNING"}
+        lesson = uvicorn(processes, "02_production_api:app", "code", "/ready", **env, **free)
+        uncached = uvicorn(
+            processes, "02_production_api:app", "code", "/ready", **env, **free, CACHE_MAX_ENTRIES="0"
+        )
+        bare = uvicorn(processes, "bare_app:app", "bench")
+        mine: list[list[float]] = [[], [], []]
+        yardstick: list[list[float]] = [[], [], []]
+        tails: dict[str, list[float]] = {"bare": [], "lesson": []}
+        for number in range(ROUNDS):
+            for name, url, rates in (("bare", bare, yardstick), ("lesson", lesson, mine)):
+                rate, tail = load(Route(f"{url}/health"))
+                rates[0].append(rate)
+                tails[name].append(tail)
+            yardstick[1].append(load(Route(f"{bare}/production/invoke", once))[0])
+            mine[1].append(load(Route(f"{lesson}/v1/invoke", once))[0])
+            yardstick[2].append(straight(env, asked))
+            mine[2].append(load(Route(f"{uncached}/v1/invoke", [json.dumps({"query": q}) for q in asked]))[0])
+            print(
+                f"round {number + 1} of {ROUNDS}",
+                [(a[-1], b[-1]) for a, b in zip(yardstick, mine, strict=True)],
+                flush=True,
+            )
+    ours = series("lesson 02", mine, to=yardstick)
+    p99 = {name: round(statistics.median(values), 2) for name, values in tails.items()}
+    how = (
+        f"{HOW}; one worker each, uvloop and httptools, no access log, cache on for the second row and off for the "
+        "third, where the yardstick is the same chain called by 64 tasks in a loop without a server"
+    )
+    save(
+        "lesson_02_speed",
+        {
+            "title": "Requests a second: lesson 02 beside its yardsticks",
+            "kind": "bars",
+            "alt": "Requests a second of lesson 02 beside a bare app and beside its own chain without a server.",
+            "measured": measured(how, "fastapi", "uvicorn", "pydantic", "langchain-openai", wrk=wrk),
+            "values": {
+                "health_p99_bare_ms": p99["bare"],
+                "health_p99_ms": p99["lesson"],
+                "health_p99_ratio": round(p99["lesson"] / p99["bare"], 2),
+            },
+            "unit": "requests a second",
+            "groups": ["GET /health", "POST /v1/invoke, cached", "POST /v1/invoke, 2,000 questions"],
+            "series": [series("yardstick", yardstick), ours],
+            "target": {
+                "label": "at least",
+                "values": [
+                    round(f * statistics.median(y), 1)
+                    for f, y in zip((0.75, 0.5, 0.8), yardstick, strict=True)
+                ],
+            },
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""The yardstick for distinct questions: lesson 02's ChatOpenAI chain called in a loop, no server around it.
+
+`python bench/straight_chain.py SECONDS` reads questions from standard input and prints answers a second.
+"""
+
+import asyncio
+import gc
+import itertools
+import sys
+import time
+
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_openai import ChatOpenAI
+
+CALLERS = 64
+
+
+async def main(seconds: float, questions: list[str]) -> float:
+    model = ChatOpenAI(max_retries=0, stream_usage=True, model="offline")
+    prompt = ChatPromptTemplate.from_messages([("system", "Answer briefly. {context}"), ("human", "{query}")])
+    turns, answers = itertools.cycle(questions), 0
+    gc.freeze()
+    began = time.perf_counter()
+
+    async def caller() -> None:
+        nonlocal answers
+        while time.perf_counter() - began < seconds:
+            messages = prompt.format_messages(query=next(turns), context="{}")
+            await model.ainvoke(messages, max_tokens=1024, temperature=1)
+            answers += 1
+
+    await asyncio.gather(*(caller() for _ in range(CALLERS)))
+    return answers / (time.perf_counter() - began)
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    print(uvloop.run(main(float(sys.argv[1]), sys.stdin.read().splitlines())))
