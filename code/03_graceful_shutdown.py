@@ -1,0 +1,279 @@
+"""Graceful shutdown: a stop that cuts nobody off.
+
+You learn: what a process owes its callers between the first signal and its end: to say that it is leaving, to
+           finish what it has begun, to end with a word what it cannot finish, and to be gone in bounded time.
+Run:       `make model`, and in a second terminal `python code/03_graceful_shutdown.py`, or with --workers 4
+See:       curl -N localhost:8000/v1/stream --json '{"query": "What is a container?"}', and Ctrl-C meanwhile
+"""
+
+import argparse
+import asyncio
+import gc
+import json
+import logging
+import math
+import re
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from http import HTTPStatus
+from multiprocessing import connection, get_context
+from socket import socket
+from types import FrameType
+from typing import Annotated, Any
+from weakref import WeakSet
+
+import httpx2
+import openai
+import uvicorn
+from fastapi import Body, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from langchain_openai import ChatOpenAI
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings
+from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive, Scope, Send
+
+log = logging.getLogger("uvicorn.error")
+Query = Annotated[str, Body(embed=True, min_length=1, max_length=10_000)]
+
+
+class Settings(BaseSettings):
+    openai_api_key: SecretStr
+    openai_base_url: str = "https://api.openai.com/v1"
+    model_name: str = "gpt-5.4-mini"
+    timeout_seconds: float = Field(default=30, gt=0)
+    drain_delay_seconds: float = Field(default=3, ge=0)  # until all who send requests here have noticed
+    drain_seconds: float = Field(default=20, ge=0)  # from then on, for what is still in flight
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+
+
+try:
+    settings = Settings()  # type: ignore[call-arg]  # the values come from the environment
+except ValidationError as bad:
+    sys.exit("\n".join(f"Bad setting {str(e['loc'][0]).upper()}: {e['msg']}" for e in bad.errors()))
+
+
+class Drain:
+    """Whether this process is stopping, and when what is in flight has to end (in the loop's time)."""
+
+    def __init__(self) -> None:
+        self.began = False
+        self.in_flight = 0
+        self.ends = math.inf
+        self.timers: WeakSet[asyncio.Timeout] = WeakSet()
+
+    def timeout(self, deadline: float) -> asyncio.Timeout:
+        """Bound a wait for the model by its deadline and by the end of the drain, should there be one."""
+        timer = asyncio.timeout_at(min(deadline, self.ends))
+        self.timers.add(timer)
+        return timer
+
+    def end_at(self, when: float) -> None:
+        self.ends = when
+        for timer in list(self.timers):
+            with suppress(RuntimeError):  # it has expired in this very moment
+                timer.reschedule(min(when, timer.when() or when))
+
+
+drain = Drain()
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn, but the first signal drains, the second ends at once, and who has drained exits with 0."""
+
+    parent: connection.Connection | None = (
+        None  # of a worker: a pipe that the parent closes to stop us, or by its death
+    )
+    exit_code = 0
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.parent:
+            asyncio.get_running_loop().add_reader(self.parent.fileno(), self.stop)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.parent:  # a terminal signals the whole group: the stop reaches us from the parent as well
+            return
+        if drain.began:
+            self.exit_code = 128 + sig
+        asyncio.get_running_loop().call_soon_threadsafe(self.cut if drain.began else self.stop)
+        drain.began = True
+
+    def stop(self) -> None:
+        """Not ready from now on; no new connections after the delay; nothing in flight after the drain."""
+        drain.began = True
+        loop = asyncio.get_running_loop()
+        if self.parent:
+            loop.remove_reader(self.parent.fileno())
+        delay = settings.drain_delay_seconds if drain.in_flight else 0
+        log.info("Stopping: %d in flight, new connections for %g s more", drain.in_flight, delay)
+        drain.end_at(loop.time() + delay + settings.drain_seconds)
+        loop.call_later(delay, setattr, self, "should_exit", True)
+
+    def cut(self) -> None:
+        """End at once: whoever is connected is cut off, which cancels the model's work for them, too."""
+        log.warning("Stopping at once: %d in flight are cut off", drain.in_flight)
+        self.should_exit = self.force_exit = True
+        for client in list(self.server_state.connections):
+            client.transport.abort()
+
+
+def serve(parent: connection.Connection | None = None, sockets: list[socket] | None = None) -> int:
+    """Serve until told to stop; the exit code."""
+    config = uvicorn.Config(app, host=settings.host, port=settings.port, access_log=False)
+    # For those who do not even read their last event; uvicorn says int, asyncio takes any number.
+    config.timeout_graceful_shutdown = settings.drain_seconds + 0.5  # type: ignore[assignment]
+    server = DrainingServer(config)
+    server.parent = parent
+    server.run(sockets)
+    gc.freeze()  # or Python's last garbage collection takes as long as all the rest of the stop
+    return server.exit_code
+
+
+def supervise(count: int) -> int:
+    """Run workers on one socket until they have drained; the exit code: 1 when one of them died unasked."""
+    listening = uvicorn.Config(app, host=settings.host, port=settings.port).bind_socket()
+    spawn = get_context("spawn")
+    theirs, ours = spawn.Pipe(duplex=False)
+    workers = [spawn.Process(target=serve, args=(theirs, [listening])) for _ in range(count)]
+    signals: list[int] = []
+
+    def pass_on(sig: int, frame: FrameType | None) -> None:
+        signals.append(sig)
+        ours.close()
+        for worker in workers:
+            if len(signals) > 1 and worker.pid:
+                worker.kill()
+
+    for sig in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sig, pass_on)
+    for worker in workers:
+        worker.start()
+    theirs.close()
+    listening.close()  # or callers would still be let in when every worker has closed its copy
+    connection.wait([worker.sentinel for worker in workers])
+    died = not signals
+    ours.close()  # when one has died unasked, the others drain
+    for worker in workers:
+        worker.join()
+    return 1 if died else 128 + signals[-1] if len(signals) > 1 else 0
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, ChatOpenAI]]:
+    server: dict[str, Any] = {"api_key": settings.openai_api_key, "base_url": settings.openai_base_url}
+    yield {"model": ChatOpenAI(model=settings.model_name, max_retries=0, stream_usage=True, **server)}
+
+
+api = FastAPI(title="An agent API that stops well", lifespan=lifespan)
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Around every request: its id, its place in the count, and when we stop, a word to connect elsewhere."""
+    given = dict(scope.get("headers", ())).get(b"x-request-id", b"").decode("latin-1")
+    sound = re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given)
+    scope["state"]["request_id"] = request_id = given if sound else uuid.uuid4().hex
+
+    async def send_more(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            closing = [(b"connection", b"close")] if drain.began else []
+            message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *closing]
+        await send(message)
+
+    work = scope.get("path", "").startswith("/v1/")  # a probe is none
+    drain.in_flight += work
+    try:
+        await api(scope, receive, send_more)  # which returns when the last byte is sent, also of a stream
+    finally:
+        drain.in_flight -= work
+
+
+def problem(request: Request, error: HTTPException) -> dict[str, Any]:
+    title, told = HTTPStatus(error.status_code).phrase, {"status": error.status_code, "detail": error.detail}
+    return {"type": "about:blank", "title": title, **told, "request_id": request.state.request_id}
+
+
+@api.exception_handler(HTTPException)
+@api.exception_handler(RequestValidationError)
+async def reply(request: Request, error: HTTPException | RequestValidationError) -> Response:
+    if isinstance(error, RequestValidationError):
+        error = HTTPException(422, "The request is not valid.")
+    told, kind = problem(request, error), "application/problem+json"
+    return Response(json.dumps(told), error.status_code, error.headers, media_type=kind)
+
+
+@contextmanager
+def errors_told(request: Request) -> Iterator[None]:
+    try:
+        yield
+    except (TimeoutError, openai.APITimeoutError):
+        if asyncio.get_running_loop().time() > drain.ends - 0.01:  # uvloop counts in milliseconds
+            raise HTTPException(503, "The server is stopping.", {"Retry-After": "1"}) from None
+        raise HTTPException(504, f"The model did not answer within {settings.timeout_seconds:g} s.") from None
+    except (openai.OpenAIError, httpx2.HTTPError, json.JSONDecodeError) as error:
+        log.error("request %s: the model failed: %r", request.state.request_id, error)
+        raise HTTPException(502, "The model failed, or could not be reached.") from None
+
+
+@api.get("/health")
+async def health() -> dict[str, str]:
+    """Liveness: this process turns its event loop, also while it stops; nobody needs to kill it."""
+    return {"status": "stopping" if drain.began else "healthy"}
+
+
+@api.get("/ready")
+async def ready() -> dict[str, bool]:
+    """Readiness: send requests here; from the first signal on, elsewhere."""
+    if drain.began:
+        raise HTTPException(503, "The server is stopping.", {"Retry-After": "1"})
+    return {"ready": True}
+
+
+@api.post("/v1/invoke")
+async def invoke(request: Request, query: Query) -> dict[str, str | int]:
+    """The whole answer at once: `response`, `tokens_used`, `model`."""
+    with errors_told(request):
+        async with drain.timeout(asyncio.get_running_loop().time() + settings.timeout_seconds):
+            message = await request.state.model.ainvoke(query)
+    used, model = message.usage_metadata["total_tokens"], message.response_metadata["model_name"]
+    return {"response": message.text, "tokens_used": used, "model": model}
+
+
+def event(name: str, **data: Any) -> ServerSentEvent:
+    return ServerSentEvent(event=name, data=data)
+
+
+@api.post("/v1/stream", response_class=EventSourceResponse)
+async def stream(request: Request, query: Query) -> AsyncIterator[ServerSentEvent]:
+    """The answer as it comes: `token` events, then `usage`, and `done` or `error` always last."""
+    deadline, reason = asyncio.get_running_loop().time() + settings.timeout_seconds, None
+    try:
+        with errors_told(request):
+            async with aclosing(request.state.model.astream(query)) as chunks:
+                while True:
+                    async with drain.timeout(deadline):
+                        if (chunk := await anext(chunks, None)) is None:
+                            break
+                    if chunk.text:
+                        yield event("token", text=chunk.text)
+                    if (used := chunk.usage_metadata) is not None:
+                        sent, received = used["input_tokens"], used["output_tokens"]
+                        yield event("usage", prompt_tokens=sent, completion_tokens=received)
+                    reason = chunk.response_metadata.get("finish_reason", reason)
+        if reason is None:
+            raise HTTPException(502, "The model's answer broke off.")
+        yield event("done", reason=reason)
+    except HTTPException as error:
+        yield event("error", problem=problem(request, error))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--workers", type=int, default=1)
+    count = parser.parse_args().workers
+    sys.exit(supervise(count) if count > 1 else serve())
