@@ -11,7 +11,9 @@ import httpx2
 import pytest
 from conftest import App, Server, calls, until
 from prometheus_client.parser import text_string_to_metric_families
+from schemathesis import GenerationMode
 from test_01_basic_api import HUNG, assert_problem, events, leave_after
+from test_01_hostile_input import PROMISES, assert_promises_kept
 
 from course.processes import Failed
 
@@ -116,6 +118,13 @@ def test_a_bad_setting_stops_the_start_with_one_line_that_names_it(start: App, n
     log = failure.value.__notes__[0].strip()
     assert log.startswith(f"Bad setting {name}: ")
     assert "\n" not in log
+
+
+@PROMISES
+def test_no_answer_is_one_that_openapi_does_not_promise(
+    server: Server, path: str, method: str, mode: GenerationMode
+) -> None:
+    assert_promises_kept(server, path, method, mode)
 
 
 # --- Cache and single-flight ---
