@@ -11,7 +11,6 @@ import asyncio
 import gc
 import json
 import logging
-import math
 import re
 import signal
 import sys
@@ -21,7 +20,6 @@ from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from http import HTTPStatus
 from multiprocessing import connection, get_context
 from socket import socket
-from types import FrameType
 from typing import Annotated, Any
 from weakref import WeakSet
 
@@ -59,36 +57,36 @@ except ValidationError as bad:
 
 
 class Drain:
-    """Whether this process is stopping, and when what is in flight has to end (in the loop's time)."""
+    """Whether this process is stopping, how much is in flight, and what waits for the model."""
 
     def __init__(self) -> None:
-        self.began = False
+        self.began = self.over = False
         self.in_flight = 0
-        self.ends = math.inf
         self.timers: WeakSet[asyncio.Timeout] = WeakSet()
 
     def timeout(self, deadline: float) -> asyncio.Timeout:
-        """Bound a wait for the model by its deadline and by the end of the drain, should there be one."""
-        timer = asyncio.timeout_at(min(deadline, self.ends))
+        """Bound a wait by its deadline (in the loop's time), or by the end of the drain if that is earlier."""
+        timer = asyncio.timeout_at(0 if self.over else deadline)
         self.timers.add(timer)
         return timer
 
-    def end_at(self, when: float) -> None:
-        self.ends = when
+    def end(self) -> None:
+        self.over = True
         for timer in list(self.timers):
             with suppress(RuntimeError):  # it has expired in this very moment
-                timer.reschedule(min(when, timer.when() or when))
+                timer.reschedule(0)
 
 
 drain = Drain()
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn, but the first signal drains, the second ends at once, and who has drained exits with 0."""
+    """uvicorn, but the first signal drains, the second ends at once, and who has drained exits with 0.
 
-    parent: connection.Connection | None = (
-        None  # of a worker: a pipe that the parent closes to stop us, or by its death
-    )
+    A worker's `parent` is a pipe. The parent closes it to stop the worker, and by its own death.
+    """
+
+    parent: connection.Connection | None = None
     exit_code = 0
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
@@ -96,7 +94,7 @@ class DrainingServer(uvicorn.Server):
         if self.parent:
             asyncio.get_running_loop().add_reader(self.parent.fileno(), self.stop)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, frame: object) -> None:
         if self.parent:  # a terminal signals the whole group: the stop reaches us from the parent as well
             return
         if drain.began:
@@ -112,8 +110,8 @@ class DrainingServer(uvicorn.Server):
             loop.remove_reader(self.parent.fileno())
         delay = settings.drain_delay_seconds if drain.in_flight else 0
         log.info("Stopping: %d in flight, new connections for %g s more", drain.in_flight, delay)
-        drain.end_at(loop.time() + delay + settings.drain_seconds)
         loop.call_later(delay, setattr, self, "should_exit", True)
+        loop.call_later(delay + settings.drain_seconds, drain.end)
 
     def cut(self) -> None:
         """End at once: whoever is connected is cut off, which cancels the model's work for them, too."""
@@ -143,7 +141,7 @@ def supervise(count: int) -> int:
     workers = [spawn.Process(target=serve, args=(theirs, [listening])) for _ in range(count)]
     signals: list[int] = []
 
-    def pass_on(sig: int, frame: FrameType | None) -> None:
+    def pass_on(sig: int, frame: object) -> None:
         signals.append(sig)
         ours.close()
         for worker in workers:
@@ -212,7 +210,7 @@ def errors_told(request: Request) -> Iterator[None]:
     try:
         yield
     except (TimeoutError, openai.APITimeoutError):
-        if asyncio.get_running_loop().time() > drain.ends - 0.01:  # uvloop counts in milliseconds
+        if drain.over:
             raise HTTPException(503, "The server is stopping.", {"Retry-After": "1"}) from None
         raise HTTPException(504, f"The model did not answer within {settings.timeout_seconds:g} s.") from None
     except (openai.OpenAIError, httpx2.HTTPError, json.JSONDecodeError) as error:

@@ -228,7 +228,8 @@ def test_requests_left_at_the_end_of_the_drain_get_a_503(start: Start, offline_m
     )
     caller.join(2)
     assert caller.reply is not None, "The drain ended, and a request was cut off without an answer."
-    assert caller.reply.status_code == 503
+    status = caller.reply.status_code
+    assert status == 503, f"The drain ended, and what was left got a {status} that says nothing of a stop."
     assert caller.reply.headers["retry-after"] == "1"
     assert caller.reply.json()["request_id"] == caller.reply.headers["x-request-id"]
 
