@@ -14,6 +14,9 @@ help: ## list the targets
 lesson-%: .venv/lessons.done ## run a lesson's page: every command, every output (KEEP=1, STEP=1, MODEL=real)
 	@$(COURSE) lesson $*
 
+versus-%: .venv/lessons.done ## a naive server and the lesson's side by side, counted live (lesson 03)
+	@$(COURSE) versus $*
+
 exercise-%: .venv/lessons.done ## get a broken copy of the lesson to mend (a number, or an exercise's name)
 	@$(COURSE) exercise $*
 

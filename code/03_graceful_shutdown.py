@@ -65,7 +65,7 @@ class Drain:
         self.timers: WeakSet[asyncio.Timeout] = WeakSet()
 
     def timeout(self, deadline: float) -> asyncio.Timeout:
-        """Bound a wait by its deadline (in the loop's time), or by the end of the drain if that is earlier."""
+        """Bound a wait by its deadline (in the loop's time), or by the end of the drain if that is first."""
         timer = asyncio.timeout_at(0 if self.over else deadline)
         self.timers.add(timer)
         return timer

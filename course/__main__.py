@@ -56,6 +56,17 @@ def model() -> None:
 
 
 @cli.command()
+@click.argument("number")
+def versus(number: str) -> None:
+    """Run a lesson's naive and right programs side by side."""
+    from course import versus
+
+    if number != "03":
+        raise Failed("There is a versus of lesson 03 only.")
+    versus.versus(console)
+
+
+@cli.command()
 @click.argument("name")
 def exercise(name: str) -> None:
     """Put a broken copy of a lesson into the workspace."""

@@ -1,0 +1,54 @@
+"""How long does an idle server take to stop? `python bench/shutdown_idle.py`, about a minute."""
+
+import signal
+import time
+
+from bench.load import offline_model
+from bench.records import measured, save, series
+from course.processes import Processes, wait_ready
+from course.versus import contender
+
+ROUNDS, TARGET = 7, 0.3
+SERVERS = {
+    "lesson 03": ["code/03_graceful_shutdown.py"],
+    "lesson 03, 4 workers": ["code/03_graceful_shutdown.py", "--workers", "4"],
+    "plain uvicorn": ["-m", "uvicorn", "--app-dir", "code", "03_graceful_shutdown:app"],
+    "plain uvicorn, 4 workers": [
+        *["-m", "uvicorn", "--app-dir", "code", "03_graceful_shutdown:app", "--workers", "4"]
+    ],
+}
+
+
+def main() -> None:
+    found: dict[str, list[float]] = {name: [] for name in SERVERS}
+    with Processes() as processes:
+        settings = {"OPENAI_BASE_URL": f"{offline_model(processes)}/v1", "OPENAI_API_KEY": "offline"}
+        for number in range(ROUNDS):
+            for name, command in SERVERS.items():
+                server = contender(processes, name, command, settings)
+                wait_ready(server.process, f"{server.url}/health")
+                time.sleep(1)  # until the other workers are up, too
+                began = time.monotonic()
+                server.process.send_signal(signal.SIGTERM)
+                server.process.wait()
+                found[name].append(time.monotonic() - began)
+            print(f"round {number + 1} of {ROUNDS}: {[round(f[-1], 2) for f in found.values()]}", flush=True)
+    save(
+        "shutdown_idle",
+        {
+            "title": "Seconds from SIGTERM to the exit of an idle server",
+            "kind": "bars",
+            "alt": "Seconds from SIGTERM to exit with nothing in flight, of lesson 03 and of plain uvicorn.",
+            "measured": measured(
+                f"SIGTERM to an idle server, {ROUNDS} rounds in turn, median and spread", "uvicorn"
+            ),
+            "unit": "seconds",
+            "groups": list(SERVERS),
+            "series": [series("SIGTERM to exit", list(found.values()))],
+            "target": {"label": "at most", "values": [TARGET] * len(SERVERS)},
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

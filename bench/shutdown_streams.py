@@ -1,0 +1,49 @@
+"""Is any of 200 streams cut off by SIGTERM? `python bench/shutdown_streams.py`, about a minute."""
+
+import asyncio
+
+from bench.load import offline_model
+from bench.records import measured, save, series
+from course.processes import Processes, wait_ready
+from course.versus import STATES, contender, shut_down
+
+EACH, DELAY, DRAIN, ROUNDS = 100, 1, 10, 3
+
+
+def main() -> None:
+    seconds, states = [], []
+    with Processes() as processes:
+        settings = {"OPENAI_BASE_URL": f"{offline_model(processes)}/v1", "OPENAI_API_KEY": "offline"}
+        settings |= {"MODEL_NAME": "offline?tps=5", "DRAIN_SECONDS": str(DRAIN)}
+        settings |= {"DRAIN_DELAY_SECONDS": str(DELAY), "TIMEOUT_SECONDS": "60"}
+        for number in range(ROUNDS):
+            server = contender(processes, "lesson 03", ["code/03_graceful_shutdown.py"], settings)
+            wait_ready(server.process, f"{server.url}/health")
+            asyncio.run(shut_down([server], EACH, EACH, grace=60))
+            assert server.exit_code == 0 and server.seconds
+            seconds.append(server.seconds - DELAY)
+            states.append([server.count(state) for state in STATES[1:]])
+            print(f"round {number + 1} of {ROUNDS}: {states[-1]} in {server.seconds:.2f} s", flush=True)
+    how = (
+        f"{EACH} streams of 8 s and {EACH} of 25 s on one process, SIGTERM after a second; {ROUNDS} rounds, "
+        "median and spread; the delay before the drain is left out; exit code 0 in every round"
+    )
+    counts = [sum(state) for state in zip(*states, strict=True)]
+    save(
+        "shutdown_streams",
+        {
+            "title": f"Seconds to exit with {2 * EACH} streams in flight and a drain of {DRAIN} s",
+            "kind": "bars",
+            "alt": f"Seconds from the beginning of the drain to the exit, with {2 * EACH} streams in flight.",
+            "measured": measured(how, "uvicorn", "fastapi"),
+            "values": dict(zip(("finished", "error_event", "cut_off"), counts, strict=True)),
+            "unit": "seconds",
+            "groups": [f"{2 * EACH} streams, {EACH} of them longer than the drain"],
+            "series": [series("lesson 03", [seconds])],
+            "target": {"label": "at most", "values": [DRAIN + 1]},
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

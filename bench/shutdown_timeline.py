@@ -1,0 +1,122 @@
+"""What happens when, in one shutdown? `python bench/shutdown_timeline.py`, ten seconds."""
+
+import asyncio
+import json
+import signal
+import time
+from typing import Any
+
+import httpx2
+
+from bench.load import offline_model
+from bench.records import measured
+from course.figures import RECORD, ROOT
+from course.processes import Processes, wait_ready
+from course.versus import LONG, SHORT, Contender, contender
+
+DELAY, DRAIN = 1.5, 3
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+
+    def now(self) -> float:
+        return round(time.monotonic() - self.began, 3)
+
+
+def span(start: float, end: float | None, label: str, tone: str) -> dict[str, Any]:
+    return {"start": start, "end": end, "label": label, "tone": tone}
+
+
+async def stream(client: httpx2.AsyncClient, clock: Clock, query: str) -> list[dict[str, Any]]:
+    start, last = clock.now(), ""
+    async with client.stream("POST", "/v1/stream", json={"query": query}) as reply:
+        async for line in reply.aiter_lines():
+            last = line.removeprefix("event: ") if line.startswith("event: ") else last
+    return [span(start, clock.now(), f"last event: {last}", "green" if last == "done" else "orange")]
+
+
+async def invoke(client: httpx2.AsyncClient, clock: Clock, after: float) -> list[dict[str, Any]]:
+    await asyncio.sleep(after)
+    start = clock.now()
+    try:
+        reply = await client.post("/v1/invoke", json={"query": SHORT})
+    except httpx2.ConnectError:
+        return [span(start, None, "refused", "red")]
+    return [span(start, clock.now(), str(reply.status_code), "green")]
+
+
+async def readiness(client: httpx2.AsyncClient, clock: Clock) -> list[dict[str, Any]]:
+    """Spans of equal answers of /ready, asked every hundredth of a second."""
+    spans: list[dict[str, Any]] = []
+    while True:
+        now = clock.now()
+        try:
+            told = str((await client.get("/ready", headers={"Connection": "close"})).status_code)
+        except httpx2.TransportError:
+            return spans
+        if not spans or spans[-1]["label"] != told:
+            spans.append(span(now, now, told, "green" if told == "200" else "red"))
+        spans[-1]["end"] = clock.now()
+        await asyncio.sleep(0.01)
+
+
+async def shutdown(server: Contender) -> tuple[float, dict[str, list[dict[str, Any]]]]:
+    """When the signal came, and the lanes."""
+    clock = Clock()
+    limits = httpx2.Limits(max_connections=None)
+    client = httpx2.AsyncClient(base_url=server.url, limits=limits, timeout=60)
+    async with client, asyncio.TaskGroup() as group:
+        lanes = {
+            "/ready": group.create_task(readiness(client, clock)),
+            "a short stream": group.create_task(stream(client, clock, SHORT)),
+            "a long stream": group.create_task(stream(client, clock, LONG)),
+        }
+        await asyncio.sleep(1)
+        signalled = clock.now()
+        server.process.send_signal(signal.SIGTERM)
+        lanes["a new request"] = group.create_task(invoke(client, clock, 0.5))
+        lanes["a later request"] = group.create_task(invoke(client, clock, DELAY + 0.5))
+        code = await asyncio.to_thread(server.process.wait)
+        ended = clock.now()
+    process = [span(0, ended, f"the process, exit code {code}", "blue")]
+    return signalled, {"server": process} | {name: task.result() for name, task in lanes.items()}
+
+
+def main() -> None:
+    with Processes() as processes:
+        settings = {"OPENAI_BASE_URL": f"{offline_model(processes)}/v1", "OPENAI_API_KEY": "offline"}
+        settings |= {"MODEL_NAME": "offline?tps=15", "DRAIN_SECONDS": str(DRAIN)}
+        settings |= {"DRAIN_DELAY_SECONDS": str(DELAY)}
+        server = contender(processes, "lesson 03", ["code/03_graceful_shutdown.py"], settings)
+        wait_ready(server.process, f"{server.url}/health")
+        signalled, lanes = asyncio.run(shutdown(server))
+    ended, red = lanes["server"][0]["end"], lanes["/ready"][-1]["start"]
+    marks = (
+        (signalled, "SIGTERM"),
+        (signalled + DELAY, "delay over"),
+        (signalled + DELAY + DRAIN, "drain over"),
+    )
+    how = f"one run with a delay of {DELAY} s and a drain of {DRAIN} s; /ready asked every 10 ms"
+    record = {
+        "title": "A shutdown, second by second",
+        "kind": "timeline",
+        "alt": "After SIGTERM /ready says 503, a short stream and a new request finish, a later request is "
+        "refused, a long stream ends with an error event when the drain is over, and the process exits.",
+        "measured": measured(how, "uvicorn", "fastapi"),
+        "values": {
+            "not_ready_after_ms": round((red - signalled) * 1000, 1),
+            "exit_after_drain": round(ended - signalled - DELAY - DRAIN, 3),
+        },
+        "lanes": [{"name": name, "spans": spans} for name, spans in lanes.items()],
+        "marks": [{"start": round(start, 3), "label": label} for start, label in marks],
+    }
+    RECORD.validate_python(record)
+    text = json.dumps(record, indent=2) + "\n"
+    (ROOT / "docs" / "figures" / "shutdown_timeline.json").write_text(text, "utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
