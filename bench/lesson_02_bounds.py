@@ -1,0 +1,127 @@
+"""Does lesson 02 stay within bounds? `python bench/lesson_02_bounds.py`, about a minute.
+
+A thousand streams open at once; the metrics after 10,000 paths that nobody knows; the start, and memory.
+"""
+
+import asyncio
+import json
+import subprocess
+import time
+from dataclasses import dataclass
+
+import httpx2
+import psutil
+
+from bench.load import offline_model
+from bench.records import measured, save
+from course.figures import ROOT
+from course.models import base_environment
+from course.processes import Processes, free_port, wait_ready
+
+STREAMS, PATHS = 1_000, 10_000
+QUESTION = {"query": "What is graceful shutdown?", "max_tokens": 20}
+TOKENS_A_SECOND = 2  # slow enough that one worker is not what the streams wait for
+
+
+@dataclass
+class Served:
+    """A started server: its URL, the seconds until it was ready, and its process."""
+
+    url: str
+    seconds: float
+    process: psutil.Process
+
+    def megabytes(self) -> float:
+        return round(self.process.memory_info().rss / 1e6, 1)
+
+
+def serve(processes: Processes, app: str, folder: str, **env: str) -> Served:
+    port = free_port()
+    began = time.monotonic()
+    command = ["python", "-m", "uvicorn", "--app-dir", folder, app, "--port", str(port), "--no-access-log"]
+    process = processes.start(command, env=base_environment() | env, cwd=ROOT, output=subprocess.DEVNULL)
+    wait_ready(process, f"http://127.0.0.1:{port}/health")
+    return Served(f"http://127.0.0.1:{port}", time.monotonic() - began, psutil.Process(process.pid))
+
+
+async def stream(client: httpx2.AsyncClient, url: str, expected: str) -> str:
+    """Read one stream to its end: "complete", "out of order" or "cut"."""
+    text, last = "", ""
+    async with client.stream("POST", f"{url}/v1/stream", json=QUESTION) as response:
+        async for line in response.aiter_lines():
+            if line.startswith("event: "):
+                last = line.removeprefix("event: ")
+            elif line.startswith("data: ") and last == "token":
+                text += json.loads(line.removeprefix("data: "))["text"]
+    if last != "done":
+        return "cut"
+    return "complete" if text == expected else "out of order"
+
+
+async def streams(url: str, served: Served) -> tuple[list[str], float]:
+    """The outcomes of a thousand streams, and the most memory the server had meanwhile, in MB."""
+    limits, most = httpx2.Limits(max_connections=STREAMS), 0.0
+    async with httpx2.AsyncClient(limits=limits, timeout=120) as client:
+        whole = (await client.post(f"{url}/v1/invoke", json=QUESTION)).json()["response"]
+        tasks = [asyncio.create_task(stream(client, url, whole)) for _ in range(STREAMS)]
+        while not all(task.done() for task in tasks):
+            most = max(most, served.megabytes())
+            await asyncio.wait(tasks, timeout=0.2)
+        return [task.result() for task in tasks], most
+
+
+async def unknown_paths(url: str) -> int:
+    async with httpx2.AsyncClient(timeout=30) as client:
+        for first in range(0, PATHS, 100):
+            await asyncio.gather(*(client.get(f"{url}/path/{n}") for n in range(first, first + 100)))
+        return len((await client.get(f"{url}/metrics")).content)
+
+
+def main() -> None:
+    with Processes() as processes:
+        env = {"OPENAI_BASE_URL": f"{offline_model(processes)}/v1", "OPENAI_API_KEY": "offline"}
+        env |= {"RATE_LIMIT_RPM": "1000000", "MAX_CONCURRENCY": "1000", "LOG_LEVEL": "WARNING"}
+        bare = serve(processes, "bare_app:app", "bench")
+        served = serve(
+            processes, "02_production_api:app", "code", **env, MODEL_NAME=f"offline?tps={TOKENS_A_SECOND}"
+        )
+        idle = {"bare app": bare.megabytes(), "lesson 02": served.megabytes()}
+        outcomes, most = asyncio.run(streams(served.url, served))
+        size = asyncio.run(unknown_paths(served.url))
+    how = (
+        f"one worker, {STREAMS:,} streams of 20 tokens opened at once, the model paced at {TOKENS_A_SECOND} "
+        f"tokens a second; {PATHS:,} different paths; start and memory from one start each"
+    )
+    save(
+        "lesson_02_bounds",
+        {
+            "title": "Seconds from start to ready",
+            "kind": "bars",
+            "alt": "Seconds until a bare app and lesson 02 are ready.",
+            "measured": measured(how, "fastapi", "uvicorn", "langchain-openai", "prometheus-client"),
+            "values": {
+                "streams": STREAMS,
+                "complete": outcomes.count("complete"),
+                "cut": outcomes.count("cut"),
+                "out_of_order": outcomes.count("out of order"),
+                "kilobytes_a_stream": round((most - idle["lesson 02"]) * 1000 / STREAMS, 1),
+                "metrics_kilobytes": round(size / 1000, 1),
+                "megabytes": idle["lesson 02"],
+                "megabytes_bare": idle["bare app"],
+            },
+            "unit": "seconds",
+            "groups": ["ready after start"],
+            "series": [
+                {"name": "bare app", "values": [round(bare.seconds, 2)]},
+                {
+                    "name": "lesson 02",
+                    "values": [round(served.seconds, 2)],
+                    "ratio": [round(served.seconds / bare.seconds, 1)],
+                },
+            ],
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
