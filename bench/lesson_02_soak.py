@@ -79,7 +79,7 @@ def main() -> None:
         count for status, count in seen.items() if status not in DOCUMENTED | {"done", "error"}
     )
     how = (
-        f"wrk with {CONNECTIONS} connections, 2,000 questions drawn at random, one request in fifty a stream, a "
+        f"wrk with {CONNECTIONS} connections, 2,000 questions at random, one request in fifty streamed, a "
         "cache of 1,000 entries, a deadline of 2 s; each model fails one call in ten"
     )
     save(
