@@ -129,7 +129,6 @@ def serve(parent: connection.Connection | None = None, sockets: list[socket] | N
     server = DrainingServer(config)
     server.parent = parent
     server.run(sockets)
-    gc.freeze()  # or Python's last garbage collection takes as long as all the rest of the stop
     return server.exit_code
 
 
@@ -269,6 +268,8 @@ async def stream(request: Request, query: Query) -> AsyncIterator[ServerSentEven
     except HTTPException as error:
         yield event("error", problem=problem(request, error))
 
+
+gc.freeze()  # or Python's last garbage collection takes as long as all the rest of a stop
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()

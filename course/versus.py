@@ -130,7 +130,7 @@ async def shut_down(
 
 
 def table(all_: list[Contender]) -> Table:
-    shown = Table("server", *STATES, "caller", "exit", "seconds", box=box.SIMPLE)
+    shown = Table("server", *STATES, "caller", "exit", "seconds", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for one in all_:
         shown.add_row(*one.row())
     return shown
