@@ -81,12 +81,9 @@ drain = Drain()
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn, but the first signal drains, the second ends at once, and who has drained exits with 0.
+    """uvicorn, but the first signal drains, the second ends at once, and who has drained exits with 0."""
 
-    A worker's `parent` is a pipe. The parent closes it to stop the worker, and by its own death.
-    """
-
-    parent: connection.Connection | None = None
+    parent: connection.Connection | None = None  # a worker's: closed to stop it, also by the parent's death
     exit_code = 0
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
