@@ -73,7 +73,8 @@ def exercise(name: str) -> None:
     from course import exercises
 
     chosen = exercises.choose(name)
-    console.print(f"\n[bold]{chosen.title}[/bold] ({chosen.slug})\n\n{chosen.story.strip()}\n")
+    console.print(f"\n{chosen.title} ({chosen.slug})\n", style="bold")
+    console.print(" ".join(chosen.story.split()) + "\n", markup=False)
     for path in exercises.workspace_of(chosen):
         console.print(f"Mend it in   {path.relative_to(ROOT)}")
     console.print(f"Then         make check-{chosen.lesson}    (stuck? make hint-{chosen.lesson})")
@@ -89,8 +90,8 @@ def check(name: str) -> None:
     with console.status("running the lesson's tests on your copy ..."):
         failed = exercises.check(mending)
     for outcome in failed:
-        console.print(f"[red]✗[/red] {outcome.test}\n  ", end="")
-        console.print(outcome.sentence, markup=False)
+        console.print(f"✗ {outcome.test}", style="red", markup=False)
+        console.print(f"  {outcome.sentence}\n", markup=False, soft_wrap=True)
     if failed:
         raise Failed(f"{mending.title}: not mended yet. The next hint: make hint-{mending.lesson}")
     console.print(f"[green]✓[/green] Mended: {mending.title}. Go on with: make exercise-{mending.lesson}")

@@ -160,7 +160,7 @@ def outcome(case: ElementTree.Element) -> Outcome:
         failure = case.find("error")
     if failure is None:
         return Outcome(case.attrib["name"], False, "")
-    sentence = failure.attrib.get("message", "").partition("\n")[0]
+    sentence = failure.attrib.get("message", "").partition("\n")[0].removeprefix("course.processes.")
     return Outcome(
         case.attrib["name"], True, sentence.removeprefix("AssertionError: ").removeprefix("Failed: ")
     )

@@ -80,8 +80,10 @@ def start_script(
             try:
                 wait_ready(process, f"http://127.0.0.1:{port}/health")
             except Failed as failure:
-                failure.add_note(log.read_text())
-                raise
+                said = log.read_text()
+                told = Failed(f"{failure} Its last words: {' '.join(said.splitlines()[-1:])}")
+                told.add_note(said)
+                raise told from None
             server = Server(f"http://127.0.0.1:{port}")
             server.process, server.log = process, log
             return server
