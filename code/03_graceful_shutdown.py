@@ -119,7 +119,6 @@ class DrainingServer(uvicorn.Server):
 
 
 def serve(parent: connection.Connection | None = None, sockets: list[socket] | None = None) -> int:
-    """Serve until told to stop; the exit code."""
     config = uvicorn.Config(app, host=settings.host, port=settings.port, access_log=False)
     # For those who do not even read their last event; uvicorn says int, asyncio takes any number.
     config.timeout_graceful_shutdown = settings.drain_seconds + 0.5  # type: ignore[assignment]
@@ -194,9 +193,12 @@ def problem(request: Request, error: HTTPException) -> dict[str, Any]:
 
 @api.exception_handler(HTTPException)
 @api.exception_handler(RequestValidationError)
-async def reply(request: Request, error: HTTPException | RequestValidationError) -> Response:
+@api.exception_handler(Exception)
+async def reply(request: Request, error: Exception) -> Response:
     if isinstance(error, RequestValidationError):
         error = HTTPException(422, "The request is not valid.")
+    elif not isinstance(error, HTTPException):
+        error = HTTPException(500, "Something went wrong; the log has the details.")
     told, kind = problem(request, error), "application/problem+json"
     return Response(json.dumps(told), error.status_code, error.headers, media_type=kind)
 
@@ -234,8 +236,8 @@ async def invoke(request: Request, query: Query) -> dict[str, str | int]:
     with errors_told(request):
         async with drain.timeout(asyncio.get_running_loop().time() + settings.timeout_seconds):
             message = await request.state.model.ainvoke(query)
-    used, model = message.usage_metadata["total_tokens"], message.response_metadata["model_name"]
-    return {"response": message.text, "tokens_used": used, "model": model}
+    used, model = message.usage_metadata or {}, message.response_metadata["model_name"]
+    return {"response": message.text, "tokens_used": used.get("total_tokens", 0), "model": model}
 
 
 def event(name: str, **data: Any) -> ServerSentEvent:
