@@ -57,4 +57,4 @@ lock: .venv/dev.done ## write requirements/*.txt anew from pyproject.toml
 	@$(COURSE) lock
 
 clean: ## remove what set-up and tests made (your workspace stays)
-	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis && find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks && find . -name __pycache__ -type d -prune -exec rm -rf {} +

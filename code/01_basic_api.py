@@ -3,7 +3,7 @@
 You learn: what an agent needs around it before it is worth a container: checked requests, errors that help
            and leak nothing, a deadline, streaming, and two health routes that tell the truth.
 Run:       `make model`, and in a second terminal `python code/01_basic_api.py`
-See:       curl localhost:8000/v1/invoke --json '{"query": "What is a container?"}'
+See:       docs/01-basic-api.md, and http://127.0.0.1:8000/docs in a browser
 """
 
 import asyncio

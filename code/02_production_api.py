@@ -565,8 +565,9 @@ async def unless_client_leaves(request: Request, answer: Coroutine[Any, Any, AIM
 
 
 @app.get("/health")
-async def health(agent: CurrentAgent) -> Health:
+async def health(request: Request) -> Health:
     """Liveness: this process turns its event loop. Awaits nothing; shows what was last known of the model."""
+    agent: Agent = request.state.agent  # not injected: resolving that takes a sixth of the time
     uptime, known = round(time.monotonic() - agent.started_at, 2), {"model": agent.model_status}
     return Health(status="healthy", version=settings.app_version, uptime_seconds=uptime, dependencies=known)
 

@@ -218,6 +218,7 @@ def lock() -> None:
 
 def main() -> None:
     """Run a command; whatever stops it, it leaves by the same door, so that nothing stays behind."""
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may know no tick
     for sign in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, lambda *_: sys.exit(143))
     try:

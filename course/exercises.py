@@ -97,18 +97,25 @@ def choose(name: str) -> Exercise:
     if not (unsolved or named):
         raise Failed(f"You have mended every exercise of lesson {name}. By name you can do one again.")
     exercise = (named or unsolved)[0]
-    exercise.put_into(WORKSPACE)
+    begun = progress.current.get(exercise.lesson) == exercise.slug and exercise.slug not in progress.solved
+    if not (begun and all((WORKSPACE / change.file).exists() for change in exercise.changes)):
+        exercise.put_into(WORKSPACE)
     progress.current[exercise.lesson] = exercise.slug
     progress.save()
     return exercise
 
 
-def current(lesson: str) -> Exercise:
-    """The exercise that was begun last in that lesson."""
-    slug = Progress.load().current.get(lesson[:2])
-    if not slug:
-        raise Failed(f"No exercise of lesson {lesson} is begun. Begin with: make exercise-{lesson}")
-    return next(e for e in exercises(lesson[:2]) if e.slug == slug)
+def current(name: str) -> Exercise:
+    """The exercise of that lesson that was begun last; if an exercise is named, it must be that one."""
+    of_lesson = exercises(name) if name.isdigit() else []
+    named = [e for e in exercises() if name in (e.slug, e.slug[3:])]
+    if not (of_lesson or named):
+        raise Failed(f"There are no exercises for {name}. `make progress` lists all there are.")
+    slug = Progress.load().current.get((named or of_lesson)[0].lesson)
+    begun = [e for e in named or of_lesson if e.slug == slug]
+    if not begun:
+        raise Failed(f"No exercise of {name} is begun. Begin with: make exercise-{name}")
+    return begun[0]
 
 
 def next_hint(exercise: Exercise) -> tuple[int, str]:
@@ -148,9 +155,15 @@ def run_tests(root: Path, *tests: str, options: tuple[str, ...] = ()) -> list[Ou
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=line", *options]
         command += [f"--junitxml={report}", *(f"tests/{test}" for test in tests)]
         env = os.environ | {"LESSON_ROOT": str(root)}
-        run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with subprocess.Popen(command, cwd=ROOT, env=env, text=True, **output) as run:  # type: ignore[call-overload]
+            try:
+                said, _ = run.communicate()
+            except KeyboardInterrupt:  # which pytest has got, too, and needs a moment to clean up after
+                run.wait(30)
+                raise
         if run.returncode not in (0, 1):
-            raise Failed(f"The tests could not be run:\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
+            raise Failed(f"The tests could not be run:\n{said[-4000:]}")
         return [outcome(case) for case in ElementTree.parse(report).iter("testcase")]  # noqa: S314  # pytest wrote it
 
 
@@ -182,7 +195,7 @@ def check(exercise: Exercise) -> list[Outcome]:
 
 def workspace_of(exercise: Exercise) -> list[Path]:
     """The learner's files of an exercise; raises `Failed` when one is gone."""
-    paths = [WORKSPACE / change.file for change in exercise.changes]
+    paths = list(dict.fromkeys(WORKSPACE / change.file for change in exercise.changes))
     for path in paths:
         if not path.exists():
             raise Failed(f"{path.relative_to(ROOT)} is gone. Begin again with: make exercise-{exercise.slug}")

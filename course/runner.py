@@ -18,6 +18,7 @@ from course.processes import Failed, Processes, holder, port_of, require_free, w
 
 COMMAND_SECONDS = 300
 END = "\x1e"  # printed after a command: the record separator, which no command of a page prints
+OFFLINE_ONLY = re.compile(r"offline\?|/debug/")
 EXECUTED = ("run", "server", "output")
 
 
@@ -44,6 +45,9 @@ class Lesson:
         """Run every block in order; raises `Failed` at the first that does not do what the page says."""
         blocks = self.page.blocks
         for index, block in enumerate(blocks):
+            if not self.model.comparable and block.kind in EXECUTED and OFFLINE_ONLY.search(block.text):
+                self.show("From here on the page needs the offline model's faults, which yours has not.")
+                return
             before = blocks[index - 1].kind if index else ""
             after = blocks[index + 1].kind if index + 1 < len(blocks) else ""
             match block.kind:
@@ -60,11 +64,11 @@ class Lesson:
         """Show what to see in the output above, and what the command below does, under its heading."""
         text = re.sub(r"<!--.*?-->\n?", "", block.text, flags=re.DOTALL)
         parts = re.split(r"\n\n+", text.strip())
-        heading = ""
+        heading, section = "", ""
         for index, part in enumerate(parts):
             if part.startswith("#"):
-                heading = part
-            elif (first and index == 0) or (last and index == len(parts) - 1):
+                heading = section = part
+            elif section == "## Predict" or (first and index == 0) or (last and index == len(parts) - 1):
                 self.show(f"{heading}\n\n{part}" if heading else part)
                 heading = ""
 
@@ -175,13 +179,13 @@ def run_lesson(page: Page, console: Console) -> None:
                 keep(lesson)
     seconds = time.monotonic() - began
     console.print(f"[green]✓[/green] Lesson {page.number} done: {lesson.commands} steps in {seconds:.1f} s.")
-    console.print(" beside ".join([f"Read {page.name}", *page.files]) + ".")
+    console.print(f"Read {page.name} beside {' and '.join(page.files) or 'your own'}.")
 
 
 def keep(lesson: Lesson) -> None:
     """Leave the servers running, and say how to call and to stop them."""
     lesson.processes.stop(lesson.shell)
-    groups = " ".join(f"-{process.pid}" for process in lesson.processes.running)
+    groups = " ".join(f"-{process.pid}" for process in lesson.processes.running if process.poll() is None)
     for port in (*lesson.servers, models.OFFLINE_PORT):
         if taker := holder(port):
             lesson.console.print(f"Still running: {taker} on http://127.0.0.1:{port}")

@@ -81,7 +81,7 @@ def start_script(
                 wait_ready(process, f"http://127.0.0.1:{port}/health")
             except Failed as failure:
                 said = log.read_text()
-                told = Failed(f"{failure} Its last words: {' '.join(said.splitlines()[-1:])}")
+                told = Failed(f"{failure} Its last words: {' '.join(said.split()[-40:])}")
                 told.add_note(said)
                 raise told from None
             server = Server(f"http://127.0.0.1:{port}")
