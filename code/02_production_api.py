@@ -150,7 +150,9 @@ def sendable(context: dict[str, JsonValue]) -> dict[str, JsonValue]:
 class AgentRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    query: Annotated[str, Text(strip_whitespace=True, min_length=1, max_length=10_000, pattern=r"\S")]
+    query: Annotated[
+        str, Text(strip_whitespace=True, min_length=1, max_length=10_000, pattern=r"[^\s\u0085\ufeff]")
+    ]
     context: Annotated[dict[str, JsonValue], AfterValidator(sendable)] = {}
     stream: bool = False
     max_tokens: int = Field(default=settings.max_tokens, ge=1, le=4096)
