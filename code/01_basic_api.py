@@ -70,7 +70,10 @@ class AgentRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     query: Annotated[
-        str, StringConstraints(strip_whitespace=True, min_length=1, max_length=10_000, pattern=r"\S")
+        str,
+        StringConstraints(
+            strip_whitespace=True, min_length=1, max_length=10_000, pattern=r"[^\s\u0085\ufeff]"
+        ),
     ]
     context: Annotated[dict[str, JsonValue], AfterValidator(sendable)] = {}
     stream: bool = False
