@@ -80,6 +80,7 @@ def test_no_answer_is_one_that_openapi_does_not_promise(
         ({}, "query"),
         ({"query": ""}, "query"),
         ({"query": " \n\t "}, "query"),
+        ({"query": "\u0085\ufeff"}, "query"),
         ({"query": "x" * 10_001}, "query"),
         ({"query": None}, "query"),
         ({"query": 7}, "query"),
