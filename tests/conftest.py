@@ -1,9 +1,11 @@
 """What every test may use: real servers on free ports, and the place of the lesson under test."""
 
+import fcntl
 import functools
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +36,14 @@ def processes() -> Iterator[Processes]:
 def offline_model(processes: Processes) -> str:
     """Base URL of a running offline model, without /v1."""
     return start_model(processes)
+
+
+@pytest.fixture
+def literal_ports() -> Iterator[None]:
+    """Tests that use the ports 8000 and 9000 of the pages take turns, in whatever process they run."""
+    with (Path(tempfile.gettempdir()) / "course-literal-ports.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def start_model(processes: Processes, port: int | None = None) -> str:

@@ -20,7 +20,7 @@ PAGES = sorted((ROOT / "docs").glob("[0-9][0-9]-*.md"))
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.xdist_group("pages")  # they all use the literal ports, so one after the other
+@pytest.mark.usefixtures("literal_ports")
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_every_command_of_the_page_does_what_the_page_says(path: Path) -> None:
     page = read_page(path)

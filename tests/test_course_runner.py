@@ -17,7 +17,7 @@ from conftest import calls, until
 from course.pages import ROOT
 from course.processes import free_port
 
-pytestmark = pytest.mark.xdist_group("pages")  # the offline model's port is a literal
+pytestmark = [pytest.mark.usefixtures("literal_ports"), pytest.mark.timeout(600)]
 
 Write = Callable[..., Path]
 
