@@ -39,7 +39,7 @@ doctor: .venv/lessons.done ## what this machine has, and which lessons that allo
 	@$(COURSE) doctor
 
 test: lint ## run every test (engines that are missing are skipped, in CI they are a failure)
-	@.venv/bin/pytest -n auto --dist loadgroup
+	@.venv/bin/pytest -n auto
 
 lint: .venv/dev.done ## check style, types, scripts, pages and figures
 	@$(COURSE) lint

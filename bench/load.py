@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from course.figures import ROOT
-from course.models import base_environment
+from course.models import base_environment, start_offline_model
 from course.processes import Processes, free_port, wait_ready
 
 SECONDS, ROUNDS, CONNECTIONS = 5, 5, 64
@@ -65,9 +65,7 @@ def uvicorn(processes: Processes, app: str, folder: str, ready: str = "/health",
 def offline_model(processes: Processes) -> str:
     """Start the offline model; its base URL."""
     port = free_port()
-    command = [sys.executable, "-m", "offline_model", "--port", str(port)]
-    process = processes.start(command, env=base_environment(), cwd=ROOT)
-    wait_ready(process, f"http://127.0.0.1:{port}/health")
+    start_offline_model(processes, port=port)()
     return f"http://127.0.0.1:{port}"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from course.models import base_environment
+from course.models import base_environment, start_offline_model
 from course.processes import Failed, Processes, free_port, wait_ready
 
 ROOT = Path(__file__).parent.parent
@@ -48,9 +48,7 @@ def literal_ports() -> Iterator[None]:
 
 def start_model(processes: Processes, port: int | None = None) -> str:
     port = port or free_port()
-    command = [sys.executable, "-m", "offline_model", "--port", str(port)]
-    process = processes.start(command, env=base_environment(), cwd=ROOT)
-    wait_ready(process, f"http://127.0.0.1:{port}/health")
+    start_offline_model(processes, port=port)()
     return f"http://127.0.0.1:{port}"
 
 
