@@ -197,23 +197,12 @@ def bench() -> None:
 @cli.command()
 def lock() -> None:
     """Write the locks anew."""
-    for group in ("installer", "lessons", "dev"):
-        command = [
-            "uv",
-            "pip",
-            "compile",
-            "--quiet",
-            "--group",
-            group,
-            "--universal",
-            "--python-version",
-            "3.11",
-        ]
-        command += ["--generate-hashes", "--no-emit-index-url", "--no-annotate", "--no-header", "--upgrade"]
-        subprocess.run(
-            [sys.executable, "-m", *command, "-o", f"requirements/{group}.txt"], cwd=ROOT, check=True
-        )
-        console.print(f"wrote requirements/{group}.txt")
+    options = "--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header"
+    for group in ("installer", "lessons", "dev", "research-agent"):
+        lock = "research-agent/requirements.txt" if group == "research-agent" else f"requirements/{group}.txt"
+        command = ["uv", "pip", "compile", "--quiet", "--upgrade", "--group", group, *options.split()]
+        subprocess.run([sys.executable, "-m", *command, "-o", lock], cwd=ROOT, check=True)
+        console.print(f"wrote {lock}")
 
 
 def main() -> None:
