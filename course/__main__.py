@@ -197,7 +197,9 @@ def bench() -> None:
 @cli.command()
 def lock() -> None:
     """Write the locks anew."""
-    options = "--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header"
+    options = (
+        "--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header"
+    )
     for group in ("installer", "lessons", "dev", "research-agent"):
         lock = "research-agent/requirements.txt" if group == "research-agent" else f"requirements/{group}.txt"
         command = ["uv", "pip", "compile", "--quiet", "--upgrade", "--group", group, *options.split()]

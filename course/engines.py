@@ -19,6 +19,12 @@ class Need:
     command: tuple[str, ...]
     purpose: str
     get: str
+    also: tuple[str, ...] = ()  # other names that the program goes by
+
+    @property
+    def program(self) -> str | None:
+        """The path of the program; None when it is not there under any of its names."""
+        return next(filter(None, map(shutil.which, (self.command[0], *self.also))), None)
 
 
 NEEDS = (
@@ -33,16 +39,31 @@ NEEDS = (
         "images",
         "docs.docker.com/get-docker",
     ),
+    Need(
+        "redis-server",
+        ("redis-server", "--version"),
+        "tests of lesson 04: several replicas share their runs",
+        "`make engine`, or redis.io/docs/latest/operate/oss_and_stack/install",
+    ),
+    Need(
+        "chromium",
+        ("chromium", "--version"),
+        "tests of lesson 04: its web page in a real browser",
+        "`make engine`, or chromium.org (Chrome will do)",
+        also=("chromium-browser", "google-chrome", "google-chrome-stable", "chrome"),
+    ),
 )
 ALWAYS = ("python", "bash", "curl")
 
 
 def version(need: Need) -> str | None:
     """The version that a need tells; None when it is not there or does not answer."""
-    if shutil.which(need.command[0]) is None:
+    if (program := need.program) is None:
         return None
     try:
-        found = subprocess.run(need.command, capture_output=True, text=True, timeout=10, check=False)
+        found = subprocess.run(
+            [program, *need.command[1:]], capture_output=True, text=True, timeout=10, check=False
+        )
     except subprocess.TimeoutExpired:
         return None
     number = re.search(r"\d+(\.\d+)+", found.stdout)

@@ -1,8 +1,9 @@
 """What every test may use: real servers on free ports, and the place of the lesson under test."""
 
+import contextlib
 import fcntl
-import functools
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from course import engines
 from course.models import base_environment, start_offline_model
 from course.processes import Failed, Processes, free_port, wait_ready
 
@@ -65,15 +67,19 @@ App = Callable[..., Server]  # settings in, server out
 @pytest.fixture(scope="session")
 def start_script(
     processes: Processes, offline_model: str, lesson_root: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], App]:
-    """Give a lesson's script, get a function that starts it with settings.
+) -> Callable[..., App]:
+    """Give a lesson's script and the folder it runs in, get a function that starts it with settings.
 
-    The same settings give the same running server.
+    The same settings give the same server, or a new one when that has ended.
     """
 
-    def script(path: str) -> App:
-        @functools.cache
+    def script(path: str, folder: str = "") -> App:
+        started: dict[frozenset[tuple[str, str]], Server] = {}
+
         def start(**settings: str) -> Server:
+            known = started.get(frozenset(settings.items()))
+            if known and known.process.poll() is None:
+                return known
             port = free_port()
             env = base_environment() | {
                 "OPENAI_BASE_URL": f"{offline_model}/v1",
@@ -82,9 +88,11 @@ def start_script(
                 "PORT": str(port),
             }
             log = tmp_path_factory.mktemp("log") / "server.log"
-            command = [sys.executable, str(lesson_root / path)]
+            command = [sys.executable, str(lesson_root / folder / path)]
             with log.open("w") as output:
-                process = processes.start(command, env=env | settings, cwd=lesson_root, output=output)
+                process = processes.start(
+                    command, env=env | settings, cwd=lesson_root / folder, output=output
+                )
             try:
                 wait_ready(process, f"http://127.0.0.1:{port}/health")
             except Failed as failure:
@@ -94,11 +102,76 @@ def start_script(
                 raise told from None
             server = Server(f"http://127.0.0.1:{port}")
             server.process, server.log = process, log
+            started[frozenset(settings.items())] = server
             return server
 
         return start
 
     return script
+
+
+@pytest.fixture(scope="session")
+def research_agent(start_script: Callable[..., App], offline_model: str) -> App:
+    """A function that starts the research agent of lessons 04 to 06 with settings; its search is offline."""
+    start = start_script("main.py", "research-agent")
+    return lambda **settings: start(**{"SEARCH_URL": offline_model} | settings)
+
+
+# --- Engines: real servers and programs that the course does not bring itself ---
+
+
+def require(name: str) -> str:
+    """The path of an engine's program; without it the test is skipped in one line, and in CI fails."""
+    need = next(need for need in engines.NEEDS if need.name == name)
+    if program := need.program:
+        return program
+    why = f"{name} is missing; it comes from {need.get}"
+    raise (pytest.fail if os.environ.get("CI") else pytest.skip).Exception(why)
+
+
+class RedisServer:
+    """A real Redis, which can be stopped, killed, and started again with the same data on the same port."""
+
+    def __init__(self, processes: Processes, program: str, folder: Path) -> None:
+        self.processes = processes
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        options = f"--port {self.port} --bind 127.0.0.1 --appendonly yes --logfile redis.log --save"
+        self.command = [program, *options.split(), ""]
+        self.folder = folder
+        self.start()
+
+    def start(self) -> None:
+        """Start it, unless it runs, and wait until it answers PING."""
+        if self.running():
+            return
+        self.process = self.processes.start(self.command, cwd=self.folder)
+        assert until(self.answers, 30), f"Redis does not answer: {(self.folder / 'redis.log').read_text()}"
+
+    def running(self) -> bool:
+        process = getattr(self, "process", None)
+        return process is not None and process.poll() is None
+
+    def answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 2) as asking:
+            asking.sendall(b"PING\r\n")
+            return asking.recv(7) == b"+PONG\r\n"
+        return False
+
+    def stop(self) -> None:
+        """Ask it to stop, and wait until it has."""
+        self.processes.stop(self.process)
+
+    def kill(self) -> None:
+        """End it with no time to say goodbye, as a power cut would."""
+        self.process.kill()
+        self.processes.stop(self.process)
+
+
+@pytest.fixture(scope="session")
+def redis_server(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> RedisServer:
+    """A running Redis of the tests' own."""
+    return RedisServer(processes, require("redis-server"), tmp_path_factory.mktemp("redis"))
 
 
 def until(claim: Callable[[], Any], seconds: float = 5) -> Any:
