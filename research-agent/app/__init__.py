@@ -1,0 +1,1 @@
+"""A research agent: it plans, searches, reads, cites, and streams what it does."""

@@ -1,0 +1,323 @@
+"""The routes."""
+
+import asyncio
+import gc
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+import openai
+import structlog
+from fastapi import APIRouter, FastAPI, Header, HTTPException, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.sse import EventSourceResponse, format_sse_event
+from fastapi.staticfiles import StaticFiles
+
+from app import telemetry
+from app.agent import Agent
+from app.config import Settings
+from app.fetch import Fetcher
+from app.gate import Envelope, Gate, tell_problems
+from app.models import Event, EventId, Problem, Record, ResearchRequest, Result, Run, event_id
+from app.redis_store import RedisStore, wire_id
+from app.runs import Runs, answer_alias
+from app.search import make_search
+from app.server import Stop
+from app.store import MemoryStore, Store, StoreDown
+
+log = structlog.stdlib.get_logger("research-agent")
+STATIC = Path(__file__).parent / "static"
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
+STREAM_HEADERS = {
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}  # a proxy must pass events on at once
+any_problem: dict[int | str, dict[str, Any]] = {
+    "default": {"description": "A problem", "content": {"application/problem+json": {}}, "model": Problem}
+}
+Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
+
+
+class Health:
+    """What is known of the things that this app depends on."""
+
+    def __init__(self, settings: Settings, agent: Agent, store: Store) -> None:
+        self.settings, self.agent, self.store = settings, agent, store
+        self.started_at = time.monotonic()
+        self.checked_at = float("-inf")
+        self.known = {"model": "unknown", "store": "unknown"}
+
+    async def check(self) -> dict[str, str]:
+        """Ask each for a sign of life, at most once a second: "ok" or "unreachable"."""
+        now = time.monotonic()
+        if now - self.checked_at > 1:
+            self.checked_at = now
+            model, store = await asyncio.gather(self.model(), self.ping())
+            self.known = {"model": model, "store": store}
+        return self.known
+
+    async def model(self) -> str:
+        try:
+            async with asyncio.timeout(2):
+                await self.agent.model.root_async_client.with_options(max_retries=0).models.list()
+        except (TimeoutError, openai.OpenAIError):
+            return "unreachable"
+        return "ok"
+
+    async def ping(self) -> str:
+        try:
+            async with asyncio.timeout(2):
+                await self.store.ping()
+        except (TimeoutError, StoreDown):
+            return "unreachable"
+        return "ok"
+
+
+def make_store(settings: Settings) -> Store:
+    ttl = settings.run_ttl_seconds
+    if settings.redis_url is None:
+        return MemoryStore(ttl, settings.max_stored_runs)
+    url, longest = settings.redis_url.get_secret_value(), settings.timeout_seconds
+    return RedisStore(url, lease=settings.lease_seconds, ttl=ttl, longest=longest)
+
+
+def create_app(settings: Settings, stop: Stop) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        flush_traces = telemetry.configure_traces(settings)
+        fetcher = Fetcher(allowed_hosts=frozenset(settings.fetch_allowed_hosts))
+        agent = Agent(settings, make_search(settings, fetcher))
+        runs = Runs(settings, make_store(settings), agent)
+        health = Health(settings, agent, runs.store)
+        await health.check()
+        runs.begin()
+        stop.app_stops(runs)
+        gc.collect()
+        gc.freeze()  # what the imports made stays for ever; no later collection need look at it
+        yield {"settings": settings, "runs": runs, "health": health, "stop": stop}
+        await stop.drained()
+        await runs.end()
+        flush_traces()
+        telemetry.worker_ends()
+
+    app = FastAPI(
+        title=settings.app_name,
+        version=settings.app_version,
+        lifespan=lifespan,
+        responses=any_problem,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.add_middleware(Envelope, max_body_bytes=settings.max_body_bytes)
+    tell_problems(app)
+    app.include_router(research)
+    app.include_router(operations)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.mount("/swagger", StaticFiles(directory=str(files("fastapi_swagger") / "resources")), name="swagger")
+    return app
+
+
+# --- Research ---
+
+research = APIRouter(prefix="/v1/research", route_class=Gate, tags=["research"])
+
+
+async def begin(request: Request, body: ResearchRequest, key: str | None) -> str:
+    """Start a run; or find the one that this key, or an equal question a moment ago, has started. Its id."""
+    runs: Runs = request.state.runs
+    caller = request.state.caller
+    if runs.draining:
+        raise HTTPException(503, "This server is about to stop.", {"Retry-After": "1"})
+    if key is None and (known := await runs.store.find(answer_alias(caller, body.query))):
+        return known
+    if runs.slots.locked() and runs.queued >= runs.settings.max_queue:
+        telemetry.shed.inc()
+        raise HTTPException(503, "Too many runs are waiting already.", {"Retry-After": "1"})
+    run = Run(query=body.query, background=body.background)
+    record = Record(run=run, caller=caller, request_id=request.state.request_id)
+    run_id = await runs.start(record, f"key:{caller}:{key}" if key else None)
+    if run_id != run.id:
+        earlier = await known_run(request, run_id)
+        if (earlier.run.query, earlier.run.background) != (body.query, body.background):
+            raise HTTPException(409, "This Idempotency-Key was used with another body.")
+    return run_id
+
+
+async def known_run(request: Request, run_id: str) -> Record:
+    record: Record | None = await request.state.runs.get(run_id)
+    if record is None or record.caller != request.state.caller:  # another's run is nobody's business
+        raise HTTPException(404, "There is no such run.")
+    return record
+
+
+@research.post("", response_model=Result, responses={202: {"model": Run}})
+async def research_whole(request: Request, body: ResearchRequest, idempotency_key: Key = None) -> Any:
+    """Research a question and wait for the answer; with `background`, get the run's id at once (202)."""
+    runs: Runs = request.state.runs
+    run_id = await begin(request, body, idempotency_key)
+    location = {"Location": f"/v1/research/{run_id}"}
+    if body.background:
+        record = await known_run(request, run_id)
+        return Response(record.run.model_dump_json(), 202, location, media_type="application/json")
+    record = await known_run(request, run_id)
+    if not record.run.over:
+        waiting, left = (
+            asyncio.create_task(until_over(runs, run_id)),
+            asyncio.create_task(client_left(request)),
+        )
+        try:
+            await asyncio.wait({waiting, left}, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                waiting.cancel()
+                await asyncio.wait([waiting])
+                await runs.abandon(run_id)
+                return Response(status_code=499)  # nginx's word for it; nobody is there to read it
+        finally:
+            waiting.cancel()
+            left.cancel()
+        if not waiting.result():
+            raise HTTPException(
+                503,
+                "The run goes on at another replica; its Location tells.",
+                {"Retry-After": "1"} | location,
+            )
+        record = record if record.run.over else await known_run(request, run_id)
+    if told := record.run.problem:
+        raise HTTPException(told.status, told.detail)
+    if record.run.result is None:
+        raise HTTPException(409, "The run was cancelled.")
+    return Response(record.run.result.model_dump_json(), headers=location, media_type="application/json")
+
+
+async def until_over(runs: Runs, run_id: str) -> bool:
+    """Wait for a run's last event; False when it will not come here."""
+    async with aclosing(runs.watch(run_id, (0, 0))) as events:
+        async for event in events:
+            if event and event.last:
+                return True
+    return False
+
+
+async def client_left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+@research.post("/stream", response_class=EventSourceResponse)
+async def research_stream(
+    request: Request, body: ResearchRequest, idempotency_key: Key = None
+) -> EventSourceResponse:
+    """Research a question and follow the run; its events are those of GET /v1/research/{id}/events."""
+    run_id = await begin(request, body, idempotency_key)
+    return stream(request, run_id, (0, 0))
+
+
+@research.get("/{run_id}")
+async def research_state(request: Request, run_id: str) -> Run:
+    """A run's state, and when it is over, its result or its problem."""
+    return (await known_run(request, run_id)).run
+
+
+@research.get("/{run_id}/events", response_class=EventSourceResponse)
+async def research_events(
+    request: Request,
+    run_id: str,
+    last_event_id: Annotated[str, Header(max_length=50)] = "0-0",
+) -> EventSourceResponse:
+    """A run's events from the first, or after Last-Event-ID; `done` or `error` is always the last."""
+    try:
+        after = event_id(last_event_id)
+    except ValueError:
+        raise HTTPException(422, "Last-Event-ID is not the id of an event.") from None
+    await known_run(request, run_id)
+    runs: Runs = request.state.runs
+    if runs.draining and run_id not in runs.live:
+        raise HTTPException(503, "This server is about to stop.", {"Retry-After": "1"})
+    return stream(request, run_id, after)
+
+
+@research.delete("/{run_id}", status_code=202)
+async def research_cancel(request: Request, run_id: str) -> Run:
+    """Ask for a run to be cancelled; its last event is then `done` with the reason "cancelled"."""
+    record = await known_run(request, run_id)
+    if not record.run.over:
+        await request.state.runs.cancel(run_id)
+    return record.run
+
+
+def stream(request: Request, run_id: str, after: EventId) -> EventSourceResponse:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"retry: 500\n\n"
+        async with aclosing(request.state.runs.watch(run_id, after)) as events:
+            async for event in events:
+                yield on_the_wire(event) if event else b": ping\n\n"
+
+    headers = STREAM_HEADERS | {"Location": f"/v1/research/{run_id}", "X-Run-ID": run_id}
+    return EventSourceResponse(body(), headers=headers)
+
+
+def on_the_wire(event: Event) -> bytes:
+    data = json.dumps(event.data, ensure_ascii=False)
+    return format_sse_event(event=event.type, data_str=data, id=wire_id(event.id))
+
+
+# --- Operations ---
+
+operations = APIRouter(include_in_schema=True, tags=["operations"])
+
+
+@operations.get("/health")
+async def health(request: Request) -> dict[str, Any]:
+    """Liveness: this process turns its event loop. Awaits nothing; shows what was last known."""
+    known: Health = request.state.health
+    return {
+        "status": "stopping" if request.state.stop.asked else "healthy",
+        "version": known.settings.app_version,
+        "model": known.settings.model_name,
+        "uptime_seconds": round(time.monotonic() - known.started_at, 2),
+        "dependencies": known.known,
+    }
+
+
+@operations.get("/ready")
+async def ready(request: Request) -> dict[str, Any]:
+    """Readiness: all that this app depends on answers, and nobody has asked us to stop; else 503."""
+    if request.state.stop.asked:
+        raise HTTPException(503, "This server is about to stop.", {"Retry-After": "1"})
+    for name, state in (known := await request.state.health.check()).items():
+        if state != "ok":
+            raise HTTPException(503, f"The {name} is {state}.", {"Retry-After": "1"})
+    return {"ready": True, "agent": "ready", "dependencies": known}
+
+
+@operations.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Prometheus's text format."""
+    telemetry.queued.set(request.state.runs.queued)
+    return Response(telemetry.metrics(), media_type="text/plain; version=1.0.0; charset=utf-8")
+
+
+@operations.get("/", include_in_schema=False)
+async def page() -> FileResponse:
+    headers = {"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-cache"}
+    return FileResponse(STATIC / "index.html", headers=headers)
+
+
+@operations.get("/docs", include_in_schema=False)
+async def docs(request: Request) -> HTMLResponse:
+    """The API's own page, of parts that this server has: no other site is asked for anything."""
+    return get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title=request.state.settings.app_name,
+        swagger_js_url="swagger/swagger-ui-bundle.js",
+        swagger_css_url="swagger/swagger-ui.css",
+        swagger_favicon_url="swagger/favicon-32x32.png",
+    )

@@ -1,0 +1,259 @@
+"""The store of many replicas: Redis, with a stream for the events of each run.
+
+    run:{id}          hash: record, owner, epoch, cancelled
+    events:{id}       stream; its ids are the events' own, so that none is written twice
+    leases            sorted set: run id by the time its lease ends
+    going:{caller}    sorted set: the caller's runs by the time they are over at the latest
+    alias:{name}      the id of a run
+    heard:{id}        somebody listens
+    rate:{caller}     counter of a minute
+
+What must happen at once, or not at all, is a script: Redis runs it with nothing in between.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from app.models import Event, EventId, Record, event_id
+from app.store import Busy, Lease, Quota, StoreDown, Written
+
+NOW = "local t = redis.call('TIME') local now = t[1] + t[2] / 1000000 "
+
+CREATE = (
+    NOW
+    + """
+local run, leases, going, alias = unpack(KEYS)
+local id, owner, record, lease, longest, most, ttl = unpack(ARGV)
+if alias ~= '' then
+  local known = redis.call('GET', alias)
+  if known then return known end
+end
+redis.call('ZREMRANGEBYSCORE', going, '-inf', now)
+if redis.call('ZCARD', going) >= tonumber(most) then return 'busy' end
+redis.call('ZADD', going, now + longest, id)
+redis.call('EXPIRE', going, math.ceil(longest))
+redis.call('HSET', run, 'record', record, 'owner', owner, 'epoch', 0)
+redis.call('EXPIRE', run, math.ceil(longest + ttl))
+redis.call('ZADD', leases, now + lease, id)
+if alias ~= '' then redis.call('SET', alias, id, 'EX', ttl) end
+return id
+"""
+)
+
+APPEND = (
+    NOW
+    + """
+local run, leases, going, events = unpack(KEYS)
+local id, owner, epoch, record, over, lease, longest, ttl, first = unpack(ARGV)
+local has = redis.call('HMGET', run, 'owner', 'epoch')
+if has[1] and (has[1] ~= owner or has[2] ~= epoch) then return 'lost' end
+if not has[1] then
+  if first == '0' then return 'forgotten' end
+  redis.call('HSET', run, 'owner', owner, 'epoch', epoch)
+end
+if record ~= '' then redis.call('HSET', run, 'record', record) end
+for n = 10, #ARGV, 2 do
+  redis.pcall('XADD', events, ARGV[n], 'event', ARGV[n + 1])
+end
+local keep = math.ceil(longest + ttl)
+if over == '1' then
+  keep = ttl
+  redis.call('ZREM', leases, id)
+  redis.call('ZREM', going, id)
+else
+  redis.call('ZADD', leases, now + lease, id)
+end
+redis.call('EXPIRE', run, keep)
+redis.call('EXPIRE', events, keep)
+return 'written'
+"""
+)
+
+RENEW = (
+    NOW
+    + """
+local run, leases, heard = unpack(KEYS)
+local id, owner, lease = unpack(ARGV)
+local has = redis.call('HMGET', run, 'owner', 'cancelled')
+if has[1] and has[1] ~= owner then return {0, 0, 0} end
+redis.call('ZADD', leases, now + lease, id)
+return {1, has[2] and 1 or 0, redis.call('EXISTS', heard)}
+"""
+)
+
+CLAIM = (
+    NOW
+    + """
+local leases = KEYS[1]
+local owner, lease, prefix = unpack(ARGV)
+local id = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 1)[1]
+if not id then return nil end
+local run = prefix .. id
+local record = redis.call('HGET', run, 'record')
+if not record then
+  redis.call('ZREM', leases, id)
+  return nil
+end
+local epoch = redis.call('HINCRBY', run, 'epoch', 1)
+redis.call('HSET', run, 'owner', owner)
+redis.call('ZADD', leases, now + lease, id)
+return {record, epoch}
+"""
+)
+
+RELEASE = """
+local run, leases = unpack(KEYS)
+local id, owner = unpack(ARGV)
+if redis.call('HGET', run, 'owner') == owner then redis.call('ZADD', leases, 0, id) end
+"""
+
+HIT = """
+local used = redis.call('INCR', KEYS[1])
+if used == 1 then redis.call('EXPIRE', KEYS[1], 60) end
+return {used, redis.call('TTL', KEYS[1])}
+"""
+
+
+@contextmanager
+def told_down() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RedisError) as error:
+        raise StoreDown(repr(error)) from error
+
+
+class RedisStore:
+    shared = True
+
+    def __init__(self, url: str, *, lease: float, ttl: int, longest: float) -> None:
+        """Seconds: `lease` without a sign of life, `ttl` for a finished run, `longest` for any run."""
+        pool = BlockingConnectionPool.from_url(
+            url,
+            decode_responses=True,
+            max_connections=32,
+            timeout=2,  # for a free connection
+            socket_timeout=2,
+            socket_connect_timeout=1,
+            retry=Retry(NoBackoff(), 1),  # once, for a connection that Redis has closed by restarting
+        )
+        self.redis = Redis(connection_pool=pool)
+        self.owner = uuid.uuid4().hex
+        self.lease, self.ttl, self.longest = lease, ttl, longest
+        script = self.redis.register_script
+        self.scripts = {
+            "create": script(CREATE),
+            "append": script(APPEND),
+            "renew": script(RENEW),
+            "claim": script(CLAIM),
+            "release": script(RELEASE),
+            "hit": script(HIT),
+        }
+
+    async def create(self, record: Record, alias: str | None, max_runs: int) -> str:
+        run_id = record.run.id
+        keys = [f"run:{run_id}", "leases", f"going:{record.caller}", f"alias:{alias}" if alias else ""]
+        values: list[str | float] = [run_id, self.owner, record.model_dump_json(), self.lease]
+        values += [self.longest, max_runs, self.ttl]
+        with told_down():
+            known = await self.scripts["create"](keys, values)
+        if known == "busy":
+            raise Busy
+        return str(known)
+
+    async def find(self, alias: str) -> str | None:
+        with told_down():
+            known: str | None = await self.redis.get(f"alias:{alias}")  # type: ignore[assignment]
+        return known
+
+    async def alias(self, alias: str, run_id: str, seconds: float) -> None:
+        with told_down():
+            await self.redis.set(f"alias:{alias}", run_id, px=max(1, round(seconds * 1000)))
+
+    async def load(self, run_id: str) -> Record | None:
+        with told_down():
+            record = await self.redis.hget(f"run:{run_id}", "record")
+        return Record.model_validate_json(record) if record else None
+
+    async def append(self, record: Record, events: list[Event], *, changed: bool, first: bool) -> Written:
+        run = record.run
+        keys = [f"run:{run.id}", "leases", f"going:{record.caller}", f"events:{run.id}"]
+        whole = record.model_dump_json() if changed or first else ""
+        values: list[str | float] = [run.id, self.owner, record.epoch, whole, int(run.over), self.lease]
+        values += [self.longest, self.ttl, int(first)]
+        for event in events:
+            values += [wire_id(event.id), json.dumps([event.type, event.data])]
+        with told_down():
+            written: Written = await self.scripts["append"](keys, values)
+        return written
+
+    async def read(self, after: dict[str, EventId]) -> dict[str, list[Event]]:
+        streams: dict[Any, Any] = {f"events:{run_id}": wire_id(last) for run_id, last in after.items()}
+        with told_down():
+            found: Any = await self.redis.xread(streams)
+        return {
+            name.removeprefix("events:"): [from_wire(number, fields) for number, fields in entries]
+            for name, entries in found
+        }
+
+    async def renew(self, run_ids: list[str]) -> dict[str, Lease]:
+        with told_down():
+            async with self.redis.pipeline(transaction=False) as pipeline:
+                for run_id in run_ids:
+                    keys = [f"run:{run_id}", "leases", f"heard:{run_id}"]
+                    await self.scripts["renew"](keys, [run_id, self.owner, self.lease], client=pipeline)
+                leases = await pipeline.execute()
+        return {run_id: Lease(*map(bool, told)) for run_id, told in zip(run_ids, leases, strict=True)}
+
+    async def release(self, run_id: str) -> None:
+        with told_down():
+            await self.scripts["release"]([f"run:{run_id}", "leases"], [run_id, self.owner])
+
+    async def claim(self) -> Record | None:
+        with told_down():
+            claimed = await self.scripts["claim"](["leases"], [self.owner, self.lease, "run:"])
+        if not claimed:
+            return None
+        record = Record.model_validate_json(claimed[0])
+        record.epoch = claimed[1]
+        return record
+
+    async def cancel(self, run_id: str) -> None:
+        with told_down():
+            await self.redis.hset(f"run:{run_id}", "cancelled", "1")
+
+    async def hear(self, run_ids: list[str], seconds: float) -> None:
+        with told_down():
+            async with self.redis.pipeline(transaction=False) as pipeline:
+                for run_id in run_ids:
+                    pipeline.set(f"heard:{run_id}", "1", px=max(1, round(seconds * 1000)))
+                await pipeline.execute()
+
+    async def hit(self, caller: str, per_minute: int) -> Quota:
+        with told_down():
+            used, wait = await self.scripts["hit"]([f"rate:{caller}"])
+        return Quota(used <= per_minute, max(0, per_minute - used), time.time() + wait)
+
+    async def ping(self) -> None:
+        with told_down():
+            await self.redis.ping()
+
+    async def close(self) -> None:
+        await self.redis.aclose()
+
+
+def wire_id(event: EventId) -> str:
+    return f"{event[0]}-{event[1]}"
+
+
+def from_wire(number: str, fields: dict[str, str]) -> Event:
+    kind, data = json.loads(fields["event"])
+    return Event(id=event_id(number), type=kind, data=data)

@@ -1,0 +1,422 @@
+"""Runs: started here, followed from anywhere, handed over when this replica ends before they do."""
+
+import asyncio
+import bisect
+import hashlib
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from http import HTTPStatus
+from typing import Any
+
+import httpx2
+import openai
+import structlog
+from langgraph.errors import GraphRecursionError
+
+from app import telemetry
+from app.agent import Agent
+from app.config import Settings
+from app.models import Event, EventId, Problem, Record, Result
+from app.store import Store, StoreDown
+
+log = structlog.stdlib.get_logger("research-agent")
+PING_SECONDS = 15
+FLUSH_SECONDS = 0.03
+"""Between two writes to the store: what comes in the meantime is written at once."""
+
+
+class Log:
+    """The events of one run as far as they are known here, and whoever follows them."""
+
+    def __init__(self, events: list[Event] | None = None) -> None:
+        self.events = events or []
+        self.changed = asyncio.Event()
+        self.closed = False
+        self.listeners = 0
+
+    def add(self, *events: Event) -> None:
+        self.events += events
+        self.wake()
+
+    def close(self) -> None:
+        """Nothing more comes here: who follows must ask another replica."""
+        self.closed = True
+        self.wake()
+
+    def wake(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def follow(self, after: EventId) -> AsyncGenerator[Event | None]:
+        """Every event after that id, to the last one; None as a sign of life when nothing happens."""
+        self.listeners += 1
+        telemetry.open_streams.inc()
+        try:
+            position = bisect.bisect_right(self.events, after, key=lambda event: event.id)
+            while True:
+                while position < len(self.events):
+                    event = self.events[position]
+                    position += 1
+                    yield event
+                    if event.last:
+                        return
+                if self.closed:
+                    return
+                try:
+                    async with asyncio.timeout(PING_SECONDS):
+                        await self.changed.wait()
+                except TimeoutError:
+                    yield None
+        finally:
+            telemetry.open_streams.dec()
+            self.listeners -= 1
+
+
+class Live(Log):
+    """A run that this replica carries out."""
+
+    def __init__(self, record: Record, events: list[Event] | None = None) -> None:
+        super().__init__(events)
+        self.record = record
+        self.stored = len(self.events)
+        self.record_changed = False
+        self.heard_at = time.monotonic()
+        self.task: asyncio.Task[None] | None = None
+        self.cancel_asked = False
+
+    def emit(self, kind: str, data: dict[str, Any]) -> None:
+        number = (
+            self.events[-1].id[1] + 1 if self.events and self.events[-1].id[0] == self.record.epoch else 1
+        )
+        self.add(Event(id=(self.record.epoch, number), type=kind, data=data))
+
+    @property
+    def written(self) -> bool:
+        return self.stored == len(self.events) and not self.record_changed
+
+
+def answer_alias(caller: str, query: str) -> str:
+    """The name under which a finished run answers the same question again, for the same caller."""
+    return f"answer:{caller}:{hashlib.sha256(query.encode()).hexdigest()}"
+
+
+class Runs:
+    def __init__(self, settings: Settings, store: Store, agent: Agent) -> None:
+        self.settings, self.store, self.agent = settings, store, agent
+        self.slots = asyncio.Semaphore(settings.max_concurrency)
+        self.live: dict[str, Live] = {}
+        self.tails: dict[str, Log] = {}
+        self.draining = False
+        self.dirty = asyncio.Event()
+        self.store_ok = True
+        self.store_lost_at = float("-inf")
+        self.loops: list[asyncio.Task[None]] = []
+
+    # --- What a caller may do ---
+
+    @property
+    def queued(self) -> int:
+        return sum(live.record.run.state == "queued" for live in self.live.values())
+
+    async def start(self, record: Record, alias: str | None = None) -> str:
+        """Start a run, unless the alias names one already; the run's id."""
+        run_id = await self.store.create(record, alias, self.settings.max_runs_per_caller)
+        if run_id == record.run.id:
+            self.carry_out(Live(record))
+        return run_id
+
+    async def get(self, run_id: str) -> Record | None:
+        live = self.live.get(run_id)
+        return live.record if live else await self.store.load(run_id)
+
+    async def follow(self, run_id: str) -> Log:
+        """The log to follow: this replica's own, or the store's, kept up to date from now on."""
+        if live := self.live.get(run_id):
+            return live
+        if run_id not in self.tails:
+            events = await self.store.read({run_id: (0, 0)})
+            self.tails.setdefault(run_id, Log(events.get(run_id)))
+        return self.tails[run_id]
+
+    async def watch(self, run_id: str, after: EventId) -> AsyncGenerator[Event | None]:
+        """Follow a run wherever it is; ends without a last event when this replica cannot tell more."""
+        while True:
+            try:
+                log = await self.follow(run_id)
+            except StoreDown:
+                return
+            async with aclosing(log.follow(after)) as events:
+                async for event in events:
+                    yield event
+                    if event:
+                        after = event.id
+                        if event.last:
+                            return
+            if self.draining:
+                return
+
+    async def abandon(self, run_id: str) -> None:
+        """Its only caller has left."""
+        live = self.live.get(run_id)
+        if live and not live.listeners and not live.record.run.background:
+            self.stop(live)
+
+    async def cancel(self, run_id: str) -> None:
+        if live := self.live.get(run_id):
+            self.stop(live)
+        else:
+            await self.store.cancel(run_id)
+
+    def stop(self, live: Live) -> None:
+        live.cancel_asked = True
+        if live.task:
+            live.task.cancel()
+
+    # --- One run ---
+
+    def carry_out(self, live: Live) -> None:
+        self.live[live.record.run.id] = live
+        live.task = asyncio.create_task(self.run(live))
+
+    async def run(self, live: Live) -> None:
+        record = live.record
+        structlog.contextvars.bind_contextvars(run_id=record.run.id, request_id=record.request_id)
+        try:
+            async with asyncio.timeout(record.run.created_at + self.settings.timeout_seconds - time.time()):
+                async with self.slots:
+                    self.change(live, "running")
+                    with telemetry.span("run", run_id=record.run.id):
+                        await self.research(live)
+        except TimeoutError:
+            self.fail(live, 504, f"The run took longer than {self.settings.timeout_seconds:g} s.")
+        except asyncio.CancelledError:
+            if not live.cancel_asked:
+                raise  # lost or handed over: another replica goes on
+            self.change(live, "cancelled")
+            live.emit("done", {"reason": "cancelled"})
+        except (openai.OpenAIError, httpx2.HTTPError, ValueError, GraphRecursionError) as error:
+            log.error("the model failed", error=repr(error))
+            self.fail(live, 502, "The model failed, or could not be reached.")
+        except Exception:
+            log.exception("the run failed")
+            self.fail(live, 500, "Something went wrong; the log has the details.")
+            raise
+        finally:
+            self.finished(live)
+
+    async def research(self, live: Live) -> None:
+        record, text, began = live.record, "", time.monotonic()
+        steps = len(record.notebook.steps)
+        async for kind, data in self.agent.research(record.run.query, record.notebook):
+            if kind == "token":
+                if not text:
+                    telemetry.first_token.observe(time.monotonic() - began)
+                text += data["text"]
+            elif kind == "step":
+                text = ""
+                telemetry.tool_calls.labels(data["tool"], data["outcome"]).inc()
+            elif kind == "done":
+                notebook = record.notebook
+                used = notebook.prompt_tokens + notebook.completion_tokens
+                telemetry.tokens.labels(self.settings.model_name).inc(used)
+                record.run.result = Result(
+                    id=record.run.id,
+                    query=record.run.query,
+                    response=text,
+                    steps=notebook.steps,
+                    sources=notebook.sources,
+                    model=self.settings.model_name,
+                    tokens_used=used,
+                )
+                self.change(live, "done")
+            live.emit(kind, data)
+            if len(record.notebook.steps) > steps:
+                steps = len(record.notebook.steps)
+                live.record_changed = True
+            self.dirty.set()
+
+    def change(self, live: Live, state: Any) -> None:
+        live.record.run.state = state
+        live.record_changed = True
+        self.dirty.set()
+
+    def fail(self, live: Live, status: int, detail: str) -> None:
+        run, request_id = live.record.run, live.record.request_id
+        title = HTTPStatus(status).phrase
+        run.problem = Problem(title=title, status=status, detail=detail, request_id=request_id)
+        self.change(live, "failed")
+        live.emit("error", {"problem": run.problem.model_dump(exclude_none=True)})
+
+    def finished(self, live: Live) -> None:
+        run = live.record.run
+        if run.over:
+            telemetry.runs.labels(run.state).inc()
+            telemetry.run_seconds.observe(time.time() - run.created_at)
+            log.info("run", outcome=run.state, steps=len(live.record.notebook.steps))
+        self.dirty.set()
+
+    # --- What goes on all the time ---
+
+    async def flush(self, live: Live) -> None:
+        """Write what is new of a run; when the last of it is written, forget it here."""
+        record, start = live.record, live.stored
+        events = live.events[start:]
+        changed, first = live.record_changed, not live.stored
+        live.record_changed = False
+        try:
+            told = await self.store.append(record, events, changed=changed, first=first)
+        except StoreDown:
+            live.record_changed = live.record_changed or changed
+            raise
+        if told == "lost":
+            self.lose(live)
+        elif told == "forgotten":
+            live.stored, live.record_changed = 0, True
+        else:
+            live.stored = start + len(events)
+            if record.run.over and live.written:
+                if record.run.state == "done" and self.settings.cache_ttl_seconds:
+                    alias = answer_alias(record.caller, record.run.query)
+                    await self.store.alias(alias, record.run.id, self.settings.cache_ttl_seconds)
+                self.live.pop(record.run.id, None)
+
+    def lose(self, live: Live) -> None:
+        """Another replica has this run now."""
+        self.live.pop(live.record.run.id, None)
+        if live.task:
+            live.task.cancel()
+        live.close()
+
+    async def flush_always(self) -> None:
+        while True:
+            await self.dirty.wait()
+            self.dirty.clear()
+            try:
+                await asyncio.gather(*(self.flush(live) for live in self.unwritten()))
+                self.store_is(True)
+            except StoreDown as error:
+                self.store_is(False, error)
+                self.dirty.set()
+                await asyncio.sleep(0.2)
+            await asyncio.sleep(FLUSH_SECONDS)
+
+    def unwritten(self) -> list[Live]:
+        return [live for live in self.live.values() if not live.written]
+
+    async def tail_always(self) -> None:
+        """Keep the logs of other replicas' runs up to date, all of them in one read."""
+        while True:
+            await asyncio.sleep(FLUSH_SECONDS)
+            self.tails = {run_id: tail for run_id, tail in self.tails.items() if tail.listeners}
+            if self.tails:
+                last = {run_id: t.events[-1].id if t.events else (0, 0) for run_id, t in self.tails.items()}
+                with suppress(StoreDown):  # beat_always tells
+                    for run_id, events in (await self.store.read(last)).items():
+                        if run_id in self.tails:
+                            self.tails[run_id].add(*events)
+
+    async def beat_always(self) -> None:
+        """Renew our leases, hear what others want of our runs, take over runs whose replica is gone."""
+        while True:
+            try:
+                await self.beat()
+                self.store_is(True)
+            except StoreDown as error:
+                self.store_is(False, error)
+            await asyncio.sleep(self.settings.lease_seconds / 6)
+
+    async def beat(self) -> None:
+        now, grace = time.monotonic(), self.settings.resume_grace_seconds
+        going = [run_id for run_id, live in self.live.items() if not live.record.run.over]
+        heard = [run_id for run_id, tail in self.tails.items() if tail.listeners]
+        await self.store.ping()
+        if heard:
+            await self.store.hear(heard, self.settings.lease_seconds)
+        for run_id, lease in (await self.store.renew(going)).items() if going else ():
+            if (live := self.live.get(run_id)) is None:
+                continue
+            if not lease.held:
+                self.lose(live)
+                continue
+            if live.listeners or lease.heard or live.record.run.background:
+                live.heard_at = now
+            if lease.cancelled or now - live.heard_at > grace:
+                self.stop(live)
+        # After the store was away, all leases have ended: their holders get the time to renew them.
+        settled = now - self.store_lost_at > self.settings.lease_seconds
+        if settled and not self.draining and len(self.live) < self.settings.max_concurrency:
+            while record := await self.store.claim():
+                await self.take_over(record)
+
+    async def take_over(self, record: Record) -> None:
+        run_id = record.run.id
+        if old := self.live.get(run_id):
+            self.lose(old)
+        events = (await self.store.read({run_id: (0, 0)})).get(run_id, [])
+        live = Live(record, events)
+        sound = [event.id for event in events if event.type != "token"]
+        last = sound[-1] if sound else (0, 0)
+        log.warning("took over a run", run_id=run_id, epoch=record.epoch)
+        telemetry.takeovers.inc()
+        live.emit("reset", {"from_id": f"{last[0]}-{last[1]}"})
+        self.carry_out(live)
+
+    def store_is(self, ok: bool, error: Exception | None = None) -> None:
+        if ok != self.store_ok:
+            log.warning(
+                "the store is back" if ok else "the store is down", error=repr(error) if error else None
+            )
+        if not ok:
+            self.store_lost_at = time.monotonic()
+        self.store_ok = ok
+
+    def begin(self) -> None:
+        self.loops = [
+            asyncio.create_task(work()) for work in (self.flush_always, self.beat_always, self.tail_always)
+        ]
+
+    # --- The end ---
+
+    @property
+    def busy(self) -> bool:
+        return any(not live.record.run.over for live in self.live.values())
+
+    async def drain(self, seconds: float) -> None:
+        """Let runs finish for so long; hand over the rest, or where nobody could take them, end them."""
+        self.draining = True
+        for tail in self.tails.values():
+            tail.close()
+        if tasks := [live.task for live in self.live.values() if live.task and not live.task.done()]:
+            await asyncio.wait(tasks, timeout=seconds)
+        for live in [live for live in self.live.values() if not live.record.run.over]:
+            if self.store.shared:
+                await self.hand_over(live)
+            elif live.task:
+                self.fail(live, 503, "The server is stopping.")
+                live.task.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                while self.unwritten():
+                    self.dirty.set()
+                    await asyncio.sleep(FLUSH_SECONDS)
+
+    async def hand_over(self, live: Live) -> None:
+        run_id = live.record.run.id
+        if live.task:
+            live.task.cancel()
+            await asyncio.wait([live.task])
+        try:
+            await self.flush(live)
+            self.live.pop(run_id, None)
+            await self.store.release(run_id)
+            log.info("handed over a run", run_id=run_id)
+        except StoreDown as error:  # its lease will end by itself
+            log.warning("could not hand over a run", run_id=run_id, error=repr(error))
+        live.close()
+
+    async def end(self) -> None:
+        for loop in self.loops:
+            loop.cancel()
+        await asyncio.gather(*self.loops, return_exceptions=True)
+        await self.store.close()
