@@ -20,6 +20,8 @@ from course.models import base_environment, start_offline_model
 from course.processes import Failed, Processes, free_port, wait_ready
 
 ROOT = Path(__file__).parent.parent
+# Tests import the research agent's package `app` from the course, or from the copy that an exercise has broken.
+sys.path.insert(0, str(Path(os.environ.get("LESSON_ROOT", ROOT)) / "research-agent"))
 
 
 @pytest.fixture(scope="session")

@@ -145,7 +145,7 @@ class RedisStore:
             socket_connect_timeout=1,
             retry=Retry(NoBackoff(), 1),  # once, for a connection that Redis has closed by restarting
         )
-        self.redis = Redis(connection_pool=pool)
+        self.redis = Redis.from_pool(pool)
         self.owner = uuid.uuid4().hex
         self.lease, self.ttl, self.longest = lease, ttl, longest
         script = self.redis.register_script

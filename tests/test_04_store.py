@@ -1,0 +1,218 @@
+"""The store of runs: the same claims for memory and for a real Redis, then what only Redis has to keep."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from conftest import RedisServer
+
+from app.models import Event, Record, Run
+from app.redis_store import RedisStore
+from app.store import Busy, MemoryStore, Store, StoreDown
+
+
+def record(caller: str = "me", **fields: Any) -> Record:
+    return Record(run=Run(query="What is a lease?", **fields), caller=caller, request_id="r")
+
+
+def tokens(*numbers: int, epoch: int = 0) -> list[Event]:
+    return [Event(id=(epoch, number), type="token", data={"text": str(number)}) for number in numbers]
+
+
+MakeStore = Callable[..., RedisStore]
+
+
+@pytest.fixture
+async def another(redis_server: RedisServer) -> AsyncIterator[MakeStore]:
+    """Makes stores as replicas have them, all on one Redis, which is empty at first."""
+
+    redis_server.start()
+    made: list[RedisStore] = []
+
+    def make(lease: float = 0.3, ttl: int = 60) -> RedisStore:
+        made.append(RedisStore(redis_server.url, lease=lease, ttl=ttl, longest=60))
+        return made[-1]
+
+    await make().redis.flushall()
+    yield make
+    for store in made:
+        await store.close()
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    if request.param == "memory":
+        yield MemoryStore(60, 100)
+        return
+    server: RedisServer = request.getfixturevalue("redis_server")
+    made = RedisStore(server.url, lease=0.3, ttl=60, longest=60)
+    await made.redis.flushall()
+    yield made
+    await made.close()
+
+
+async def append(store: Store, kept: Record, events: list[Event], first: bool = False) -> str:
+    return await store.append(kept, events, changed=True, first=first)
+
+
+async def test_a_run_is_kept_with_its_events_in_order(store: Store) -> None:
+    mine = record()
+    assert await store.create(mine, None, 10) == mine.run.id
+    await append(store, mine, tokens(1, 2), first=True)
+    await append(store, mine, tokens(3))
+    everything = await store.read({mine.run.id: (0, 0)})
+    assert [event.data["text"] for event in everything[mine.run.id]] == ["1", "2", "3"]
+    later = await store.read({mine.run.id: (0, 2)})
+    assert [event.id for event in later[mine.run.id]] == [(0, 3)]
+    assert (await store.load(mine.run.id)) == mine
+    assert await store.load("unknown") is None
+
+
+async def test_an_alias_names_one_run_however_many_ask_at_once(store: Store) -> None:
+    ids = await asyncio.gather(*(store.create(record(), "key:me:1", 50) for _ in range(20)))
+    assert len(set(ids)) == 1
+    assert await store.find("key:me:1") == ids[0]
+
+
+async def test_an_alias_ends(store: Store) -> None:
+    mine = record()
+    await store.create(mine, None, 10)
+    await store.alias("answer", mine.run.id, 0.05)
+    async with asyncio.timeout(5):
+        while await store.find("answer"):  # noqa: ASYNC110  # nobody tells when it ends
+            await asyncio.sleep(0.01)
+
+
+async def test_a_caller_has_a_bounded_number_of_runs_and_gets_the_place_back(store: Store) -> None:
+    first, second = record(), record()
+    await store.create(first, None, 2)
+    await store.create(second, None, 2)
+    with pytest.raises(Busy):
+        await store.create(record(), None, 2)
+    await store.create(record(caller="somebody else"), None, 2)
+    first.run.state = "done"
+    await append(store, first, [])
+    await store.create(record(), None, 2)
+
+
+async def test_word_to_cancel_reaches_whoever_has_the_run(store: Store) -> None:
+    mine = record()
+    await store.create(mine, None, 10)
+    assert not (await store.renew([mine.run.id]))[mine.run.id].cancelled
+    await store.cancel(mine.run.id)
+    lease = (await store.renew([mine.run.id]))[mine.run.id]
+    assert lease.held and lease.cancelled
+
+
+async def test_the_rate_is_counted_by_caller(store: Store) -> None:
+    quotas = [await store.hit("me", 2) for _ in range(3)]
+    assert [(quota.allowed, quota.left) for quota in quotas] == [(True, 1), (True, 0), (False, 0)]
+    assert 0 < quotas[2].reset_at - time.time() <= 61
+    assert (await store.hit("somebody else", 2)).allowed
+
+
+async def test_memory_forgets_the_oldest_of_too_many_finished_runs_and_no_running_one() -> None:
+    store = MemoryStore(60, 2)
+    running, *finished = records = [record() for _ in range(4)]
+    for each in records:
+        await store.create(each, f"key:{each.run.id}", 10)
+    for each in finished:
+        each.run.state = "done"
+        await append(store, each, tokens(1))
+    kept = [each for each in records if await store.load(each.run.id)]
+    assert kept == [running, *finished[1:]]
+    assert len(store.aliases) == 3 and store.going == {"me": 1}
+
+
+# --- Redis alone: leases ---
+
+
+async def until_claimed(store: RedisStore, seconds: float = 5) -> Record:
+    async with asyncio.timeout(seconds):
+        while (claimed := await store.claim()) is None:  # noqa: ASYNC110  # nor when a lease does
+            await asyncio.sleep(0.02)
+    return claimed
+
+
+async def test_a_run_whose_lease_has_ended_is_claimed_once_and_in_its_next_epoch(another: MakeStore) -> None:
+    owner, second, third = another(), another(), another()
+    mine = record()
+    await owner.create(mine, None, 10)
+    await append(owner, mine, tokens(1), first=True)
+    assert await second.claim() is None, "a run was taken from a replica that still holds its lease"
+    claimed = await until_claimed(second)
+    assert claimed.run == mine.run and claimed.epoch == 1
+    assert await third.claim() is None
+    assert await append(owner, mine, tokens(2)) == "lost", "two replicas write one run"
+    assert not (await owner.renew([mine.run.id]))[mine.run.id].held
+    assert await append(second, claimed, tokens(1, epoch=1)) == "written"
+    events = (await third.read({mine.run.id: (0, 0)}))[mine.run.id]
+    assert [event.id for event in events] == [(0, 1), (1, 1)]
+
+
+async def test_a_renewed_lease_does_not_end(another: MakeStore) -> None:
+    owner, other = another(), another()
+    mine = record()
+    await owner.create(mine, None, 10)
+    for _ in range(10):
+        await asyncio.sleep(0.1)  # three leases long in all
+        await owner.renew([mine.run.id])
+        assert await other.claim() is None
+
+
+async def test_a_released_run_can_be_claimed_at_once(another: MakeStore) -> None:
+    owner, other = another(lease=60), another(lease=60)
+    mine = record()
+    await owner.create(mine, None, 10)
+    await owner.release(mine.run.id)
+    claimed = await other.claim()
+    assert claimed and claimed.run.id == mine.run.id
+
+
+async def test_a_finished_run_is_nobodys_to_claim_and_expires(another: MakeStore) -> None:
+    owner = another(lease=0.05, ttl=1)
+    mine = record()
+    await owner.create(mine, None, 10)
+    mine.run.state = "done"
+    await append(owner, mine, tokens(1), first=True)
+    assert await owner.redis.zcard("leases") == 0
+    assert 0 < await owner.redis.ttl(f"run:{mine.run.id}") <= 1
+    assert 0 < await owner.redis.ttl(f"events:{mine.run.id}") <= 1
+
+
+async def test_events_written_twice_are_there_once(another: MakeStore) -> None:
+    owner = another()
+    mine = record()
+    await owner.create(mine, None, 10)
+    for events in (tokens(1, 2), tokens(1, 2, 3)):
+        await append(owner, mine, events, first=True)
+    assert len((await owner.read({mine.run.id: (0, 0)}))[mine.run.id]) == 3
+
+
+async def test_a_run_that_redis_has_lost_is_written_anew(another: MakeStore) -> None:
+    owner = another()
+    mine = record()
+    await owner.create(mine, None, 10)
+    await append(owner, mine, tokens(1), first=True)
+    await owner.redis.flushall()
+    assert await append(owner, mine, tokens(2)) == "forgotten"
+    assert await append(owner, mine, tokens(1, 2), first=True) == "written"
+    assert await owner.load(mine.run.id) == mine
+
+
+async def test_redis_away_is_told_quickly_and_its_return_is_noticed(
+    another: MakeStore, redis_server: RedisServer
+) -> None:
+    store = another()
+    mine = record()
+    await store.create(mine, None, 10)
+    redis_server.kill()
+    began = time.monotonic()
+    for broken in (store.ping(), store.load(mine.run.id), store.claim(), store.renew([mine.run.id])):
+        with pytest.raises(StoreDown):
+            await broken
+    assert time.monotonic() - began < 4
+    redis_server.start()
+    assert await store.load(mine.run.id) == mine, "what Redis had said it had stored is gone"
