@@ -14,14 +14,13 @@ import openai
 import structlog
 from fastapi import APIRouter, FastAPI, Header, HTTPException, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import FileResponse, HTMLResponse
-from fastapi.sse import EventSourceResponse, format_sse_event
+from fastapi.responses import FileResponse, HTMLResponse, StreamingResponse
+from fastapi.sse import format_sse_event
 from fastapi.staticfiles import StaticFiles
 
 from app import telemetry
 from app.agent import Agent
 from app.config import Settings
-from app.fetch import Fetcher
 from app.gate import Envelope, Gate, tell_problems
 from app.models import Event, EventId, Problem, Record, ResearchRequest, Result, Run, event_id
 from app.redis_store import RedisStore, wire_id
@@ -44,6 +43,10 @@ any_problem: dict[int | str, dict[str, Any]] = {
     "default": {"description": "A problem", "content": {"application/problem+json": {}}, "model": Problem}
 }
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
+
+
+class EventStream(StreamingResponse):
+    media_type = "text/event-stream"
 
 
 class Health:
@@ -93,8 +96,7 @@ def create_app(settings: Settings, stop: Stop) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         flush_traces = telemetry.configure_traces(settings)
-        fetcher = Fetcher(allowed_hosts=frozenset(settings.fetch_allowed_hosts))
-        agent = Agent(settings, make_search(settings, fetcher))
+        agent = Agent(settings, make_search(settings))
         runs = Runs(settings, make_store(settings), agent)
         health = Health(settings, agent, runs.store)
         await health.check()
@@ -211,10 +213,10 @@ async def client_left(request: Request) -> None:
         pass
 
 
-@research.post("/stream", response_class=EventSourceResponse)
+@research.post("/stream", response_class=EventStream)
 async def research_stream(
     request: Request, body: ResearchRequest, idempotency_key: Key = None
-) -> EventSourceResponse:
+) -> EventStream:
     """Research a question and follow the run; its events are those of GET /v1/research/{id}/events."""
     run_id = await begin(request, body, idempotency_key)
     return stream(request, run_id, (0, 0))
@@ -226,12 +228,12 @@ async def research_state(request: Request, run_id: str) -> Run:
     return (await known_run(request, run_id)).run
 
 
-@research.get("/{run_id}/events", response_class=EventSourceResponse)
+@research.get("/{run_id}/events", response_class=EventStream)
 async def research_events(
     request: Request,
     run_id: str,
     last_event_id: Annotated[str, Header(max_length=50)] = "0-0",
-) -> EventSourceResponse:
+) -> EventStream:
     """A run's events from the first, or after Last-Event-ID; `done` or `error` is always the last."""
     try:
         after = event_id(last_event_id)
@@ -253,7 +255,7 @@ async def research_cancel(request: Request, run_id: str) -> Run:
     return record.run
 
 
-def stream(request: Request, run_id: str, after: EventId) -> EventSourceResponse:
+def stream(request: Request, run_id: str, after: EventId) -> EventStream:
     async def body() -> AsyncIterator[bytes]:
         yield b"retry: 500\n\n"
         async with aclosing(request.state.runs.watch(run_id, after)) as events:
@@ -261,7 +263,7 @@ def stream(request: Request, run_id: str, after: EventId) -> EventSourceResponse
                 yield on_the_wire(event) if event else b": ping\n\n"
 
     headers = STREAM_HEADERS | {"Location": f"/v1/research/{run_id}", "X-Run-ID": run_id}
-    return EventSourceResponse(body(), headers=headers)
+    return EventStream(body(), headers=headers)
 
 
 def on_the_wire(event: Event) -> bytes:
