@@ -8,20 +8,19 @@
  * @typedef {object} Run  What the events of the open run have told so far.
  * @property {string} id
  * @property {string} [query]
- * @property {string} lastId  of the last event seen
+ * @property {string} lastId  the last event's id
  * @property {number} retry  milliseconds before the first try to connect again
  * @property {{id: string, text: string}[]} pieces  of the answer, each with its event's id
  * @property {Map<number, Step>} steps
  * @property {Map<number, Source>} sources
- * @property {string[]} drawn  the answer's blocks, as they stand on the page
+ * @property {string[]} drawn  the answer's blocks as they stand on the page
  * @property {AbortController} left  aborted when another view is opened
  */
 
 const HISTORY_LENGTH = 50;
 const LONGEST_PAUSE_MS = 10_000;
 const SILENCE_MS = 45_000; // the server pings every 15 s: a connection as silent as this is dead
-const PASSING = [0, 429, 502, 503, 504]; // statuses of troubles that may be over at the next try
-const DEEPEST_NESTING = 6;
+const PASSING = [0, 429, 502, 503, 504]; // statuses that may be others at the next try
 
 const $ = (id) => document.getElementById(id);
 const plural = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
@@ -35,35 +34,35 @@ function element(tag, attributes = {}, ...children) {
   return node;
 }
 
-/** A link to the web; plain text where the address is no http(s) one. */
+/** A link to the web; plain text where the address is not http or https. */
 function link(url, text) {
   const attributes = { href: url, target: "_blank", rel: "noopener noreferrer nofollow" };
   return isWeb(url) ? element("a", attributes, text) : element("span", {}, text);
 }
 
-// ------------------------------------------------------------------------------------------- the API
+// ---- The API
 
 class Trouble extends Error {
-  /** @param {Problem} problem  @param {number} wait  the seconds of Retry-After */
+  /** @param {Problem} problem  @param {number} wait  seconds of Retry-After */
   constructor(problem, wait = 0) {
     super(problem.title);
     Object.assign(this, { problem, wait });
   }
 }
 
-function lost() {
+function unreachable() {
   const detail = "Check that it runs and that you are connected, then try again.";
   throw new Trouble({ status: 0, title: "The server cannot be reached", detail });
 }
 
-/** What the API replies: a stream's body, otherwise the JSON; throws Trouble when there is neither. */
+/** What the API replies: a stream's body, or else JSON; Trouble when it refuses or is not there. */
 async function call(path, options = {}) {
   const headers = new Headers(options.headers);
   if (sessionStorage.getItem("api-key")) headers.set("X-API-Key", sessionStorage.getItem("api-key"));
-  const reply = await fetch(`v1/research${path}`, { ...options, headers, cache: "no-store" }).catch(lost);
+  const reply = await fetch(`v1/research${path}`, { ...options, headers, cache: "no-store" }).catch(unreachable);
   const type = reply.headers.get("Content-Type") ?? "";
   if (reply.ok && type.startsWith("text/event-stream")) return reply.body;
-  const told = await reply.text().catch(lost);
+  const told = await reply.text().catch(unreachable);
   if (reply.ok) return JSON.parse(told);
   const problem = { title: `HTTP ${reply.status}`, detail: "Something between this page and the API refused." };
   if (type.startsWith("application/problem+json")) Object.assign(problem, JSON.parse(told));
@@ -71,17 +70,17 @@ async function call(path, options = {}) {
 }
 
 /**
- * The events of a stream, as https://html.spec.whatwg.org/multipage/server-sent-events.html reads them, to
- * the body's end or until it is silent for too long; keeps `state.lastId` and `state.retry`.
+ * The events of a stream, read as https://html.spec.whatwg.org/multipage/server-sent-events.html says, until
+ * it ends, breaks, or is silent for too long; keeps `state.lastId` and `state.retry`.
  */
 async function* readEvents(body, state) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let [rest, afterCR, id, type, data] = ["", false, state.lastId, "", []];
   while (true) {
     const silence = setTimeout(() => reader.cancel(), SILENCE_MS);
-    const { done, value } = await reader.read().catch(() => ({ done: true })); // cut off is an end, too
+    const { done, value } = await reader.read().catch(() => ({ done: true })); // broken: the caller reconnects
     clearTimeout(silence);
-    if (done) return; // an event whose blank line is missing is none
+    if (done) return; // an event whose blank line has not come is none
     const lines = (rest + (afterCR ? value.replace(/^\n/, "") : value)).split(/\r\n|\r|\n/);
     afterCR = value.endsWith("\r"); // its \n may come with the next piece
     rest = lines.pop();
@@ -109,31 +108,29 @@ function pause(milliseconds, signal) {
 /** Follow a run to its last event, over as many connections as that takes. @param {Run} run */
 async function follow(run) {
   const [signal, path] = [run.left.signal, `/${encodeURIComponent(run.id)}`];
-  for (let attempt = 0; ; attempt++) {
+  for (let tries = 0; !signal.aborted; tries++) {
     let wait = 0;
     try {
-      if (!run.query) showQuestion(run, (await call(path, { signal })).query);
+      showQuestion(run, run.query ?? (await call(path, { signal })).query);
       const headers = run.lastId ? { "Last-Event-ID": run.lastId } : {};
       const body = await call(`${path}/events`, { headers, signal });
-      if (attempt) say("working", "Connected again …");
+      if (tries) say("working", "Connected again …");
       for await (const { id, type, data } of readEvents(body, run)) {
         if (signal.aborted) return;
-        attempt = 0;
+        tries = 0;
         show(run, id, type, JSON.parse(data));
         if (type === "done" || type === "error") return;
       }
-    } catch (error) {
-      if (!signal.aborted && !PASSING.includes(error.problem?.status)) throw error;
-      wait = error.wait * 1000;
+    } catch (trouble) {
+      if (signal.aborted) return;
+      if (!PASSING.includes(trouble.problem?.status)) throw trouble;
+      wait = trouble.wait * 1000;
     }
-    if (signal.aborted) return;
     say("lost", "Connection lost, trying again …");
-    const backoff = Math.min(LONGEST_PAUSE_MS, run.retry * 2 ** attempt);
-    await pause(Math.max(wait, backoff * (0.5 + Math.random() / 2)), signal);
+    const backoff = Math.min(LONGEST_PAUSE_MS, run.retry * 2 ** tries) * (0.5 + Math.random() / 2);
+    await pause(Math.max(wait, backoff), signal);
   }
 }
-
-// ---------------------------------------------------------------------------------------- the events
 
 /** Whether an event's id, EPOCH-SEQ, comes after another's. */
 function isAfter(id, other) {
@@ -141,72 +138,43 @@ function isAfter(id, other) {
   return epoch === otherEpoch ? seq > otherSeq : epoch > otherEpoch;
 }
 
+// ---- What is shown
+
 /** Change the page as an event tells. @param {Run} run */
 function show(run, id, type, data) {
-  if (type === "token") {
-    run.pieces.push({ id, text: data.text });
-    say("working", "Writing the answer …");
-    drawSoon(run);
-  } else if (type === "step") {
-    run.pieces = []; // what was said before a step was thinking aloud
-    run.steps.set(data.n, data);
-    showStep(run, data);
-    drawSoon(run);
-  } else if (type === "source") {
-    run.sources.set(data.n, data);
-    showSource(run, data);
-  } else if (type === "reset") {
-    run.pieces = run.pieces.filter((piece) => !isAfter(piece.id, data.from_id));
-    say("working", "Another server goes on with this run …");
-    drawSoon(run);
-  } else if (type === "usage") {
-    run.tokens = data.prompt_tokens + data.completion_tokens;
-  } else if (type === "error") {
+  if (type === "token") run.pieces.push({ id, text: data.text });
+  if (type === "step") run.pieces = []; // what was said before a step was thinking aloud
+  if (type === "reset") run.pieces = run.pieces.filter((piece) => !isAfter(piece.id, data.from_id));
+  if (["token", "step", "reset"].includes(type)) run.frame ??= requestAnimationFrame(() => draw(run));
+  if (type === "token") say("working", "Writing the answer …");
+  if (type === "reset") say("working", "Another server goes on with this run …");
+  if (type === "step") showStep(run, data);
+  if (type === "source") showSource(run, data);
+  if (type === "usage") run.tokens = data.prompt_tokens + data.completion_tokens;
+  if (type === "done") finish(run, data.reason, ended(run, data.reason));
+  if (type === "error") {
     finish(run, "failed", "This run failed.");
     showTrouble(data.problem, () => ask(run.query));
-  } else if (type === "done") {
-    const counts = [plural(run.steps.size, "step"), plural(run.sources.size, "source")];
-    if (run.tokens) counts.push(plural(run.tokens, "token"));
-    const phrases = {
-      stop: `Finished: ${counts.join(", ")}.`,
-      length: "The answer is cut off here: it reached the limit of its length.",
-      cancelled: "Cancelled.",
-    };
-    finish(run, data.reason, phrases[data.reason] ?? `The answer is cut off here (${data.reason}).`);
   }
 }
 
-// -------------------------------------------------------------------------------------- what is shown
+function ended(run, reason) {
+  if (reason === "cancelled") return "Cancelled.";
+  if (reason === "length") return "The answer is cut off: it reached the limit of its length.";
+  if (reason !== "stop") return `The answer is cut off (${reason}).`;
+  const counts = [plural(run.steps.size, "step"), plural(run.sources.size, "source")];
+  return `Finished: ${[...counts, ...(run.tokens ? [plural(run.tokens, "token")] : [])].join(", ")}.`;
+}
 
-/** Say how it stands. Screen readers speak each change, so these are whole phrases. */
+/** Say how the run stands: screen readers speak each change, so these are whole phrases, not tokens. */
 function say(state, phrase) {
   $("state").dataset.state = state;
   if ($("state").textContent !== phrase) $("state").textContent = phrase;
 }
 
 function showQuestion(run, query) {
-  run.query = query;
-  $("question").textContent = query;
-  document.title = `${query.slice(0, 60)} · Research agent`;
-}
-
-/** @param {Run} run  @param {Step} step */
-function showStep(run, { n, tool, input, outcome }) {
-  const told = { web_search: `Searched the web for “${input.query}”`, fetch_page: `Read ${input.url}` };
-  const phrase = told[tool] ?? `Used ${tool} with ${JSON.stringify(input)}`;
-  const words = { ok: "It worked.", empty: "It found nothing.", failed: "It failed.", refused: "It was refused." };
-  const note = element("span", { class: "outcome" }, words[outcome] ?? outcome);
-  place("steps", element("li", { id: `step-${n}`, class: outcome }, `${phrase}. `, note));
-  say("working", `${phrase}. ${note.textContent} Thinking …`);
-}
-
-/** @param {Run} run  @param {Source} source */
-function showSource(run, { n, title, url, snippet, step }) {
-  const host = element("span", { class: "host" }, isWeb(url) ? new URL(url).host : url);
-  const parts = [link(url, title || url), host, element("p", {}, snippet)];
-  place("sources", element("li", { id: `source-${n}`, value: n, tabindex: -1 }, ...parts));
-  const found = [...run.sources.values()].filter((source) => source.step === step).length;
-  $(`step-${step}`)?.querySelector(".outcome").replaceChildren(`It gave ${plural(found, "source")}.`);
+  run.query = $("question").textContent = query;
+  document.title = `${query} · Research agent`;
 }
 
 /** Put an entry into a list, in the place of the one with its id if there is one. */
@@ -215,12 +183,33 @@ function place(list, item) {
   else $(list).append(item);
 }
 
-/** A citation: a link to the source's entry, which gets the focus and by that is marked. */
-function cite(run, n) {
-  const source = run.sources.get(n);
-  if (!source) return `[${n}]`;
-  const attributes = { class: "citation", href: location.hash, "aria-label": `[${n}] ${source.title}` };
-  const anchor = element("a", attributes, `[${n}]`);
+/** @param {Run} run  @param {Step} step */
+function showStep(run, step) {
+  const known = { web_search: `Searched the web for “${step.input.query}”`, fetch_page: `Read ${step.input.url}` };
+  const words = { ok: "Done.", empty: "Nothing found.", failed: "This failed.", refused: "This was refused." };
+  const phrase = known[step.tool] ?? `Used ${step.tool} with ${JSON.stringify(step.input)}`;
+  const outcome = element("span", { class: "outcome" }, words[step.outcome] ?? step.outcome);
+  run.steps.set(step.n, step);
+  place("steps", element("li", { id: `step-${step.n}`, class: step.outcome }, `${phrase} `, outcome));
+  say("working", `${phrase}: ${outcome.textContent} Thinking …`);
+}
+
+/** @param {Run} run  @param {Source} source */
+function showSource(run, source) {
+  const { n, title, url, snippet, step } = source;
+  const host = element("span", { class: "host" }, isWeb(url) ? new URL(url).host : url);
+  const parts = [link(url, title || url), host, element("p", {}, snippet)];
+  run.sources.set(n, source);
+  place("sources", element("li", { id: `source-${n}`, value: n, tabindex: -1 }, ...parts));
+  const found = [...run.sources.values()].filter((other) => other.step === step).length;
+  $(`step-${step}`)?.querySelector(".outcome").replaceChildren(`${plural(found, "source")} found.`);
+}
+
+/** A citation: a link that gives its source's entry the focus, which marks it. */
+function citation(run, n) {
+  if (!run.sources.has(n)) return `[${n}]`;
+  const name = `[${n}] ${run.sources.get(n).title}`;
+  const anchor = element("a", { class: "citation", href: location.hash, "aria-label": name }, `[${n}]`);
   anchor.addEventListener("click", (event) => {
     event.preventDefault();
     $(`source-${n}`).focus();
@@ -230,21 +219,15 @@ function cite(run, n) {
 
 const answerOf = (run) => run.pieces.map((piece) => piece.text).join("");
 
-/** Draw the answer before the next frame, once for all the tokens that arrive until then. */
-function drawSoon(run) {
-  run.frame ??= requestAnimationFrame(() => draw(run));
-}
-
-/** Draw the blocks from the first that has changed: focus and selection in those before it stay. */
+/** Draw the answer from its first block that has changed: focus and selection in those before it stay. */
 function draw(run) {
   run.frame = undefined;
   if (run.left.signal.aborted) return;
   const blocks = splitBlocks(answerOf(run).split("\n"));
   const texts = blocks.map((block) => block.lines.join("\n"));
-  const changed = texts.findIndex((text, at) => text !== run.drawn[at]);
-  const kept = changed === -1 ? texts.length : changed;
+  const kept = [...texts, null].findIndex((text, at) => text !== run.drawn[at]);
   for (const node of [...$("answer").children].slice(kept)) node.remove();
-  $("answer").append(...blocks.slice(kept).map((block) => blockNode(block, (n) => cite(run, n))));
+  $("answer").append(...blocks.slice(kept).map((block) => blockNode(block, (n) => citation(run, n))));
   run.drawn = texts;
 }
 
@@ -253,36 +236,36 @@ function finish(run, state, phrase) {
   say(state, phrase);
   $("answer").ariaBusy = "false";
   $("cancel").hidden = true;
-  $("copy").hidden = !run.pieces.length;
+  $("copy").hidden = run.pieces.length === 0;
 }
 
 let again = () => {};
 
-/** Tell a problem in words, and offer to try again. @param {Problem} problem */
+/** Tell a problem in words, and offer another try. @param {Problem} problem */
 function showTrouble(problem, retry) {
   again = retry;
   $("trouble-title").textContent = problem.title;
   $("trouble-detail").textContent = problem.detail;
   $("trouble-request").textContent = problem.request_id ? `Request id: ${problem.request_id}` : "";
   $("trouble").hidden = false;
-  $("key-form").hidden = problem.status !== 401;
   $("again").hidden = problem.status === 401;
+  $("key-form").hidden = problem.status !== 401;
   if (problem.status === 401) $("key").focus();
 }
 
-/** Do it; a Trouble on the way is told, and may be tried again. */
+/** Do what may meet trouble; tell it, and do it again when asked to. */
 async function attempt(work) {
   $("trouble").hidden = true;
   try {
     await work();
-  } catch (error) {
-    if (!(error instanceof Trouble)) throw error;
-    const wait = error.wait ? ` The server asks you to wait ${plural(error.wait, "second")}.` : "";
-    showTrouble({ ...error.problem, detail: error.problem.detail + wait }, () => attempt(work));
+  } catch (trouble) {
+    if (!(trouble instanceof Trouble)) throw trouble;
+    const wait = trouble.wait ? ` The server asks you to wait ${plural(trouble.wait, "second")}.` : "";
+    showTrouble({ ...trouble.problem, detail: trouble.problem.detail + wait }, () => attempt(work));
   }
 }
 
-// ------------------------------------------------------------------------------------------- Markdown
+// ---- Markdown
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})/;
 const HEADING = /^ {0,3}(#{1,6}) +(.*)/;
@@ -294,9 +277,9 @@ const KINDS = { code: FENCE, heading: HEADING, rule: RULE, quote: QUOTE, list: I
 const kindOf = (line) => Object.keys(KINDS).find((kind) => KINDS[kind].test(line));
 const indent = (line) => line.search(/\S|$/);
 const ordered = (item) => /^ *\d/.test(item);
-const closes = (line, fence) => line.trim().startsWith(FENCE.exec(fence)[1]) && /^[`~\s]+$/.test(line);
+const closes = (line, fence) => line.trim().startsWith(FENCE.exec(fence)[1]) && /^[`~ ]+$/.test(line);
 
-/** Whether the line at `at` still belongs to the block of that kind that began at `start`. */
+/** Whether the line at `at` still belongs to the block of that kind that begins at `start`. */
 function goesOn(kind, lines, start, at) {
   const next = kindOf(lines[at]);
   if (kind === "code") return at === start + 1 || !closes(lines[at - 1], lines[start]);
@@ -306,148 +289,145 @@ function goesOn(kind, lines, start, at) {
   return next === "list" && ordered(lines[at]) === ordered(lines[start]);
 }
 
-/** Lines of Markdown as blocks: {kind, lines}. */
+/** Lines of Markdown as blocks. */
 function splitBlocks(lines) {
   const blocks = [];
-  for (let start = 0, at; start < lines.length; start = at) {
+  for (let start = 0, end; start < lines.length; start = end) {
     const kind = kindOf(lines[start]);
-    at = start + 1;
-    while (at < lines.length && goesOn(kind, lines, start, at)) at++;
-    if (kind !== "blank") blocks.push({ kind, lines: lines.slice(start, at) });
+    for (end = start + 1; end < lines.length && goesOn(kind, lines, start, end); ) end++;
+    if (kind !== "blank") blocks.push({ kind, lines: lines.slice(start, end) });
   }
   return blocks;
 }
 
-/** A block as an element; `citation(n)` gives what stands for a citation of source n. */
-function blockNode({ kind, lines }, citation, depth = 0) {
-  const text = lines.join("\n");
-  const nodes = (inner) => splitBlocks(inner).map((block) => blockNode(block, citation, depth + 1));
-  if (depth > DEEPEST_NESTING) return element("p", {}, text);
+/** A block as an element; `cite(n)` gives what stands for a citation of source n. */
+function blockNode({ kind, lines }, cite, depth = 0) {
+  const inner = (text) => splitBlocks(text).map((block) => blockNode(block, cite, depth + 1));
+  if (kind === "rule") return element("hr");
   if (kind === "code") {
     const end = lines.length > 1 && closes(lines.at(-1), lines[0]) ? -1 : undefined;
     return element("pre", { tabindex: 0 }, element("code", {}, lines.slice(1, end).join("\n")));
   }
   if (kind === "heading") {
-    const [, marks, title] = HEADING.exec(text);
-    return element(`h${Math.min(6, marks.length + 2)}`, {}, ...inline(title.replace(/ #+ *$/, ""), citation));
+    const [, marks, title] = HEADING.exec(lines[0]);
+    return element(`h${Math.min(6, marks.length + 2)}`, {}, ...inline(title.replace(/ #+ *$/, ""), cite));
   }
-  if (kind === "rule") return element("hr");
-  if (kind === "quote") return element("blockquote", {}, ...nodes(lines.map((line) => line.replace(QUOTE, ""))));
-  if (kind === "list") return listNode(lines, nodes);
-  return element("p", {}, ...inline(text, citation));
+  if (kind === "text" || depth > 5) return element("p", {}, ...inline(lines.join("\n"), cite));
+  if (kind === "quote") return element("blockquote", {}, ...inner(lines.map((line) => line.replace(QUOTE, ""))));
+  const start = ordered(lines[0]) ? parseInt(lines[0].trim()) : 0;
+  const list = ordered(lines[0]) ? element("ol", { start }) : element("ul");
+  for (const [first, ...others] of itemsOf(lines).map(inner)) {
+    const parts = first?.tagName === "P" ? first.childNodes : [first ?? ""];
+    list.append(element("li", {}, ...parts, ...others));
+  }
+  return list;
 }
 
-function listNode(lines, nodes) {
-  const list = ordered(lines[0]) ? element("ol", { start: parseInt(lines[0].trim()) }) : element("ul");
+/** The items of a list, each as its lines without marker and indentation. */
+function itemsOf(lines) {
   const items = [];
-  let width = 0; // of an item's marker: by as much its later lines are indented
+  let width = 0; // of the item's marker
   for (const line of lines) {
     const marker = indent(line) < indent(lines[0]) + 2 && ITEM.exec(line)?.[0];
     if (marker) items.push([line.slice((width = marker.length))]);
     else items.at(-1).push(line.slice(Math.min(indent(line), width)));
   }
-  for (const [first, ...others] of items.map(nodes)) {
-    const short = first?.tagName === "P" ? first.childNodes : [first ?? ""];
-    list.append(element("li", {}, ...short, ...others));
-  }
-  return list;
+  return items;
 }
 
-const INLINE = new RegExp(
-  [
-    /\\(?<escaped>[!-/:-@[-`{-~])/,
-    /(?<ticks>`+)(?<code>.*?[^`])\k<ticks>(?!`)/,
-    /\*\*(?<bold>\S.*?)\*\*(?!\*)/,
-    /\*(?<italic>[^\s*](?:[^*]*[^\s*])?)\*/,
-    /(?<!\w)__(?<bold_>\S.*?)__(?!\w)/,
-    /(?<!\w)_(?<italic_>[^\s_](?:[^_]*[^\s_])?)_(?!\w)/,
-    /\[(?<label>[^\][]*)\]\((?<url>[^\s()]*(?:\([^\s()]*\)[^\s()]*)*)(?: +"[^"]*")?\)/,
-    /\[(?<cited>\d{1,3})\]/,
-    /(?<bare>https?:\/\/[^\s<>()[\]"'`*]*[^\s<>()[\]"'`*.,;:!?_])/,
-  ].map((part) => part.source).join("|"),
-  "gs",
-);
+const MARKS = [
+  /\\(?<escaped>[!-/:-@[-`{-~])/,
+  /(?<ticks>`+)(?<code>.*?[^`])\k<ticks>(?!`)/,
+  /(?<pair>\*\*|(?<!\w)__)(?<strong>\S.*?)\k<pair>(?!\*)/,
+  /(?<!\w)(?<mark>[*_])(?<em>[^\s*_](?:[^*]*?[^\s*_])?)\k<mark>(?!\w)/,
+  /\[(?<label>[^\][]*)\]\((?<url>[^\s()]*(?:\([^\s()]*\)[^\s()]*)*)(?: +"[^"]*")?\)/,
+  /\[(?<cited>\d{1,3})\]/,
+  /(?<bare>https?:\/\/[^\s<>()[\]"'`*]*[^\s<>()[\]"'`*.,;:!?_])/,
+];
+const INLINE = new RegExp(MARKS.map((mark) => mark.source).join("|"), "gs");
 
-/** Text with Markdown's marks, as nodes and strings. */
-function inline(text, citation) {
+/** Text with Markdown's marks as nodes and strings. */
+function inline(text, cite) {
   const nodes = [];
   let end = 0;
   for (const found of text.matchAll(INLINE)) {
-    const { escaped, code, bold, bold_, italic, italic_, label, url, cited, bare } = found.groups;
+    const { escaped, code, strong, em, label, url, cited, bare } = found.groups;
     nodes.push(text.slice(end, found.index));
     end = found.index + found[0].length;
     if (escaped) nodes.push(escaped);
     else if (code) nodes.push(element("code", {}, code.trim()));
-    else if (bold ?? bold_) nodes.push(element("strong", {}, ...inline(bold ?? bold_, citation)));
-    else if (italic ?? italic_) nodes.push(element("em", {}, ...inline(italic ?? italic_, citation)));
-    else if (cited) nodes.push(citation(Number(cited)));
+    else if (strong) nodes.push(element("strong", {}, ...inline(strong, cite)));
+    else if (em) nodes.push(element("em", {}, ...inline(em, cite)));
+    else if (cited) nodes.push(cite(Number(cited)));
     else if (bare) nodes.push(link(bare, bare));
     else nodes.push(isWeb(url) ? link(url, label || url) : found[0]);
   }
   return [...nodes, text.slice(end)];
 }
 
-// ---------------------------------------------------------------------------------- this browser's runs
+// ---- This browser's runs
 
-/** @returns {{id: string, query: string, time: number}[]}  the newest first */
-const history = () => JSON.parse(localStorage.getItem("runs") ?? "[]");
+/** @returns {{id: string, query: string, time: number}[]}  newest first */
+const past = () => JSON.parse(localStorage.getItem("runs") ?? "[]");
 
 function keep(runs) {
   localStorage.setItem("runs", JSON.stringify(runs.slice(0, HISTORY_LENGTH)));
-  showHistory();
+  showPast();
 }
 
-function showHistory() {
-  $("runs").replaceChildren(...history().map(({ id, query, time }) => {
-    const [date, label] = [new Date(time), `Delete “${query}”`];
-    const when = date.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
-    const stamp = element("time", { datetime: date.toISOString() }, when);
-    const remove = element("button", { type: "button", "aria-label": label, title: "Delete" }, "×");
-    remove.addEventListener("click", () => {
-      keep(history().filter((other) => other.id !== id));
-      ($("runs").querySelector("a") ?? $("query")).focus();
-    });
-    return element("li", {}, element("a", { href: `#run=${encodeURIComponent(id)}` }, query, stamp), remove);
-  }));
+function showPast() {
+  $("runs").replaceChildren(...past().map(pastEntry));
 }
 
-// ----------------------------------------------------------------------------------------- what is done
+function pastEntry({ id, query, time }) {
+  const when = new Date(time).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+  const stamp = element("time", { datetime: new Date(time).toISOString() }, when);
+  const remove = element("button", { type: "button", "aria-label": `Delete “${query}”` }, "×");
+  remove.addEventListener("click", () => {
+    keep(past().filter((run) => run.id !== id));
+    ($("runs").querySelector("a") ?? $("query")).focus();
+  });
+  return element("li", {}, element("a", { href: `#run=${encodeURIComponent(id)}` }, query, stamp), remove);
+}
+
+// ---- What is done
+
+/** @type {Run | undefined} */
+let open;
 
 /** Ask, with one key for all tries: a try whose reply got lost does not start a second run. */
-async function ask(query) {
+function ask(query) {
   // not crypto.randomUUID(), which browsers have under HTTPS alone
-  const key = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16)).join("-");
+  const key = crypto.getRandomValues(new Uint32Array(4)).join("-");
   const headers = { "Content-Type": "application/json", "Idempotency-Key": key };
-  await attempt(async () => {
+  return attempt(async () => {
     $("send").disabled = true;
     const body = JSON.stringify({ query, background: true });
     const { id } = await call("", { method: "POST", headers, body }).finally(() => ($("send").disabled = false));
-    keep([{ id, query, time: Date.now() }, ...history().filter((run) => run.id !== id)]);
+    keep([{ id, query, time: Date.now() }, ...past()]);
     $("query").value = "";
     location.hash = `run=${encodeURIComponent(id)}`;
   });
 }
 
-/** Ask for the run's end; the run's last event tells that it has come. */
-async function cancel() {
-  $("cancel").disabled = true;
-  const stop = () => call(`/${encodeURIComponent(open.id)}`, { method: "DELETE" });
-  await attempt(() => stop().catch((error) => { $("cancel").disabled = false; throw error; }));
+/** Ask for the run's end; its last event tells when that has come. */
+function cancel() {
+  say("working", "Cancelling …");
+  return attempt(() => call(`/${encodeURIComponent(open.id)}`, { method: "DELETE" }));
 }
 
-/** Copy the answer's Markdown with the list of its sources. */
+/** Copy the answer's Markdown and the list of its sources. */
 async function copy() {
   const sources = [...open.sources.values()].map(({ n, title, url }) => `${n}. [${title}](${url})`);
-  const text = [answerOf(open).trim(), ...(sources.length ? ["## Sources", sources.join("\n")] : [])].join("\n\n");
-  const clipboard = navigator.clipboard?.writeText(text) ?? Promise.reject(new Error("not under HTTPS"));
-  const copied = await clipboard.then(() => true, () => copyBySelection(text));
-  $("copied").textContent = copied ? "Copied" : "The browser does not allow to copy";
+  const text = [answerOf(open).trim(), "## Sources", sources.join("\n")].slice(0, sources.length ? 3 : 1).join("\n\n");
+  const allowed = await navigator.clipboard?.writeText(text).then(() => true, () => false);
+  $("copied").textContent = allowed || copySelected(text) ? "Copied" : "This browser does not let the page copy";
   setTimeout(() => ($("copied").textContent = ""), 3000);
 }
 
-/** The old way, which needs no permission. */
-function copyBySelection(text) {
-  const area = element("textarea", { class: "off-screen", readonly: "" }, text);
+/** The old way to copy, which needs neither permission nor HTTPS. */
+function copySelected(text) {
+  const area = element("textarea", { class: "off-screen", "aria-hidden": "true" }, text);
   document.body.append(area);
   area.select();
   const copied = document.execCommand("copy");
@@ -456,25 +436,67 @@ function copyBySelection(text) {
   return copied;
 }
 
-/** @type {Run | undefined} */
-let open;
-
-/** Show a run from its first event on. */
 async function openRun(id) {
-  const run = { id, lastId: "", retry: 500, pieces: [], drawn: [], steps: new Map(), sources: new Map() };
-  run.left = new AbortController();
-  open = run;
-  for (const list of ["question", "answer", "steps", "sources"]) $(list).replaceChildren();
+  const query = past().find((run) => run.id === id)?.query;
+  const run = { id, query, lastId: "", retry: 500, pieces: [], steps: new Map(), sources: new Map(), drawn: [] };
+  open = Object.assign(run, { left: new AbortController() });
+  for (const part of ["question", "steps", "answer", "sources"]) $(part).replaceChildren();
   $("answer").ariaBusy = "true";
-  $("cancel").hidden = $("cancel").disabled = false;
-  $("copy").hidden = true;
+  [$("cancel").hidden, $("copy").hidden] = [false, true];
   say("working", "Thinking …");
   $("question").focus();
-  try {
-    await follow(run);
-  } catch (error) {
-    const asked = history().find((known) => known.id === id)?.query;
-    finish(run, "failed", "This run cannot be shown.");
-    throw error
-  }
+  await follow(run).catch((trouble) => {
+    const gone = trouble.problem?.status === 404;
+    finish(run, "failed", gone ? "This run is gone: the server keeps runs for a while only." : "This run cannot be shown.");
+    throw trouble;
+  });
 }
+
+/** Open the view that the address names. */
+function route() {
+  open?.left.abort();
+  const id = new URLSearchParams(location.hash.slice(1)).get("run");
+  for (const part of document.querySelectorAll("[data-view]")) part.hidden = part.dataset.view !== (id ? "run" : "home");
+  if (id) return attempt(() => openRun(id));
+  document.title = "Research agent";
+  $("trouble").hidden = true;
+  $("query").focus();
+}
+
+function on(id, type, handle) {
+  $(id).addEventListener(type, (event) => {
+    if (type === "submit") event.preventDefault();
+    handle(event);
+  });
+}
+
+on("ask", "submit", () => ask($("query").value));
+on("query", "keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("ask").requestSubmit();
+});
+on("examples", "click", (event) => {
+  if (event.target.matches("button")) $("query").value = event.target.textContent;
+  $("query").focus();
+});
+on("key-form", "submit", () => {
+  sessionStorage.setItem("api-key", $("key").value);
+  $("key").value = "";
+  again();
+});
+on("again", "click", () => again());
+on("cancel", "click", cancel);
+on("copy", "click", copy);
+on("clear", "click", () => {
+  keep([]);
+  $("query").focus();
+});
+on("skip", "click", (event) => {
+  event.preventDefault(); // the address names the run
+  $("main").focus();
+});
+window.addEventListener("hashchange", route);
+window.addEventListener("storage", showPast); // another tab of this browser has asked
+showPast();
+route();
+
+export { blockNode, readEvents, splitBlocks };
