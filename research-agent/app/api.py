@@ -42,11 +42,19 @@ STREAM_HEADERS = {
 any_problem: dict[int | str, dict[str, Any]] = {
     "default": {"description": "A problem", "content": {"application/problem+json": {}}, "model": Problem}
 }
+event_schema = {
+    "type": "object",
+    "required": ["id", "event", "data"],
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"enum": ["token", "step", "source", "usage", "reset", "error", "done"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
+event_stream: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Events", "content": {"text/event-stream": {"itemSchema": event_schema}}}
+}
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
-
-
-class EventStream(StreamingResponse):
-    media_type = "text/event-stream"
 
 
 class Health:
@@ -213,10 +221,10 @@ async def client_left(request: Request) -> None:
         pass
 
 
-@research.post("/stream", response_class=EventStream)
+@research.post("/stream", response_class=StreamingResponse, responses=event_stream)
 async def research_stream(
     request: Request, body: ResearchRequest, idempotency_key: Key = None
-) -> EventStream:
+) -> StreamingResponse:
     """Research a question and follow the run; its events are those of GET /v1/research/{id}/events."""
     run_id = await begin(request, body, idempotency_key)
     return stream(request, run_id, (0, 0))
@@ -228,22 +236,18 @@ async def research_state(request: Request, run_id: str) -> Run:
     return (await known_run(request, run_id)).run
 
 
-@research.get("/{run_id}/events", response_class=EventStream)
+@research.get("/{run_id}/events", response_class=StreamingResponse, responses=event_stream)
 async def research_events(
     request: Request,
     run_id: str,
-    last_event_id: Annotated[str, Header(max_length=50)] = "0-0",
-) -> EventStream:
+    last_event_id: Annotated[str, Header(pattern=r"^[0-9]{1,18}-[0-9]{1,18}$")] = "0-0",
+) -> StreamingResponse:
     """A run's events from the first, or after Last-Event-ID; `done` or `error` is always the last."""
-    try:
-        after = event_id(last_event_id)
-    except ValueError:
-        raise HTTPException(422, "Last-Event-ID is not the id of an event.") from None
     await known_run(request, run_id)
     runs: Runs = request.state.runs
     if runs.draining and run_id not in runs.live:
         raise HTTPException(503, "This server is about to stop.", {"Retry-After": "1"})
-    return stream(request, run_id, after)
+    return stream(request, run_id, event_id(last_event_id))
 
 
 @research.delete("/{run_id}", status_code=202)
@@ -255,7 +259,7 @@ async def research_cancel(request: Request, run_id: str) -> Run:
     return record.run
 
 
-def stream(request: Request, run_id: str, after: EventId) -> EventStream:
+def stream(request: Request, run_id: str, after: EventId) -> StreamingResponse:
     async def body() -> AsyncIterator[bytes]:
         yield b"retry: 500\n\n"
         async with aclosing(request.state.runs.watch(run_id, after)) as events:
@@ -263,7 +267,7 @@ def stream(request: Request, run_id: str, after: EventId) -> EventStream:
                 yield on_the_wire(event) if event else b": ping\n\n"
 
     headers = STREAM_HEADERS | {"Location": f"/v1/research/{run_id}", "X-Run-ID": run_id}
-    return EventStream(body(), headers=headers)
+    return StreamingResponse(body(), headers=headers, media_type="text/event-stream")
 
 
 def on_the_wire(event: Event) -> bytes:

@@ -77,7 +77,7 @@ class DrainingServer(uvicorn.Server):
         loop = asyncio.get_running_loop()
         if self.parent:
             loop.remove_reader(self.parent.fileno())
-        busy = self.stop_asked.busy or bool(self.server_state.tasks)
+        busy = self.stop_asked.busy
         log.info("stopping", busy=busy)
         loop.call_later(self.stop_asked.delay if busy else 0, self.leave)
 
