@@ -9,8 +9,10 @@ import asyncio
 import codecs
 import re
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import httpx2
@@ -58,6 +60,12 @@ def is_public(address: str | IPv4Address) -> bool:
     return ip.is_global and not ip.is_multicast and not any(ip in network for network in METADATA)
 
 
+@cache
+def certificates() -> ssl.SSLContext:
+    """Whom to trust; the same for all, because it takes long to read."""
+    return httpx2.create_ssl_context()
+
+
 class Fetcher:
     def __init__(
         self,
@@ -74,7 +82,7 @@ class Fetcher:
         """
         self.timeout, self.max_bytes, self.max_chars = timeout, max_bytes, max_chars
         self.allowed_hosts, self.resolve = allowed_hosts, resolve
-        self.tls = httpx2.create_ssl_context()  # once: reading the certificates takes long
+        self.tls = certificates()
 
     async def read(self, url: str) -> str:
         """The page's text, cut where it is too long; Refused or FetchFailed."""
@@ -195,7 +203,9 @@ def html_to_text(html: str) -> str:
     parser = etree.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True)
     try:
         root = etree.fromstring(html.encode(), parser)
-    except etree.XMLSyntaxError:  # nothing in it
+    except etree.XMLSyntaxError:
+        root = None
+    if root is None:  # no element in it
         return ""
     pieces = ["\n"]
     verbatim = 0  # how many <pre> we are in

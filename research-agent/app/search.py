@@ -17,7 +17,7 @@ from ddgs.exceptions import DDGSException, RatelimitException, TimeoutException
 from pydantic import BaseModel, ValidationError
 
 from app.config import Settings
-from app.fetch import Fetcher, FetchFailed
+from app.fetch import Fetcher, FetchFailed, certificates
 
 MAX_RESULTS = 8
 MAX_PAUSE = 4.0  # seconds between two attempts
@@ -110,7 +110,7 @@ class SearXNG:
         return self.fetch.cut(response.text)
 
     async def ask(self, path: str, query: dict[str, str]) -> httpx2.Response:
-        async with asyncio.timeout(self.timeout), httpx2.AsyncClient(verify=self.fetch.tls) as client:
+        async with asyncio.timeout(self.timeout), httpx2.AsyncClient(verify=certificates()) as client:
             return await client.get(self.url + path, params=query, timeout=None)
 
 
