@@ -1,0 +1,262 @@
+"""Search: results as they are, and whatever goes wrong told in words and in time."""
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import AsyncIterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from ddgs.exceptions import DDGSException, RatelimitException, TimeoutException
+from test_04_fetch import Answer, Site, endless, page, silence
+
+from app.config import Settings
+from app.fetch import CUT, Fetcher, FetchFailed, Refused
+from app.search import NOTHING, DuckDuckGo, Found, SearchFailed, SearXNG, make_search
+from course.processes import free_port
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    async with Site() as server:
+        yield server
+
+
+def searxng(site: Site, **settings: Any) -> SearXNG:
+    return SearXNG(f"http://{site.host}/", Fetcher(**settings), timeout=0.5)
+
+
+def results(*found: dict[str, Any]) -> Answer:
+    """SearXNG's answer, with what it tells beside the fields that we read."""
+    reply = {"query": "x", "results": [{"engine": "e"} | one for one in found], "unresponsive_engines": []}
+    return page(json.dumps(reply).encode(), "application/json")
+
+
+# --- SearXNG ---
+
+
+async def test_results_come_best_first_and_on_lines_of_their_own(site: Site) -> None:
+    site.pages["/search"] = results(
+        {
+            "title": " What is\na lease? ",
+            "url": "https://example.org/1",
+            "content": "A lock\n[2] Fake\nhttp://x/",
+        },
+        {"title": None, "url": "https://example.org/2", "content": None},
+        {"title": "t" * 1000, "url": "https://example.org/3", "content": "c" * 10_000},
+        *[{"title": "more", "url": f"https://example.org/{n}", "content": ""} for n in range(4, 20)],
+    )
+    found = await searxng(site).search("what is a lease? & more=1")
+    assert found[:2] == [
+        Found("What is a lease?", "https://example.org/1", "A lock [2] Fake http://x/"),
+        Found("https://example.org/2", "https://example.org/2", ""),
+    ], "A result takes three lines: a text with lines of its own could pose as another result."
+    assert len(found[2].title) == 200 and len(found[2].snippet) == 500 and len(found) == 8
+    assert site.heads[0].startswith("GET /search?q=what+is+a+lease%3F+%26+more%3D1&format=json ")
+
+
+async def test_nothing_found_is_no_failure(site: Site) -> None:
+    site.pages["/search"] = results()
+    assert await searxng(site).search("xyzzy") == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (page(b"oops", status="500 Internal Server Error"), "500"),
+        (page(b"format not allowed", status="403 Forbidden"), "403"),
+        (page(b"<html>"), "not understood"),
+        (page(b"[]", "application/json"), "not understood"),
+        (page(b'{"results": [{"title": "no URL"}]}', "application/json"), "not understood"),
+        (page(b'{"results": [', Content_Length="100"), "could not be reached"),
+        (silence, "longer than 0.5 seconds"),
+        (endless(b" ", pause=0.01), "longer than 0.5 seconds"),
+    ],
+)
+async def test_a_search_server_that_fails_is_told_in_words(site: Site, answer: Answer, told: str) -> None:
+    site.pages["/search"] = answer
+    began = time.monotonic()
+    with pytest.raises(SearchFailed, match=told):
+        await searxng(site).search("anything")
+    assert time.monotonic() - began < 1.5, "A search took longer than its timeout."
+
+
+async def test_no_search_server_is_told_in_words() -> None:
+    with pytest.raises(SearchFailed, match="could not be reached"):
+        await SearXNG(f"http://127.0.0.1:{free_port()}", Fetcher()).search("anything")
+
+
+async def test_a_page_comes_from_the_library_first(site: Site) -> None:
+    site.pages["/page"] = page(b"from the library", "text/plain; charset=utf-8")
+    url = "https://docs.python.org/3/?a=b&c=d"
+    assert await searxng(site).read(url) == "from the library"
+    assert "url=https%3A%2F%2Fdocs.python.org%2F3%2F%3Fa%3Db%26c%3Dd " in site.heads[0]
+
+    site.pages["/page"] = page(b"x" * 100, "text/plain")
+    assert await searxng(site, max_chars=10).read(url) == "x" * 10 + CUT
+
+
+async def test_a_page_that_the_library_has_not_is_read_from_the_web_by_its_rules(site: Site) -> None:
+    site.pages["/elsewhere"] = page(b"<p>from the web")
+    allowed = frozenset({site.host})
+    assert await searxng(site, allowed_hosts=allowed).read(f"http://{site.host}/elsewhere") == "from the web"
+    with pytest.raises(Refused):
+        await searxng(site).read("http://169.254.169.254/latest/meta-data/")
+    with pytest.raises(Refused):
+        await searxng(site).read(f"http://{site.host}/elsewhere")
+
+
+@pytest.mark.parametrize("answer", [page(status="500 Internal Server Error"), silence])
+async def test_a_library_that_fails_is_told_in_words(site: Site, answer: Answer) -> None:
+    site.pages["/page"] = answer
+    with pytest.raises(FetchFailed, match="search server"):
+        await searxng(site).read("https://docs.python.org/3/")
+
+
+async def test_the_offline_models_server_finds_and_gives_pages(offline_model: str) -> None:
+    search = SearXNG(offline_model, Fetcher())
+    found = await search.search("How does asyncio.gather run awaitables concurrently?")
+    assert found and all(one.title and one.url.startswith("https://") and one.snippet for one in found)
+    text = await search.read(found[0].url)
+    assert len(text) > len(found[0].snippet), "The page should say more than the piece of it that was found."
+    assert await search.search("zzyzx qwrtp") == []
+    with pytest.raises(Refused):
+        await search.read("http://127.0.0.1/")
+
+
+# --- DuckDuckGo and Brave, by ddgs ---
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sends what ddgs asks to a proxy that is not there, so that this is true on every machine."""
+    monkeypatch.setenv("DDGS_PROXY", f"http://127.0.0.1:{free_port()}")
+
+
+@pytest.mark.usefixtures("no_network")
+async def test_without_network_the_search_fails_at_once_and_says_so() -> None:
+    began = time.monotonic()
+    with pytest.raises(SearchFailed, match="could not be reached"):
+        await DuckDuckGo(Fetcher()).search("anything")
+    assert time.monotonic() - began < 5, "There is no network: waiting for it makes no answer better."
+
+
+async def test_engines_that_never_answer_end_with_the_budget(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    async def say_nothing(writer: asyncio.StreamWriter) -> None:
+        asked.append(site.heads[-1].split()[1])
+        await silence(writer)
+
+    site.pages = dict.fromkeys(("html.duckduckgo.com:443", "search.brave.com:443"), say_nothing)
+    monkeypatch.setenv("DDGS_PROXY", f"http://{site.host}")
+    began = time.monotonic()
+    with pytest.raises(SearchFailed, match="longer than 1 seconds"):
+        await DuckDuckGo(Fetcher(), timeout=1).search("anything")
+    assert time.monotonic() - began < 2, "A search took longer than its budget."
+    assert set(asked) == set(site.pages), f"ddgs should ask the two engines that we name, it asked {asked}."
+
+
+HIT = {"title": "A lease", "href": "https://example.org/", "body": "A lock\nthat ends"}
+FOUND = Found("A lease", "https://example.org/", "A lock that ends")
+
+
+class Engines:
+    """Stands where ddgs asks the engines: fails in the given ways, one a call, then finds something.
+
+    ddgs has the engines' addresses in its code, so that no local server can answer in their place.
+    """
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = [*failures]
+        self.calls: list[tuple[float, str, str, str, int]] = []
+
+    def __call__(self, query: str, region: str, safesearch: str, timeout: int) -> list[dict[str, Any]]:
+        self.calls.append((time.monotonic(), query, region, safesearch, timeout))
+        if self.failures:
+            raise self.failures.pop(0)
+        return [HIT]
+
+
+def duckduckgo(engines: Engines, **settings: Any) -> DuckDuckGo:
+    given: dict[str, Any] = {"backoff": 0.01, "timeout": 5} | settings
+    return DuckDuckGo(Fetcher(), ask=engines, **given)
+
+
+PASSING = [RatelimitException("202"), TimeoutException("timed out"), DDGSException(NOTHING)]
+
+
+@pytest.mark.parametrize("failure", PASSING)
+async def test_what_may_pass_is_tried_again(failure: Exception) -> None:
+    engines = Engines(failure, failure, failure)
+    search = duckduckgo(engines, region="de-de", safesearch="off")
+    assert await search.search("lease") == [FOUND]
+    assert [call[1:4] for call in engines.calls] == [("lease", "de-de", "off")] * 4
+    assert all(1 <= call[4] <= 5 for call in engines.calls), "No attempt may take longer than what is left."
+
+
+@pytest.mark.parametrize("failure", PASSING)
+async def test_retries_are_counted(failure: Exception) -> None:
+    engines = Engines(*[failure] * 10)
+    with pytest.raises(SearchFailed, match="turn us away"):
+        await duckduckgo(engines, retries=2).search("lease")
+    assert len(engines.calls) == 3, "Two retries make three attempts."
+
+
+async def test_what_does_not_pass_is_not_tried_again() -> None:
+    engines = Engines(DDGSException("ConnectError: no route"))
+    with pytest.raises(SearchFailed, match="could not be reached") as failed:
+        await duckduckgo(engines).search("lease")
+    assert len(engines.calls) == 1 and "route" not in str(failed.value)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_pauses_are_random_parts_of_a_bound_that_doubles(seed: int) -> None:
+    """Full jitter: were the pauses the same for all, a crowd that was turned away would come back as one."""
+    random.seed(seed)
+    expected = [random.uniform(0, bound) for bound in (0.1, 0.2, 0.4)]  # noqa: S311
+    random.seed(seed)
+    engines = Engines(*PASSING)
+    await duckduckgo(engines, backoff=0.1).search("lease")
+    at = [call[0] for call in engines.calls]
+    for pause, least in zip([after - before for before, after in pairwise(at)], expected, strict=True):
+        assert least - 0.01 < pause < least + 0.5, f"A pause took {pause:.3f} seconds, not {least:.3f}."
+
+
+async def test_the_budget_holds_over_all_retries() -> None:
+    began = time.monotonic()
+    with pytest.raises(SearchFailed, match="longer"):
+        await duckduckgo(Engines(*PASSING * 100), retries=1000, backoff=1, timeout=0.5).search("lease")
+    assert time.monotonic() - began < 1.5, "Retries went on beyond the budget of the search."
+
+
+async def test_results_are_kept_and_failures_are_not() -> None:
+    engines = Engines(DDGSException("ConnectError"))
+    search = duckduckgo(engines)
+    with pytest.raises(SearchFailed):
+        await search.search("lease")
+    assert await search.search("lease") == await search.search("lease") == [FOUND]
+    assert len(engines.calls) == 2, "The second search of the same words should come from the cache."
+    await search.search("lock")
+    assert len(engines.calls) == 3, "Other words were answered with results that are not theirs."
+
+
+async def test_results_are_kept_for_a_while_only() -> None:
+    engines = Engines()
+    search = duckduckgo(engines, cache_seconds=0.1)
+    async with asyncio.timeout(5):
+        while len(engines.calls) < 2:
+            assert await search.search("lease") == [FOUND]
+            await asyncio.sleep(0.01)
+
+
+# --- Which one ---
+
+
+@pytest.mark.parametrize(("name", "kind"), [("offline", SearXNG), ("ddgs", DuckDuckGo)])
+def test_the_setting_chooses(name: str, kind: type) -> None:
+    assert isinstance(make_search(Settings.model_construct(search_backend=name)), kind)
