@@ -20,12 +20,14 @@ from offline_model.errors import ApiError
 from offline_model.ledger import Ledger
 from offline_model.pace import MODEL, BadPace, parse_model
 from offline_model.presence import Receive
+from offline_model.web import Web
 
 CREATED = 1_700_000_000
 
 
 def build(library: Library) -> "Front":
     ledger = Ledger()
+    web = Web(library)
 
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok", "model": MODEL, "passages": library.size})
@@ -54,6 +56,8 @@ def build(library: Library) -> "Front":
         Route("/v1/chat/completions", ChatCompletions(library, ledger), methods=["POST"]),
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", model),
+        Route("/search", web.search),
+        Route("/page", web.page),
         Route("/health", health),
         Route("/debug/requests", debug, methods=["GET", "DELETE"]),
     ]

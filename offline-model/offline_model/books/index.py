@@ -20,8 +20,10 @@ SCHEMA = """
 pragma journal_mode = off;
 pragma synchronous = off;
 create table passages (
-    id integer primary key, title text, place text, kind text, sentences text, heading text, stems text
+    id integer primary key, title text, place text, kind text, sentences text, url text, heading text,
+    stems text
 );
+create table sections (id integer primary key, url text, page text, title text, text text);
 create virtual table words using fts5(heading, body, content='', tokenize='ascii');
 create virtual table vocabulary using fts5vocab(words, 'row');
 """
@@ -59,12 +61,16 @@ def fill(connection: sqlite3.Connection, found: Iterable[Passage]) -> None:
         for number, passage in enumerate(found):
             lines = [f" {' '.join(stems(sentence))} " for sentence in passage.sentences]
             heading = f" {' '.join(stems(passage.title))} "
-            told = (passage.title, passage.place, passage.kind, "\n".join(passage.sentences))
+            told = (passage.title, passage.place, passage.kind, "\n".join(passage.sentences), passage.url)
             row = (number, *told, heading, "\n".join(lines))
-            connection.execute("insert into passages values (?, ?, ?, ?, ?, ?, ?)", row)
+            connection.execute("insert into passages values (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            if passage.text:
+                section = (number, passage.url, passage.url.partition("#")[0], passage.title, passage.text)
+                connection.execute("insert into sections values (?, ?, ?, ?, ?)", section)
             searched = (number, heading, " ".join(lines))
             connection.execute("insert into words (rowid, heading, body) values (?, ?, ?)", searched)
         connection.execute("insert into words (words) values ('optimize')")
+        connection.execute("create index by_page on sections (page)")
 
 
 def passages(books: Path | None) -> Iterator[Passage]:

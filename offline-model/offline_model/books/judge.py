@@ -19,12 +19,19 @@ UNFINISHED = re.compile(
 class Entry:
     """A passage as it was indexed: its sentences, and the stems of its title and of each sentence."""
 
-    __slots__ = ("heading", "kind", "lines", "named", "place", "sentences", "title", "words")
+    __slots__ = ("heading", "kind", "lines", "named", "place", "sentences", "title", "url", "words")
 
     def __init__(
-        self, title: str, place: str, kind: str, sentences: list[str], heading: str, lines: list[str]
+        self,
+        title: str,
+        place: str,
+        kind: str,
+        sentences: list[str],
+        url: str,
+        heading: str,
+        lines: list[str],
     ) -> None:
-        self.title, self.place, self.kind, self.sentences = title, place, kind, sentences
+        self.title, self.place, self.kind, self.sentences, self.url = title, place, kind, sentences, url
         self.heading, self.lines = heading, lines
         self.named = heading.split()
         self.words = frozenset(self.named).union(*(line.split() for line in lines))
@@ -39,6 +46,7 @@ class Found:
 
     title: str
     place: str
+    url: str
     sentences: list[str]
     start: int
     score: float
@@ -47,7 +55,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """One question: its terms with their weights, the names in it, and whether it asks what something is."""
+    """One question: its terms with their weights, the names in it, and whether it asks what something is.
+
+    `least` is the part of it, by weight, that a passage must cover.
+    """
 
     weights: dict[str, float]
     words: set[str]
@@ -56,6 +67,7 @@ class Judge:
     whole: str
     phrase: str
     defines: bool
+    least: float
 
     def means(self, entry: Entry) -> bool:
         """Whether a thing of the library is what is asked for, and not one that has the word in its name."""
@@ -69,7 +81,7 @@ class Judge:
         title, words = entry.title, entry.words
         covered = sum([weight for term, weight in self.weights.items() if term in words])
         named = title.lower() in self.names
-        if covered < COVERED and not (named and ("." in title or not title.islower())):
+        if covered < self.least and not (named and ("." in title or not title.islower())):
             return 0
         precise = self.precision(entry)
         in_title = self.share(entry.heading)
@@ -116,7 +128,7 @@ class Judge:
         direct = about is not None or max(in_title, 0 if self.defines else best) >= COVERED
         direct = direct and (self.means(entry) or not self.defines)
         score += best + (0 if about is None else 1.5) + any(self.phrase in line for line in entry.lines)
-        return Found(entry.title, entry.place, entry.sentences, start, score, direct)
+        return Found(entry.title, entry.place, entry.url, entry.sentences, start, score, direct)
 
     def share(self, line: str) -> float:
         """The part of the question, by weight, that stands in a line."""

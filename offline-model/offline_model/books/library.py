@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from offline_model.books.index import open_index
-from offline_model.books.judge import Entry, Found, Judge
+from offline_model.books.judge import COVERED, Entry, Found, Judge
 from offline_model.books.words import said, stems, terms
 
 # How many passages are looked at from afar, and how many of them closely.
@@ -16,6 +16,11 @@ CANDIDATES = 12
 CLOSELY = 4
 RAREST = 4
 FEW = 1
+MOST_RESULTS = 8
+# Who searches by a few words looks through the results; who asks a question wants its answer.
+COVERED_BY_RESULTS = 0.45
+SHORT = 2
+MOST_PAGE = 200_000
 # Nobody asks more at once; a longer text is searched by the rarest terms of its beginning.
 MOST_TERMS = 16
 
@@ -44,18 +49,48 @@ class Library:
         self.told = min(map(min, self.titles.values()))
         self.entry = cache(self.read_entry)
         self.search = lru_cache(maxsize=512)(self.find)
+        self.results = lru_cache(maxsize=2048)(self.find_results)
+        self.page = lru_cache(maxsize=256)(self.read_page)
 
     def weight(self, term: str) -> float:
         """A term's weight: rare words say most (inverse document frequency)."""
         return math.log(1 + self.size / (1 + self.frequency.get(term, 0)))
 
-    def find(self, question: str) -> list[Found]:
-        """Passages that cover enough of the question, best first."""
+    def find_results(self, query: str) -> list[Found]:
+        """What a search engine shows: of each URL the best passage, best first."""
+        every = self.find(query, MOST_RESULTS, COVERED_BY_RESULTS)
+        if len(terms(query)) <= SHORT:
+            # A word or two: first of all what that is.
+            every = self.find(f"What is {query}?", MOST_RESULTS, COVERED_BY_RESULTS) + every
+        found: dict[str, Found] = {}
+        for each in every:
+            found.setdefault(each.url, each)
+        return list(found.values())[:MOST_RESULTS]
+
+    def read_page(self, url: str) -> str:
+        """The text of a section, or of a page when the URL names no section; empty when there is none such.
+
+        A section of the library has the members of its class after it.
+        """
+        page, _, anchor = url.partition("#")
+        rows = self.connection.execute(
+            "select url, title, text from sections where page = ? order by id", (page,)
+        )
+        members = f"{url}."
+        told = [
+            f"# {title}\n\n{text.strip()}"
+            for at, title, text in rows
+            if not anchor or at == url or at.startswith(members)
+        ]
+        return "\n\n".join(told)[:MOST_PAGE]
+
+    def find(self, question: str, closely: int = CLOSELY, least: float = COVERED) -> list[Found]:
+        """Passages that cover enough of the question, best first; the best few are looked at closely."""
         asked = terms(question)
         known = sorted((term for term in asked if term in self.frequency), key=self.frequency.__getitem__)
         if not known:
             return []
-        judge = self.judge(question, asked if len(asked) <= MOST_TERMS else known[:MOST_TERMS])
+        judge = self.judge(question, asked if len(asked) <= MOST_TERMS else known[:MOST_TERMS], least)
         hits = self.named(judge.names)
         if judge.defines:
             # Running text defines; a docstring does so for the thing of this name.
@@ -66,10 +101,10 @@ class Library:
         entries = [(self.entry(number), relevance) for number, relevance in hits.items()]
         rated = [(judge.rate(entry, relevance), entry) for entry, relevance in entries]
         rated.sort(key=lambda each: -each[0])
-        found = [judge.read(entry, rate) for rate, entry in rated[:CLOSELY] if rate]
+        found = [judge.read(entry, rate) for rate, entry in rated[:closely] if rate]
         return sorted(found, key=lambda each: -each.score)
 
-    def judge(self, question: str, asked: list[str]) -> Judge:
+    def judge(self, question: str, asked: list[str], least: float) -> Judge:
         weights = {term: self.weight(term) for term in asked}
         total = sum(weights.values())
         words = set(IDENTIFIER.findall(question))
@@ -83,6 +118,7 @@ class Library:
             f" {' '.join(stems(question))} ",
             f" {' '.join(asked)} ",
             DEFINITION.match(question) is not None,
+            least,
         )
 
     def matching(self, known: list[str]) -> dict[int, float]:
@@ -112,10 +148,10 @@ class Library:
         return {number: 0.0 for name in names if name in self.titles for number in self.titles[name]}
 
     def read_entry(self, number: int) -> Entry:
-        title, place, kind, sentences, heading, lines = self.connection.execute(
-            "select title, place, kind, sentences, heading, stems from passages where id = ?", (number,)
+        title, place, kind, sentences, url, heading, lines = self.connection.execute(
+            "select title, place, kind, sentences, url, heading, stems from passages where id = ?", (number,)
         ).fetchone()
-        return Entry(title, place, kind, sentences.split("\n"), heading, lines.split("\n"))
+        return Entry(title, place, kind, sentences.split("\n"), url, heading, lines.split("\n"))
 
 
 def open_library(books: Path | None) -> Library:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from pydoc_data.topics import topics
 
+from offline_model.books import addresses
 from offline_model.books.markup import paragraphs, sentences
 from offline_model.books.passage import Passage
 
@@ -18,16 +19,18 @@ def read() -> Iterator[Passage]:
     for topic, text in sorted(topics.items(), key=lambda each: len(each[1])):
         parts = HEADING.split(text)
         for heading, section in zip([topic, *parts[1::3]], parts[0::3], strict=True):
-            for passage in section_passages(heading, section, f"pydoc {topic}"):
+            for passage in section_passages(topic, heading, section):
                 if passage.sentences not in seen:
                     seen.add(passage.sentences)
                     yield passage
 
 
-def section_passages(heading: str, section: str, place: str) -> Iterator[Passage]:
+def section_passages(topic: str, heading: str, section: str) -> Iterator[Passage]:
     found: list[str] = []
     for paragraph in paragraphs(section):
         found += sentences(QUOTED.sub(r"\1", paragraph))
     title = QUOTED.sub(r"\1", heading)
     for start in range(0, len(found), PER_PASSAGE):
-        yield Passage(title, place, "manual", tuple(found[start : start + PER_PASSAGE]))
+        told = tuple(found[start : start + PER_PASSAGE])
+        url, text = addresses.of_topic(topic, title), "" if start else section
+        yield Passage(title, f"pydoc {topic}", "manual", told, url, text)

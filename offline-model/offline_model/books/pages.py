@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from offline_model.books import addresses
 from offline_model.books.markup import inline, paragraphs, sentences
 from offline_model.books.passage import Passage
 
@@ -24,17 +25,30 @@ def passages(text: str, place: str) -> Iterator[Passage]:
     front = FRONT_MATTER.match(text)
     page = TITLE.search(front[1]) if front else None
     title = page[1] if page else ""
-    body = FENCE.sub("", text[front.end() if front else 0 :])
-    parts = HEADING.split(body)
+    parts = sections(text[front.end() if front else 0 :])
     anchor = ""
     for heading, section in zip([title, *parts[2::3]], parts[0::3], strict=True):
         title = title or inline(heading)
         anchor = slug(heading) if heading != title or anchor else anchor
-        found = tuple(prose(section))
+        found = tuple(prose(FENCE.sub("", section)))
         if found:
             name = inline(heading)
             full = name if name == title or not title else f"{title}: {name}"
-            yield Passage(full, f"{place}#{anchor}" if anchor else place, "page", found)
+            spot = f"{place}#{anchor}" if anchor else place
+            yield Passage(full, spot, "page", found, addresses.of_page(spot), section)
+
+
+def sections(body: str) -> list[str]:
+    """What stands before the first heading, then of each heading its signs, its text and what follows.
+
+    A comment in a listing looks like a heading, so headings are sought where the listings are struck out.
+    """
+    struck = FENCE.sub(lambda fence: "\0" * len(fence[0]), body)
+    parts, start = [], 0
+    for heading in HEADING.finditer(struck):
+        parts += [body[start : heading.start()], heading[1], heading[2]]
+        start = heading.end()
+    return [*parts, body[start:]]
 
 
 def prose(section: str) -> Iterator[str]:

@@ -6,6 +6,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+from offline_model.books import addresses
 from offline_model.books.markup import paragraphs, sentences
 from offline_model.books.passage import Passage
 
@@ -86,4 +87,5 @@ def passages(name: str, docstring: str | None) -> Iterator[Passage]:
         found = [] if signature else sentences(first) or sentences(f"{first.strip()}.")
         found += [sentence for paragraph in rest for sentence in sentences(paragraph)]
         if found:
-            yield Passage(name, f"pydoc {name}", "library", tuple(dict.fromkeys(found[:PER_PASSAGE])))
+            told = tuple(dict.fromkeys(found[:PER_PASSAGE]))
+            yield Passage(name, f"pydoc {name}", "library", told, addresses.of_name(name), docstring)

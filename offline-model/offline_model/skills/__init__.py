@@ -10,9 +10,21 @@ that returns None for what is not its business, and put it into SKILLS before `l
 from collections.abc import Callable
 
 from offline_model.conversation import Conversation, Reply
-from offline_model.skills import call_tools, greeting, lookup, remember, structured, unknown, use_results
+from offline_model.skills import (
+    call_tools,
+    greeting,
+    lookup,
+    obey,
+    remember,
+    research,
+    structured,
+    unknown,
+    use_results,
+)
 
 SKILLS: tuple[Callable[[Conversation], Reply | None], ...] = (
+    obey.reply,
+    research.reply,
     call_tools.reply,
     structured.reply,
     use_results.reply,

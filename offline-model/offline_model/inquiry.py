@@ -1,0 +1,93 @@
+"""An inquiry: what a question wants to know, as the queries that a search engine is asked."""
+
+import re
+from dataclasses import dataclass
+
+from offline_model.books.words import STOP, stems
+from offline_model.conversation import Conversation
+from offline_model.mentions import SPELLED
+
+OWN_LIMIT = 5
+MOST_WORDS = 8
+
+DEEP = re.compile(r"\bas deeply as (?:you|possible)|\bexhaustively\b", re.IGNORECASE)
+# "Research as deeply as you can:" says how, not what.
+DEEPLY = re.compile(rf"^[^:\n]{{0,60}}(?:{DEEP.pattern})[^:\n]*:", re.IGNORECASE)
+VERBATIM = re.compile(r"\bsearch for:\s*([^\n]+)", re.IGNORECASE)
+URL = re.compile(r"https?://[^\s\"'<>)\]]*[^\s\"'<>)\].,;:!?]")
+LIMIT = re.compile(rf"\bat most (\d+|{'|'.join(SPELLED)}) (?:tool )?(?:steps?|calls?)\b", re.IGNORECASE)
+# Each arm has the two things that are held against each other.
+COMPARED = re.compile(
+    r"\bbetween (.{1,100}?) and (.{1,100})|\bcompar\w+ (?:of )?(.{1,100}?) (?:and|with|to) (.{1,100})"
+    r"|(.{1,100}?) (?:vs\.?|versus) (.{1,100})"
+    r"|\bhow (?:do|does|is|are) (.{1,100}?) (?:differ|different) from (.{1,100})",
+    re.IGNORECASE,
+)
+PARTS = re.compile(
+    r"[?;]\s|\n(?: ?[-*] | ?\d+[.)] )?"
+    r"|,? and (?=(?:also )?(?:what|how|why|when|where|which|who|does|is|are|can)\b)",
+    re.IGNORECASE,
+)
+PRONOUN = re.compile(r"\b(?:it|its|they|them|their|this|these|those|one)\b", re.IGNORECASE)
+WORD = re.compile(r"\w[\w.+#\-]*\w|\w")
+ENOUGH = 2
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """`queries` has one for each thing that is asked; `urls` are pages that the question itself names."""
+
+    queries: tuple[str, ...]
+    compares: bool
+    deep: bool
+    urls: tuple[str, ...]
+
+
+def inquiry(question: str) -> Inquiry:
+    deep = DEEP.search(question) is not None
+    urls = tuple(dict.fromkeys(URL.findall(question)))
+    if verbatim := VERBATIM.search(question):
+        return Inquiry((verbatim[1].strip(),), False, deep, ())
+    bare = re.sub(r"[^\S\n]+", " ", DEEPLY.sub("", question))
+    if compared := COMPARED.search(bare):
+        one, other = (words(side) for side in compared.groups() if side)
+        if one and other:
+            # "a liveness and a readiness probe" are both probes.
+            one += other[-1:] if len(one) == 1 < len(other) else []
+            return Inquiry((" ".join(one), " ".join(other)), True, deep, urls)
+    found: list[list[str]] = []
+    for part in PARTS.split(bare):
+        said = words(part)
+        if said and found and PRONOUN.search(part):
+            said = [*found[0], *said]
+        if said:
+            found.append(said)
+    queries = dict.fromkeys(" ".join(said[:MOST_WORDS]) for said in found)
+    return Inquiry(tuple(queries) or (question.strip()[:80],), False, deep, urls)
+
+
+def words(text: str) -> list[str]:
+    """The words of a text that say what it is about, as they are written, each once."""
+    kept = [word for word in WORD.findall(URL.sub("", text)) if word.lower() not in STOP]
+    return list(dict.fromkeys(kept))[:MOST_WORDS]
+
+
+def reworded(conversation: Conversation, query: str) -> str:
+    """Another query for the same: fewer words, those that are known; or the whole question."""
+    said, frequency = words(query), conversation.library.frequency
+    known = [word for word in said if any(stem in frequency for stem in stems(word))] or said
+    best = sorted(known, key=lambda word: -conversation.library.weight(stems(word)[0]))[: len(said) - 1][
+        :ENOUGH
+    ]
+    shorter = " ".join(word for word in said if word in best)
+    return shorter or conversation.question.strip()[:80]
+
+
+def limit_of(conversation: Conversation) -> int:
+    """How many steps may be taken: what the system prompt says, else what this model thinks enough."""
+    told = [
+        found for turn in conversation.turns if turn.role == "system" for found in LIMIT.findall(turn.text)
+    ]
+    if not told:
+        return OWN_LIMIT
+    return int(told[-1]) if told[-1].isdigit() else SPELLED.index(told[-1].lower())
