@@ -1,0 +1,74 @@
+"""Traces: spans of one trace go to a collector when one is named, and cost nothing when none is."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from conftest import App
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from test_04_research import ask
+
+
+@pytest.fixture
+def collector() -> Iterator[tuple[str, list[Span]]]:
+    """The address of a collector that speaks OTLP over HTTP, and the spans it has got."""
+    spans: list[Span] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            request = ExportTraceServiceRequest.FromString(body)
+            for resource in request.resource_spans:
+                for scope in resource.scope_spans:
+                    spans.extend(scope.spans)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", spans
+        server.shutdown()
+        thread.join()
+
+
+def test_a_request_its_run_and_its_calls_are_spans_of_one_trace(
+    research_agent: App, collector: tuple[str, list[Span]]
+) -> None:
+    endpoint, spans = collector
+    server = research_agent(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
+    reply = ask(server, "What is a span?")
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(10) == 0, "the last spans are sent before the end"
+    (request,) = [span for span in spans if span.name == "request" and "/v1/research" in str(span.attributes)]
+    mine = [span for span in spans if span.trace_id == request.trace_id]
+    names = [span.name for span in mine]
+    assert names.count("run") == 1
+    assert names.count("tool call") == len(reply.json()["steps"])
+    assert names.count("model call") == len(reply.json()["steps"]) + 1
+    by_id = {span.span_id: span.name for span in mine}
+    parents = {span.name: by_id.get(span.parent_span_id) for span in mine}
+    assert parents == {"request": None, "run": "request", "model call": "run", "tool call": "run"}
+
+
+def test_without_a_collector_no_exporter_is_imported(lesson_root: Path) -> None:
+    # Not the whole SDK: langsmith, which langchain-core needs, imports that wherever it is installed.
+    check = "import app.api, sys; print([m for m in sys.modules if m.startswith('opentelemetry.exporter')])"
+    run = subprocess.run(
+        [sys.executable, "-c", check],
+        env={"OPENAI_API_KEY": "x"},
+        cwd=lesson_root / "research-agent",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.strip() == "[]"
