@@ -6,13 +6,9 @@
  * @typedef {{n: number, tool: string, input: Record<string, string>, outcome: string}} Step
  * @typedef {{n: number, title: string, url: string, snippet: string, step: number}} Source
  * @typedef {object} Run  What the events of the open run have told so far.
- * @property {string} id
- * @property {string} [query]
  * @property {string} lastId  the last event's id
  * @property {number} retry  milliseconds before the first try to connect again
  * @property {{id: string, text: string}[]} pieces  of the answer, each with its event's id
- * @property {Map<number, Step>} steps
- * @property {Map<number, Source>} sources
  * @property {string[]} drawn  the answer's blocks as they stand on the page
  * @property {AbortController} left  aborted when another view is opened
  */
@@ -50,22 +46,21 @@ class Trouble extends Error {
   }
 }
 
-function unreachable() {
-  const detail = "Check that it runs and that you are connected, then try again.";
-  throw new Trouble({ status: 0, title: "The server cannot be reached", detail });
+function lost() {
+  throw new Trouble({ status: 0, title: "The server cannot be reached", detail: "Does it run? Are you online?" });
 }
 
 /** What the API replies: a stream's body, or else JSON; Trouble when it refuses or is not there. */
 async function call(path, options = {}) {
   const headers = new Headers(options.headers);
   if (sessionStorage.getItem("api-key")) headers.set("X-API-Key", sessionStorage.getItem("api-key"));
-  const reply = await fetch(`v1/research${path}`, { ...options, headers, cache: "no-store" }).catch(unreachable);
+  const reply = await fetch(`v1/research${path}`, { ...options, headers, cache: "no-store" }).catch(lost);
   const type = reply.headers.get("Content-Type") ?? "";
   if (reply.ok && type.startsWith("text/event-stream")) return reply.body;
-  const told = await reply.text().catch(unreachable);
+  const told = await reply.text().catch(lost);
   if (reply.ok) return JSON.parse(told);
-  const problem = { title: `HTTP ${reply.status}`, detail: "Something between this page and the API refused." };
-  if (type.startsWith("application/problem+json")) Object.assign(problem, JSON.parse(told));
+  const unknown = { title: `HTTP ${reply.status}`, detail: "This was not the API, but something before it." };
+  const problem = type.startsWith("application/problem+json") ? JSON.parse(told) : unknown;
   throw new Trouble({ ...problem, status: reply.status }, Number(reply.headers.get("Retry-After")) || 0);
 }
 
@@ -78,7 +73,7 @@ async function* readEvents(body, state) {
   let [rest, afterCR, id, type, data] = ["", false, state.lastId, "", []];
   while (true) {
     const silence = setTimeout(() => reader.cancel(), SILENCE_MS);
-    const { done, value } = await reader.read().catch(() => ({ done: true })); // broken: the caller reconnects
+    const { done, value } = await reader.read().catch(() => ({ done: true })); // a break is an end, too
     clearTimeout(silence);
     if (done) return; // an event whose blank line has not come is none
     const lines = (rest + (afterCR ? value.replace(/^\n/, "") : value)).split(/\r\n|\r|\n/);
@@ -132,10 +127,10 @@ async function follow(run) {
   }
 }
 
-/** Whether an event's id, EPOCH-SEQ, comes after another's. */
-function isAfter(id, other) {
-  const [[epoch, seq], [otherEpoch, otherSeq]] = [id, other].map((each) => each.split("-").map(Number));
-  return epoch === otherEpoch ? seq > otherSeq : epoch > otherEpoch;
+/** Where an event's id, EPOCH-SEQ, stands among the others. */
+function order(id) {
+  const [epoch, seq] = id.split("-").map(Number);
+  return epoch * 1e9 + seq;
 }
 
 // ---- What is shown
@@ -144,7 +139,7 @@ function isAfter(id, other) {
 function show(run, id, type, data) {
   if (type === "token") run.pieces.push({ id, text: data.text });
   if (type === "step") run.pieces = []; // what was said before a step was thinking aloud
-  if (type === "reset") run.pieces = run.pieces.filter((piece) => !isAfter(piece.id, data.from_id));
+  if (type === "reset") run.pieces = run.pieces.filter((piece) => order(piece.id) <= order(data.from_id));
   if (["token", "step", "reset"].includes(type)) run.frame ??= requestAnimationFrame(() => draw(run));
   if (type === "token") say("working", "Writing the answer …");
   if (type === "reset") say("working", "Another server goes on with this run …");
@@ -173,8 +168,9 @@ function say(state, phrase) {
 }
 
 function showQuestion(run, query) {
-  run.query = $("question").textContent = query;
-  document.title = `${query} · Research agent`;
+  run.query = query;
+  $("question").textContent = query;
+  document.title = `${query.slice(0, 80)} · Research agent`;
 }
 
 /** Put an entry into a list, in the place of the one with its id if there is one. */
@@ -185,9 +181,10 @@ function place(list, item) {
 
 /** @param {Run} run  @param {Step} step */
 function showStep(run, step) {
-  const known = { web_search: `Searched the web for “${step.input.query}”`, fetch_page: `Read ${step.input.url}` };
+  const page = [...run.sources.values()].find((source) => source.url === step.input.url)?.title ?? step.input.url;
+  const tools = { web_search: `Searched the web for “${step.input.query}”`, fetch_page: `Read “${page}”` };
   const words = { ok: "Done.", empty: "Nothing found.", failed: "This failed.", refused: "This was refused." };
-  const phrase = known[step.tool] ?? `Used ${step.tool} with ${JSON.stringify(step.input)}`;
+  const phrase = tools[step.tool] ?? `Used ${step.tool} with ${JSON.stringify(step.input)}`;
   const outcome = element("span", { class: "outcome" }, words[step.outcome] ?? step.outcome);
   run.steps.set(step.n, step);
   place("steps", element("li", { id: `step-${step.n}`, class: step.outcome }, `${phrase} `, outcome));
@@ -198,9 +195,9 @@ function showStep(run, step) {
 function showSource(run, source) {
   const { n, title, url, snippet, step } = source;
   const host = element("span", { class: "host" }, isWeb(url) ? new URL(url).host : url);
-  const parts = [link(url, title || url), host, element("p", {}, snippet)];
+  const parts = [`[${n}] `, link(url, title || url), host, element("p", {}, snippet)];
   run.sources.set(n, source);
-  place("sources", element("li", { id: `source-${n}`, value: n, tabindex: -1 }, ...parts));
+  place("sources", element("li", { id: `source-${n}`, tabindex: -1 }, ...parts));
   const found = [...run.sources.values()].filter((other) => other.step === step).length;
   $(`step-${step}`)?.querySelector(".outcome").replaceChildren(`${plural(found, "source")} found.`);
 }
@@ -255,13 +252,15 @@ function showTrouble(problem, retry) {
 
 /** Do what may meet trouble; tell it, and do it again when asked to. */
 async function attempt(work) {
-  $("trouble").hidden = true;
+  $("trouble").hidden = $("send").disabled = true;
   try {
     await work();
   } catch (trouble) {
     if (!(trouble instanceof Trouble)) throw trouble;
     const wait = trouble.wait ? ` The server asks you to wait ${plural(trouble.wait, "second")}.` : "";
     showTrouble({ ...trouble.problem, detail: trouble.problem.detail + wait }, () => attempt(work));
+  } finally {
+    $("send").disabled = false;
   }
 }
 
@@ -313,9 +312,10 @@ function blockNode({ kind, lines }, cite, depth = 0) {
     return element(`h${Math.min(6, marks.length + 2)}`, {}, ...inline(title.replace(/ #+ *$/, ""), cite));
   }
   if (kind === "text" || depth > 5) return element("p", {}, ...inline(lines.join("\n"), cite));
-  if (kind === "quote") return element("blockquote", {}, ...inner(lines.map((line) => line.replace(QUOTE, ""))));
-  const start = ordered(lines[0]) ? parseInt(lines[0].trim()) : 0;
-  const list = ordered(lines[0]) ? element("ol", { start }) : element("ul");
+  if (kind === "quote") {
+    return element("blockquote", {}, ...inner(lines.map((line) => line.replace(QUOTE, ""))));
+  }
+  const list = ordered(lines[0]) ? element("ol", { start: parseInt(lines[0]) }) : element("ul");
   for (const [first, ...others] of itemsOf(lines).map(inner)) {
     const parts = first?.tagName === "P" ? first.childNodes : [first ?? ""];
     list.append(element("li", {}, ...parts, ...others));
@@ -387,7 +387,8 @@ function pastEntry({ id, query, time }) {
     keep(past().filter((run) => run.id !== id));
     ($("runs").querySelector("a") ?? $("query")).focus();
   });
-  return element("li", {}, element("a", { href: `#run=${encodeURIComponent(id)}` }, query, stamp), remove);
+  const entry = element("a", { href: `#run=${encodeURIComponent(id)}` }, element("span", {}, query), stamp);
+  return element("li", {}, entry, remove);
 }
 
 // ---- What is done
@@ -401,9 +402,8 @@ function ask(query) {
   const key = crypto.getRandomValues(new Uint32Array(4)).join("-");
   const headers = { "Content-Type": "application/json", "Idempotency-Key": key };
   return attempt(async () => {
-    $("send").disabled = true;
     const body = JSON.stringify({ query, background: true });
-    const { id } = await call("", { method: "POST", headers, body }).finally(() => ($("send").disabled = false));
+    const { id } = await call("", { method: "POST", headers, body });
     keep([{ id, query, time: Date.now() }, ...past()]);
     $("query").value = "";
     location.hash = `run=${encodeURIComponent(id)}`;
@@ -419,9 +419,10 @@ function cancel() {
 /** Copy the answer's Markdown and the list of its sources. */
 async function copy() {
   const sources = [...open.sources.values()].map(({ n, title, url }) => `${n}. [${title}](${url})`);
-  const text = [answerOf(open).trim(), "## Sources", sources.join("\n")].slice(0, sources.length ? 3 : 1).join("\n\n");
+  const parts = [answerOf(open).trim(), ...(sources.length ? ["## Sources", sources.join("\n")] : [])];
+  const text = parts.join("\n\n");
   const allowed = await navigator.clipboard?.writeText(text).then(() => true, () => false);
-  $("copied").textContent = allowed || copySelected(text) ? "Copied" : "This browser does not let the page copy";
+  $("copied").textContent = allowed || copySelected(text) ? "Copied" : "This browser does not let a page copy";
   setTimeout(() => ($("copied").textContent = ""), 3000);
 }
 
@@ -438,25 +439,32 @@ function copySelected(text) {
 
 async function openRun(id) {
   const query = past().find((run) => run.id === id)?.query;
-  const run = { id, query, lastId: "", retry: 500, pieces: [], steps: new Map(), sources: new Map(), drawn: [] };
-  open = Object.assign(run, { left: new AbortController() });
-  for (const part of ["question", "steps", "answer", "sources"]) $(part).replaceChildren();
+  const left = new AbortController();
+  const run = { id, query, left, lastId: "", retry: 500, pieces: [], drawn: [], steps: new Map(), sources: new Map() };
+  open = run;
+  for (const list of ["steps", "answer", "sources"]) $(list).replaceChildren();
+  $("question").textContent = query ?? "A question";
   $("answer").ariaBusy = "true";
   [$("cancel").hidden, $("copy").hidden] = [false, true];
   say("working", "Thinking …");
   $("question").focus();
-  await follow(run).catch((trouble) => {
+  try {
+    await follow(run);
+  } catch (trouble) {
     const gone = trouble.problem?.status === 404;
     finish(run, "failed", gone ? "This run is gone: the server keeps runs for a while only." : "This run cannot be shown.");
-    throw trouble;
-  });
+    $("body").hidden = run.lastId === "";
+    if (!gone || !run.query) throw trouble;
+    showTrouble(trouble.problem, () => ask(run.query));
+  }
 }
 
 /** Open the view that the address names. */
 function route() {
   open?.left.abort();
   const id = new URLSearchParams(location.hash.slice(1)).get("run");
-  for (const part of document.querySelectorAll("[data-view]")) part.hidden = part.dataset.view !== (id ? "run" : "home");
+  const view = id ? "run" : "home";
+  for (const part of document.querySelectorAll("[data-view]")) part.hidden = part.dataset.view !== view;
   if (id) return attempt(() => openRun(id));
   document.title = "Research agent";
   $("trouble").hidden = true;

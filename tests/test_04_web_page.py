@@ -1,0 +1,715 @@
+"""The claims of lesson 04's web page, in a real browser that speaks to real servers."""
+
+import json
+import os
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
+from conftest import App, Server, require
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Locator,
+    Page,
+    expect,
+    sync_playwright,
+)
+
+from course.processes import free_port
+
+QUESTION = "What is graceful shutdown?"
+FIGURES = Path(__file__).parent.parent / "docs/figures"
+PACED = "offline?tps=35"  # an answer of about 80 tokens: there is a middle to do something in
+PHONE = {"width": 360, "height": 740}
+EVIL = "<img src=x onerror=\"document.title='executed'\">"
+
+
+@pytest.fixture(scope="session")
+def start(research_agent: App) -> App:
+    limits = {"RATE_LIMIT_RPM": "100000", "MAX_RUNS_PER_CALLER": "1000", "MODEL_RETRIES": "0"}
+    return lambda **settings: research_agent(**(limits | settings))
+
+
+@pytest.fixture
+def server(start: App) -> Server:
+    return start()
+
+
+@pytest.fixture
+def paced(start: App) -> Server:
+    return start(MODEL_NAME=PACED)
+
+
+# Not for the session: while Playwright's synchronous side is up, no other test of this process can use asyncio.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = require("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        with closing(browser):
+            yield browser
+
+
+class Visits:
+    """Opens pages, each in a browser profile of its own; hears what the browser complains about."""
+
+    def __init__(self, browser: Browser) -> None:
+        self.browser = browser
+        self.contexts: list[BrowserContext] = []
+        self.complaints: list[str] = []
+        self.expected: list[str] = []
+
+    def __call__(self, url: str, script: str = "", **options: Any) -> Page:
+        """A page that has run `script` before its own."""
+        context = self.browser.new_context(**options)
+        self.contexts.append(context)
+        context.set_default_timeout(15_000)
+        context.add_init_script(script)
+        page = context.new_page()
+        page.on("console", self.hear)
+        page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
+        page.goto(url)
+        return page
+
+    def hear(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def end(self) -> None:
+        for context in self.contexts:
+            context.close()
+        unexpected = [text for text in self.complaints if not any(each in text for each in self.expected)]
+        assert not unexpected, f"The browser complained (a policy broken, an error): {unexpected}"
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visits]:
+    expect.set_options(timeout=15_000)
+    visits = Visits(browser)
+    yield visits
+    visits.end()
+
+
+class Line:
+    """A TCP proxy to a server: it can be cut, fall silent, and be mended."""
+
+    def __init__(self, server: str) -> None:
+        self.target = urlsplit(server).port
+        self.listener = socket.create_server(("127.0.0.1", free_port()))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.whole = True
+        self.ends: list[socket.socket] = []
+        self.silent: set[socket.socket] = set()
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self) -> None:
+        with suppress(OSError):  # closed: the end
+            while True:
+                near, _ = self.listener.accept()
+                if not self.whole:
+                    near.close()
+                    continue
+                far = socket.create_connection(("127.0.0.1", self.target))
+                self.ends += near, far
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self.pass_on, args=pair, daemon=True).start()
+
+    def pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):  # cut
+            while data := source.recv(65_536):
+                if source not in self.silent:
+                    sink.sendall(data)
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> None:
+        """Break every connection and take no new ones."""
+        self.whole = False
+        while self.ends:
+            end = self.ends.pop()
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def fall_silent(self) -> None:
+        """Lose whatever comes on today's connections; new ones work."""
+        self.silent |= set(self.ends)
+
+    def mend(self) -> None:
+        self.whole = True
+
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.cut()
+
+
+@pytest.fixture
+def lines() -> Iterator[Callable[[str], Line]]:
+    opened: list[Line] = []
+
+    def line(server: str) -> Line:
+        opened.append(Line(server))
+        return opened[-1]
+
+    yield line
+    for each in opened:
+        each.close()
+
+
+def ask(page: Page, question: str = QUESTION) -> None:
+    page.fill("#query", question)
+    page.click("text=Research >> visible=true >> nth=-1")
+
+
+def finished(page: Page) -> None:
+    expect(page.locator("#state"), "The run does not finish.").to_contain_text("Finished")
+
+
+def begun(page: Page) -> None:
+    expect(page.locator("#answer"), "No answer begins.").to_have_text(re.compile(r"\w+ \w+"))
+
+
+def run_of(page: Page, server: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
+    """The page's run, as the API tells it."""
+    run_id = page.url.partition("#run=")[2]
+    run: dict[str, Any] = (
+        httpx2.get(f"{server}/v1/research/{run_id}", headers=headers).raise_for_status().json()
+    )
+    return run
+
+
+def assert_whole(page: Page, server: str) -> None:
+    """The page shows the result, every token once."""
+    result = run_of(page, server)["result"]
+    paragraphs = page.locator("#answer > *").all_text_contents()
+    assert "\n\n".join(paragraphs) == result["response"], "The page's answer is not the API's."
+    assert page.locator("#sources li").count() == len(result["sources"]), (
+        "Sources are missing or twice there."
+    )
+    assert page.locator("#steps li").count() == len(result["steps"]), "Steps are missing or twice there."
+
+
+def past(page: Page) -> list[str]:
+    return page.locator("#runs a span").all_text_contents()
+
+
+def picture(page: Page, name: str) -> None:
+    if os.environ.get("SCREENSHOTS"):
+        page.screenshot(path=FIGURES / f"04-{name}.png", animations="disabled")
+
+
+# --- Asking and seeing ---
+
+
+def test_steps_sources_and_the_answer_arrive(visit: Visits, paced: Server) -> None:
+    page = visit(paced)
+    picture(page, "empty")
+    page.evaluate(
+        """() => {
+            window.said = [];
+            const state = document.querySelector("#state");
+            new MutationObserver(() => window.said.push(state.textContent)).observe(state, { childList: true });
+        }"""
+    )
+    ask(page)
+    expect(page.locator("#steps li").first).to_contain_text("Searched the web for “graceful shutdown”")
+    expect(page.locator("#sources li").first).to_contain_text("[1] ")
+    expect(page.locator("#steps li").first).to_contain_text(re.compile(r"\d+ sources? found"))
+    begun(page)
+    expect(page.locator("#answer"), "A screen reader is not told to wait.").to_have_attribute(
+        "aria-busy", "true"
+    )
+    expect(page.locator("#answer")).to_contain_text("which is asked to stop")
+    assert run_of(page, paced)["state"] == "running", "The answer was shown only after its end."
+    picture(page, "running")
+    finished(page)
+    expect(page.locator("#answer")).to_have_attribute("aria-busy", "false")
+    assert_whole(page, paced)
+    said = page.evaluate("window.said")
+    assert len(said) <= 12, f"A screen reader would read too much: {said}"
+    assert all(phrase[-1] in "….?!" for phrase in said), f"Not whole phrases: {said}"
+    assert "background" in json.dumps(run_of(page, paced)) and run_of(page, paced)["background"] is True
+
+
+def test_a_citation_leads_to_its_source(visit: Visits, server: Server) -> None:
+    page = visit(server)
+    ask(page)
+    finished(page)
+    sources = run_of(page, server)["result"]["sources"]
+    citation = page.locator("#answer .citation").first
+    number = int(citation.inner_text().strip("[]"))
+    address = page.url
+    citation.click()
+    entry = page.locator(f"#source-{number}")
+    expect(entry, "The source is not marked.").to_be_focused()
+    assert page.url == address, "A citation must not lead away from the run."
+    link = entry.locator("a")
+    assert link.inner_text() == sources[number - 1]["title"]
+    assert link.get_attribute("href") == sources[number - 1]["url"]
+    assert link.get_attribute("rel") == "noopener noreferrer nofollow"
+    assert link.get_attribute("target") == "_blank"
+
+
+def test_a_run_is_cancelled(visit: Visits, paced: Server) -> None:
+    page = visit(paced)
+    ask(page)
+    begun(page)
+    page.click("#cancel")
+    expect(page.locator("#state")).to_have_text("Cancelled.")
+    expect(page.locator("#cancel")).to_be_hidden()
+    assert run_of(page, paced)["state"] == "cancelled", "The page says so, but the run goes on."
+
+
+def test_an_answer_cut_at_its_length_limit_says_so(visit: Visits, start: App) -> None:
+    page = visit(start(MAX_TOKENS="30"))
+    ask(page)
+    expect(page.locator("#state")).to_contain_text("reached the limit of its length")
+
+
+def test_the_answer_is_copied_with_its_sources(visit: Visits, server: Server) -> None:
+    for script in ("", "delete Navigator.prototype.clipboard"):  # as without HTTPS
+        page = visit(server, script, permissions=["clipboard-read", "clipboard-write"])
+        ask(page)
+        finished(page)
+        page.click("#copy")
+        expect(page.locator("#copied")).to_have_text("Copied")
+        result = run_of(page, server)["result"]
+        page.click("text=New question")
+        page.locator("#query").press("Control+V")
+        copied = page.input_value("#query")
+        assert copied.startswith(result["response"]), "What is copied is not the answer's Markdown."
+        listed = [f"{each['n']}. [{each['title']}]({each['url']})" for each in result["sources"]]
+        assert copied.endswith("\n\n## Sources\n\n" + "\n".join(listed)), "What is copied lacks the sources."
+
+
+# --- Going on ---
+
+
+def test_a_reload_in_the_middle_goes_on(visit: Visits, paced: Server) -> None:
+    page = visit(paced)
+    ask(page)
+    begun(page)
+    page.reload()
+    begun(page)
+    assert run_of(page, paced)["state"] == "running", "The run was over before the reload."
+    finished(page)
+    assert_whole(page, paced)
+
+
+def test_a_lost_connection_is_told_and_taken_up_again(
+    visit: Visits, paced: Server, lines: Callable[[str], Line]
+) -> None:
+    line = lines(paced)
+    page = visit(line.url)
+    visit.expected += ["net::ERR_"]
+    asked_from: list[str] = []
+    page.on("request", lambda request: asked_from.append(request.headers.get("last-event-id", "")))
+    ask(page)
+    begun(page)
+    line.cut()
+    expect(page.locator("#state")).to_have_text("Connection lost, trying again …")
+    line.mend()
+    begun(page)
+    finished(page)
+    assert_whole(page, paced)
+    assert re.fullmatch(r"\d+-\d+", asked_from[-1]), "The page began again instead of resuming."
+
+
+def test_a_connection_that_fell_silent_is_given_up(
+    visit: Visits, paced: Server, lines: Callable[[str], Line]
+) -> None:
+    line = lines(paced)
+    page = visit(line.url)
+    page.clock.install()
+    ask(page)
+    begun(page)
+    line.fall_silent()
+    page.clock.fast_forward(60_000)
+    finished(page)
+    assert_whole(page, paced)
+
+
+def test_withdrawn_text_is_cleared(visit: Visits, server: Server) -> None:
+    """What another server's taking over tells, event by event."""
+    events = [
+        ("0-1", "token", {"text": "Thinking aloud."}),
+        ("0-2", "step", {"n": 1, "tool": "web_search", "input": {"query": "q"}, "outcome": "empty"}),
+        ("0-3", "token", {"text": "Kept, "}),
+        ("0-10", "token", {"text": "withdrawn"}),
+        ("1-1", "reset", {"from_id": "0-3"}),
+        ("1-2", "token", {"text": "and said anew."}),
+        ("1-3", "done", {"reason": "stop"}),
+    ]
+    body = "".join(f"id: {key}\nevent: {kind}\ndata: {json.dumps(data)}\n\n" for key, kind, data in events)
+    page = visit(server)
+    page.route("**/events", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
+    ask(page)
+    finished(page)
+    expect(page.locator("#answer")).to_have_text("Kept, and said anew.")
+    expect(page.locator("#steps li")).to_contain_text("Nothing found")
+
+
+# --- Trouble ---
+
+
+def test_a_failed_run_is_told_in_words_and_tried_again(visit: Visits, start: App, offline_model: str) -> None:
+    model = "offline?fault=500&every=9"
+    for _ in range(8):  # the ninth call is the run's first
+        question = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
+        httpx2.post(
+            f"{offline_model}/v1/chat/completions", json=question, headers={"Authorization": "Bearer x"}
+        )
+    server = start(MODEL_NAME=model)
+    page = visit(server)
+    ask(page)
+    expect(page.locator("#trouble")).to_be_visible()
+    problem = run_of(page, server)["problem"]
+    for text in (problem["title"], problem["detail"], problem["request_id"]):
+        expect(page.locator("#trouble"), "The problem is not told.").to_contain_text(text)
+    expect(page.locator("#state")).to_have_text("This run failed.")
+    assert_accessible(page)
+    failed = page.url
+    page.click("text=Try again")
+    finished(page)
+    expect(page.locator("#trouble")).to_be_hidden()
+    assert page.url != failed, "Trying again must start a new run."
+    assert_whole(page, server)
+
+
+def test_a_question_that_did_not_arrive_is_sent_again_with_the_same_key(
+    visit: Visits, server: Server, lines: Callable[[str], Line]
+) -> None:
+    line = lines(server)
+    page = visit(line.url)
+    visit.expected += ["net::ERR_"]
+    keys: list[str] = []
+    page.on("request", lambda r: keys.append(r.headers["idempotency-key"]) if r.method == "POST" else None)
+    line.cut()
+    ask(page)
+    expect(page.locator("#trouble")).to_contain_text("The server cannot be reached")
+    line.mend()
+    page.click("text=Try again")
+    finished(page)
+    assert len(keys) == 2 and len(set(keys)) == 1, f"The same question needs the same key: {keys}"
+
+
+def test_a_run_that_is_gone_is_told_and_asked_anew(visit: Visits, server: Server) -> None:
+    entry = json.dumps([{"id": "gone", "query": QUESTION, "time": 0}])
+    page = visit(f"{server}/#run=gone", f"localStorage.runs ??= {json.dumps(entry)}")
+    visit.expected += ["404"]
+    expect(page.locator("#state")).to_contain_text("This run is gone")
+    page.click("text=Try again")
+    finished(page)
+
+
+def test_a_key_is_asked_for_when_the_server_wants_one(visit: Visits, start: App) -> None:
+    server = start(API_KEYS="the-right-key")
+    page = visit(server)
+    visit.expected += ["401"]
+    expect(page.locator("#key")).to_be_hidden()
+    ask(page)
+    expect(page.locator("#key"), "The field of the key is not ready to type.").to_be_focused()
+    page.keyboard.type("a-wrong-key\n")
+    expect(page.locator("#key")).to_have_value("")
+    expect(page.locator("#key")).to_be_focused()
+    page.keyboard.type("the-right-key\n")
+    finished(page)
+    assert run_of(page, server, {"X-API-Key": "the-right-key"})["state"] == "done"
+    page.reload()
+    finished(page)
+    stored = page.evaluate("JSON.stringify(localStorage) + document.cookie + location.href")
+    assert "the-right-key" not in stored, "The key must be forgotten with the tab."
+
+
+# --- Text stays text ---
+
+
+@dataclass
+class Hostile:
+    """A search engine whose one result is an attack on the page."""
+
+    url: str
+
+
+@pytest.fixture
+def hostile_search() -> Iterator[str]:
+    """The address of a search engine, speaking SearXNG's JSON, whose results attack the page."""
+    results = [
+        {
+            "title": f"Shutdown {EVIL}",
+            "url": "javascript:document.title='executed'",
+            "content": f"A shutdown {EVIL}.",
+        },
+        {
+            "title": "Two",
+            "url": "https://two.example/",
+            "content": f"A graceful shutdown is {EVIL} and calm.",
+        },
+    ]
+
+    class Search(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = self.path.startswith("/search")
+            body = json.dumps({"query": "", "results": results}).encode() if found else EVIL.encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json" if found else "text/plain")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Search) as search:
+        threading.Thread(target=search.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{search.server_port}"
+        search.shutdown()
+
+
+def test_html_of_questions_sources_and_answers_stays_text(
+    visit: Visits, start: App, hostile_search: str
+) -> None:
+    server = start(SEARCH_URL=hostile_search)
+    page = visit(server)
+    ask(page, f"What is a graceful shutdown? {EVIL}")
+    finished(page)
+    result = run_of(page, server)["result"]
+    assert EVIL in result["response"], "The attack did not come as far as the answer."
+    for part in ("#question", "#answer", "#sources li >> nth=0", "#sources li >> nth=1"):
+        expect(page.locator(part)).to_contain_text("<img src=x onerror=")
+    expect(page.locator("#sources li").first.locator("a"), "A link that runs a script.").to_have_count(0)
+    page.click("text=New question")
+    assert past(page) == [f"What is a graceful shutdown? {EVIL}"]
+    expect(page.locator("main img"), "HTML from outside has become part of the page.").to_have_count(0)
+    assert page.title() == "Research agent", "A script from outside was executed."
+
+
+MARKDOWN = {
+    "plain": "<p>plain</p>",
+    "a <b>&amp;</b>": "<p>a &lt;b&gt;&amp;amp;&lt;/b&gt;</p>",
+    "# One\n## Two ##\ntext": "<h3>One</h3><h4>Two</h4><p>text</p>",
+    "**bold** *it* __b__ _i_ `c<d`": "<p><strong>bold</strong> <em>it</em> <strong>b</strong> <em>i</em> "
+    "<code>c&lt;d</code></p>",
+    "***both*** 2 * 3 * 4 snake_case_name 5*3*2": "<p><strong><em>both</em></strong> 2 * 3 * 4 snake_case_name "
+    "5*3*2</p>",
+    "- a\n- b\n  1. c\n  2. d\n- e": '<ul><li>a</li><li>b<ol start="1"><li>c</li><li>d</li></ol></li><li>e</li></ul>',
+    "3. a\n4. b\n\nend": '<ol start="3"><li>a</li><li>b</li></ol><p>end</p>',
+    "```py\n# no *heading*\n\n- no list\n```\nend": '<pre tabindex="0"><code># no *heading*\n\n- no list</code></pre>'
+    "<p>end</p>",
+    "```\nstill open": '<pre tabindex="0"><code>still open</code></pre>',
+    "> quoted\n> **words**": "<blockquote><p>quoted\n<strong>words</strong></p></blockquote>",
+    "one\n\n---\n\ntwo": "<p>one</p><hr><p>two</p>",
+    "[a](https://x.example/y_(z)) [b](javascript:alert(1)) [c](data:text/html,x)": '<p><a href="https://x.example/'
+    'y_(z)" target="_blank" rel="noopener noreferrer nofollow">a</a> [b](javascript:alert(1)) [c](data:text/html,x)</p>',
+    "see https://x.example/a_b.": '<p>see <a href="https://x.example/a_b" target="_blank" '
+    'rel="noopener noreferrer nofollow">https://x.example/a_b</a>.</p>',
+    "so [1][2], `[1]` \\[1]": "<p>so (1)(2), <code>[1]</code> [1]</p>",
+    "![pixel](https://x.example/p.gif)": '<p>!<a href="https://x.example/p.gif" target="_blank" '
+    'rel="noopener noreferrer nofollow">pixel</a></p>',
+}
+
+
+def test_markdown_becomes_elements_and_nothing_else(visit: Visits, server: Server) -> None:
+    page = visit(server)
+    render = """async (texts) => {
+        const { blockNode, splitBlocks } = await import("/static/app.js");
+        const html = (text) => splitBlocks(text.split("\\n")).map((b) => blockNode(b, (n) => `(${n})`).outerHTML);
+        return texts.map((text) => html(text).join(""));
+    }"""
+    rendered = dict(zip(MARKDOWN, page.evaluate(render, list(MARKDOWN)), strict=True))
+    assert rendered == MARKDOWN
+    deep, long = "> " * 5000 + "x", "*_`[(" * 4000
+    took = page.evaluate(f"async (texts) => {{ const t = performance.now(); await ({render})(texts);"
+                         " return performance.now() - t; }", [deep, long])  # fmt: skip
+    assert took < 5000, f"Hostile Markdown stops the page for {took:.0f} ms."
+
+
+STREAM = (
+    "\ufeff: ping\r\nretry: 1234\r\n\r\n"
+    "id: 0-1\nevent: token\ndata: {\ndata:  \"ä€🎈\"\n\n"
+    "id: 0-2\revent: x\rdata\r\r"
+    ":comment\n\nid: 0-3\n\nunknown: y\ndata:last\n\n"
+    "data: cut off\n"
+)  # fmt: skip
+
+
+def test_a_stream_is_read_the_same_however_it_is_cut_into_pieces(visit: Visits, server: Server) -> None:
+    page = visit(server)
+    read = """async (stream) => {
+        const { readEvents } = await import("/static/app.js");
+        const bytes = new TextEncoder().encode(stream);
+        const cuts = [[bytes.length], [...bytes.keys()], ...Array.from(bytes.keys(), (at) => [at])];
+        const seen = new Set();
+        for (const ends of cuts) {
+            const state = { lastId: "", retry: 0 };
+            const body = new ReadableStream({ start(controller) {
+                let from = 0;
+                for (const end of [...ends, bytes.length]) {
+                    if (end > from) controller.enqueue(bytes.slice(from, end));
+                    from = end;
+                }
+                controller.close();
+            } });
+            const events = [];
+            for await (const event of readEvents(body, state)) events.push(event);
+            seen.add(JSON.stringify([events, state]));
+        }
+        return [...seen];
+    }"""
+    (seen,) = page.evaluate(read, STREAM)
+    assert json.loads(seen) == [
+        [
+            {"id": "0-1", "type": "token", "data": '{\n "ä€🎈"'},
+            {"id": "0-2", "type": "x", "data": ""},
+            {"id": "0-3", "type": "message", "data": "last"},
+        ],
+        {"lastId": "0-3", "retry": 1234},
+    ]
+
+
+# --- This browser's runs ---
+
+
+def test_the_history_opens_and_deletes_runs(visit: Visits, server: Server) -> None:
+    page = visit(server)
+    expect(page.locator("#history")).to_be_hidden()
+    other = "How do liveness and readiness differ?"
+    for question in (QUESTION, other):
+        ask(page, question)
+        finished(page)
+        page.click("text=New question")
+    page.reload()
+    assert past(page) == [other, QUESTION], "The newest question comes first, and all outlive a reload."
+    page.click(f"#runs >> text={QUESTION}")
+    finished(page)
+    expect(page.locator("#question")).to_have_text(QUESTION)
+    assert_whole(page, server)
+    page.go_back()
+    page.get_by_label(f"Delete “{QUESTION}”").click()
+    assert past(page) == [other]
+    page.click("text=Clear all")
+    expect(page.locator("#history")).to_be_hidden()
+    assert visit(server).locator("#runs li").count() == 0, "The history is this browser's own."
+
+
+def test_the_history_keeps_fifty_runs(visit: Visits, server: Server) -> None:
+    runs = [{"id": str(n), "query": f"Question {n}", "time": 0} for n in range(50)]
+    page = visit(server, f"localStorage.runs ??= {json.dumps(json.dumps(runs))}")
+    ask(page)
+    finished(page)
+    page.click("text=New question")
+    assert past(page) == [QUESTION, *(run["query"] for run in runs[:49])]
+
+
+# --- For everybody ---
+
+
+def assert_accessible(page: Page) -> None:
+    found = Axe().run(page).response["violations"]
+    serious = [
+        f"{each['help']}: {[node['html'] for node in each['nodes']]}"
+        for each in found
+        if each["impact"] in ("serious", "critical")
+    ]
+    assert not serious, f"axe-core finds barriers: {serious}"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_barrier(visit: Visits, paced: Server, scheme: str) -> None:
+    page = visit(paced, color_scheme=scheme)
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    dark = max(map(int, re.findall(r"\d+", ground)[:3])) < 60
+    assert dark is (scheme == "dark"), f"The page does not follow the system's {scheme} mode: {ground}"
+    assert_accessible(page)
+    ask(page)
+    begun(page)
+    assert_accessible(page)
+    finished(page)
+    assert_accessible(page)
+    picture(page, f"answer-{scheme}")
+    page.locator(".citation").first.click()
+    assert_accessible(page)
+    page.click("text=New question")
+    assert_accessible(page)
+
+
+def test_everything_can_be_done_from_the_keyboard(visit: Visits, server: Server) -> None:
+    page = visit(server)
+    press, focused = page.keyboard.press, page.locator("*:focus")
+    expect(page.locator("#query")).to_be_focused()
+    press("Shift+Tab")
+    press("Shift+Tab")
+    expect(page.locator("#skip"), "The skip link must show itself.").to_be_in_viewport()
+    press("Enter")
+    press("Tab")
+    expect(page.locator("#query")).to_be_focused()
+    page.keyboard.type(QUESTION)
+    press("Escape")
+    expect(page.locator("#query"), "Escape takes away what was typed.").to_have_value(QUESTION)
+    press("Control+Enter")
+    expect(page.locator("#question"), "The reader is not led to the run.").to_be_focused()
+    finished(page)
+    for wanted in ("#copy", "#answer .citation >> nth=0"):
+        press("Tab")
+        expect(page.locator(wanted)).to_be_focused()
+        outline = focused.evaluate("node => getComputedStyle(node).outlineStyle")
+        assert outline != "none", f"Nobody sees that {wanted} has the focus."
+    press("Enter")
+    press("Tab")
+    expect(page.locator("#sources li a").first).to_be_focused()
+    page.go_back()
+    expect(page.locator("#query")).to_be_focused()
+    press("Tab")
+    expect(page.locator("#send")).to_be_focused()
+
+
+@pytest.mark.parametrize("width", [320, 360, 640])
+def test_nothing_is_wider_than_the_screen(visit: Visits, server: Server, width: int) -> None:
+    """320 pixels are what is left of 1280 at a zoom of 400 %, 640 at one of 200 %."""
+    page = visit(server, viewport={"width": width, "height": 740})
+    long = f"{QUESTION} {'https://x.example/' + 'long' * 100}"
+    wider = "document.documentElement.scrollWidth - innerWidth"
+    assert page.evaluate(wider) <= 0, "The empty page scrolls sideways."
+    ask(page, long)
+    finished(page)
+    assert page.evaluate(wider) <= 0, "The answer's page scrolls sideways."
+    page.click("text=New question")
+    assert page.evaluate(wider) <= 0, "The history scrolls sideways."
+
+
+def test_the_page_stands_still_when_asked_to(visit: Visits, paced: Server) -> None:
+    page = visit(paced, reduced_motion="reduce")
+    ask(page)
+    expect(page.locator("#state")).to_be_visible()
+    assert page.evaluate("document.getAnimations().length") == 0, "Something moves all the same."
+
+
+@pytest.mark.skipif(not os.environ.get("SCREENSHOTS"), reason="SCREENSHOTS=1 takes the page's pictures anew")
+def test_a_phone_for_the_picture(visit: Visits, server: Server) -> None:
+    page = visit(server, viewport=PHONE, device_scale_factor=2)
+    ask(page)
+    finished(page)
+    picture(page, "phone")
+
+
+def test_the_page_brings_everything_itself(visit: Visits, server: Server, lesson_root: Path) -> None:
+    page = visit(server)
+    with page.expect_request("**/*"):
+        page.reload()
+    loaded = page.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert all(address.startswith(server) for address in loaded), f"Something comes from elsewhere: {loaded}"
+    files = sorted(path.name for path in (lesson_root / "research-agent/app/static").iterdir())
+    assert files == ["app.js", "index.html", "style.css"]
