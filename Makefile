@@ -2,6 +2,9 @@
 PYTHON ?= python3
 COURSE = .venv/bin/python -m course
 
+# Bytecode is kept, for tests start hundreds of programs.
+export PYTHONDONTWRITEBYTECODE =
+
 .DEFAULT_GOAL := help
 .PHONY: help model test lint docs figures bench lock progress doctor clean
 
@@ -39,7 +42,7 @@ doctor: .venv/lessons.done ## what this machine has, and which lessons that allo
 	@$(COURSE) doctor
 
 test: lint ## run every test (engines that are missing are skipped, in CI they are a failure)
-	@.venv/bin/pytest -n auto
+	@.venv/bin/pytest -n auto --dist worksteal
 
 lint: .venv/dev.done ## check style, types, scripts, pages and figures
 	@$(COURSE) lint

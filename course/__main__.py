@@ -87,8 +87,8 @@ def check(name: str) -> None:
     from course import exercises
 
     mending = exercises.current(name)
-    with console.status("running the lesson's tests on your copy ..."):
-        failed = exercises.check(mending)
+    with console.status("running the lesson's tests on your copy ...") as status:
+        failed = exercises.check(mending, status.update)
     for outcome in failed:
         console.print(f"✗ {outcome.test}", style="red", markup=False)
         console.print(f"  {outcome.sentence}\n", markup=False, soft_wrap=True)
@@ -127,11 +127,17 @@ def progress() -> None:
     """Say what is mended so far."""
     from course import exercises
 
-    done = exercises.Progress.load()
-    for each in exercises.exercises():
-        mark = "[green]✓[/green]" if each.slug in done.solved else "·"
-        console.print(f"{mark} {each.slug:36} {each.title}")
-    console.print(f"{len(done.solved)} of {len(exercises.exercises())} mended")
+    done, listed = exercises.Progress.load(), exercises.exercises()
+    for page in lessons():
+        of_lesson = [each for each in listed if each.lesson == page.number]
+        if of_lesson:
+            solved = sum(each.slug in done.solved for each in of_lesson)
+            console.print(f"\n{page.number} {page.title}: {solved} of {len(of_lesson)} mended", style="bold")
+        for each in of_lesson:
+            begun = each.slug in done.current.values()
+            mark = "[green]✓[/green]" if each.slug in done.solved else "→" if begun else "·"
+            console.print(f"{mark} {each.slug:36} {'*' * each.difficulty:4} {each.title}")
+    console.print("\n✓ mended, → begun, * easy to *** hard. Begin one by its name: make exercise-NAME")
 
 
 @cli.command()

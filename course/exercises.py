@@ -1,26 +1,32 @@
 """Exercises: a lesson broken in one way the world really breaks, for a learner to mend.
 
-`exercises/NN-slug.toml` holds `title`, `story`, three `hints`, the `tests` that fail while it is broken, and
-one or more `changes` {file, old, new}, in which `old` stands exactly once in the file.
+`exercises/NN-slug.toml` holds `title`, `story`, `difficulty` (1 to 3), three `hints`, the `tests` that fail
+while it is broken, and one or more `changes` {file, old, new}: `old` stands exactly once in the file.
 """
 
 import difflib
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import tomllib
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from course.pages import ROOT
 from course.processes import Failed
 
 WORKSPACE = ROOT / "workspace"
 STATE = WORKSPACE / "progress.json"
+# Tests are run many times: they load these plugins of pytest, and not all that packages bring along.
+PLUGINS = ("--disable-plugin-autoload", "-p", "pytest_asyncio.plugin", "-p", "pytest_timeout")
+PARALLEL = ("-p", "xdist.plugin", "-n", "auto", "--dist", "worksteal")
 
 
 class Change(BaseModel):
@@ -37,6 +43,7 @@ class Exercise(BaseModel):
     slug: str
     title: str
     story: str
+    difficulty: int = Field(default=2, ge=1, le=3)
     hints: list[str] = Field(min_length=3, max_length=3)
     tests: list[str] = Field(min_length=1)
     changes: list[Change] = Field(min_length=1)
@@ -45,8 +52,17 @@ class Exercise(BaseModel):
     def lesson(self) -> str:
         return self.slug[:2]
 
+    @property
+    def programs(self) -> set[Path]:
+        """What runs only as a whole: a script of code/, or the folder that the broken file is in."""
+        paths = [Path(change.file).parts for change in self.changes]
+        return {Path(*parts[: 2 if parts[0] == "code" else 1]) for parts in paths}
+
     def put_into(self, folder: Path) -> list[Path]:
-        """Write the broken files below `folder`; `Failed` when a text to break is not there exactly once."""
+        """Copy what is to be broken below `folder`, and break it; the broken files.
+
+        `Failed` when a text to break is not there exactly once.
+        """
         written: dict[Path, str] = {}
         for change in self.changes:
             path = folder / change.file
@@ -56,8 +72,14 @@ class Exercise(BaseModel):
                     f"{self.slug}: in {change.file} the text to break stands {text.count(change.old)} times"
                 )
             written[path] = text.replace(change.old, change.new)
+        for program in self.programs:
+            (folder / program).parent.mkdir(parents=True, exist_ok=True)
+            if (ROOT / program).is_dir():
+                shutil.rmtree(folder / program, ignore_errors=True)
+                shutil.copytree(
+                    ROOT / program, folder / program, ignore=shutil.ignore_patterns("__pycache__")
+                )
         for path, text in written.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
         return list(written)
 
@@ -71,19 +93,28 @@ class Progress(BaseModel):
 
     @classmethod
     def load(cls) -> "Progress":
-        return cls.model_validate_json(STATE.read_text()) if STATE.exists() else cls()
+        try:
+            return cls.model_validate_json(STATE.read_bytes()) if STATE.exists() else cls()
+        except ValidationError:
+            raise Failed(
+                f"{STATE.relative_to(ROOT)}, which counts your mends, is damaged. Delete it to count anew."
+            ) from None
 
     def save(self) -> None:
         WORKSPACE.mkdir(exist_ok=True)
-        STATE.write_text(self.model_dump_json(indent=2) + "\n")
+        whole = STATE.with_suffix(
+            ".new"
+        )  # put in place in one step: whatever happens, there is no half a file
+        whole.write_text(self.model_dump_json(indent=2) + "\n")
+        whole.replace(STATE)
 
 
 def exercises(lesson: str = "") -> list[Exercise]:
-    """All exercises, or those of a lesson, in the order of their file names."""
+    """All exercises, or those of a lesson; in each lesson the easy ones first."""
     found = []
     for path in sorted((ROOT / "exercises").glob(f"{lesson}*.toml")):
         found.append(Exercise(slug=path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))))
-    return found
+    return sorted(found, key=lambda exercise: (exercise.lesson, exercise.difficulty, exercise.slug))
 
 
 def choose(name: str) -> Exercise:
@@ -100,6 +131,11 @@ def choose(name: str) -> Exercise:
     begun = progress.current.get(exercise.lesson) == exercise.slug and exercise.slug not in progress.solved
     if not (begun and all((WORKSPACE / change.file).exists() for change in exercise.changes)):
         exercise.put_into(WORKSPACE)
+        # An exercise of another lesson that was begun in the same files is not there any more.
+        begun_before = {each.slug: each for each in exercises() if each.slug in progress.current.values()}
+        for lesson, slug in list(progress.current.items()):
+            if slug not in begun_before or begun_before[slug].programs & exercise.programs:
+                del progress.current[lesson]
     progress.current[exercise.lesson] = exercise.slug
     progress.save()
     return exercise
@@ -148,17 +184,23 @@ class Outcome:
     sentence: str
 
 
-def run_tests(root: Path, *tests: str, options: tuple[str, ...] = ()) -> list[Outcome]:
-    """Run tests against the lessons in `root` (LESSON_ROOT); one outcome a test."""
+def run_tests(
+    root: Path, *tests: str, options: tuple[str, ...] = (), tell: Callable[[str], None] = lambda _: None
+) -> list[Outcome]:
+    """Run tests against the lessons in `root` (LESSON_ROOT); one outcome a test. `tell` hears how far."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=line", *options]
-        command += [f"--junitxml={report}", *(f"tests/{test}" for test in tests)]
-        env = os.environ | {"LESSON_ROOT": str(root)}
+        command = [sys.executable, "-m", "pytest", "-v", *PLUGINS, "-p", "no:cacheprovider", "--tb=line"]
+        command += [*options, f"--junitxml={report}", *(f"tests/{test}" for test in tests)]
+        env = os.environ | {"LESSON_ROOT": str(root), "PYTHONDONTWRITEBYTECODE": ""}
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         with subprocess.Popen(command, cwd=ROOT, env=env, text=True, **output) as run:  # type: ignore[call-overload]
+            said = ""
             try:
-                said, _ = run.communicate()
+                for line in run.stdout:
+                    said += line
+                    if percent := re.search(r"\[ *(\d+%)\]", line):
+                        tell(percent[1])
             except KeyboardInterrupt:  # which pytest has got, too, and needs a moment to clean up after
                 run.wait(30)
                 raise
@@ -179,13 +221,17 @@ def outcome(case: ElementTree.Element) -> Outcome:
     )
 
 
-def check(exercise: Exercise) -> list[Outcome]:
-    """The failed tests of a learner's mend: first those that the fault breaks, then all of the lesson."""
+def check(exercise: Exercise, tell: Callable[[str], None]) -> list[Outcome]:
+    """The failed tests of a learner's mend: of those that the fault breaks, then of the lesson's others."""
     workspace_of(exercise)
-    failed = [o for o in run_tests(WORKSPACE, *exercise.tests) if o.failed]
+    named, files = exercise.tests, dict.fromkeys(test.partition("::")[0] for test in exercise.tests)
+    failed = [o for o in run_tests(WORKSPACE, *named) if o.failed]
     if not failed:
-        files = dict.fromkeys(test.partition("::")[0] for test in exercise.tests)
-        failed = [o for o in run_tests(WORKSPACE, *files, options=("-n", "auto")) if o.failed]
+        others = (*PARALLEL, *(f"--deselect=tests/{test}" for test in named))
+        outcomes = run_tests(
+            WORKSPACE, *files, options=others, tell=lambda so_far: tell(f"mended; is all else well? {so_far}")
+        )
+        failed = [o for o in outcomes if o.failed]
     if not failed:
         progress = Progress.load()
         progress.solved = sorted({*progress.solved, exercise.slug})

@@ -15,13 +15,18 @@ from typing import Any
 import httpx2
 import pytest
 
-from course import engines
 from course.models import base_environment, start_offline_model
 from course.processes import Failed, Processes, free_port, wait_ready
 
 ROOT = Path(__file__).parent.parent
-# Tests import the research agent's package `app` from the course, or from the copy that an exercise has broken.
+# Tests import the research agent's package `app` from the course, or from a copy that an exercise has broken.
 sys.path.insert(0, str(Path(os.environ.get("LESSON_ROOT", ROOT)) / "research-agent"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """For `-n auto`: half as many again as there are processors, for tests wait as much as they compute."""
+    return max(2, (os.cpu_count() or 1) * 3 // 2)
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +43,10 @@ def processes() -> Iterator[Processes]:
 
 @pytest.fixture(scope="session")
 def offline_model(processes: Processes) -> str:
-    """Base URL of a running offline model, without /v1."""
+    """Base URL of a running offline model, without /v1; a run inside a test shares the outer run's."""
+    if shared := os.environ.get("SHARED_OFFLINE_MODEL"):
+        httpx2.delete(f"{shared}/debug/requests").raise_for_status()  # others' calls are no concern of ours
+        return shared
     return start_model(processes)
 
 
@@ -124,6 +132,8 @@ def research_agent(start_script: Callable[..., App], offline_model: str) -> App:
 
 def require(name: str) -> str:
     """The path of an engine's program; without it the test is skipped in one line, and in CI fails."""
+    from course import engines  # here, because few tests need one, and each import delays every run
+
     need = next(need for need in engines.NEEDS if need.name == name)
     if program := need.program:
         return program

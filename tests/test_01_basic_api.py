@@ -49,13 +49,23 @@ def text_of(stream: list[tuple[str, Any]]) -> str:
 
 def assert_problem(response: httpx2.Response, status: int) -> dict[str, Any]:
     assert response.status_code == status, (
-        f"expected status {status}, got {response.status_code}: {response.text}"
+        f"The answer has status {response.status_code}, not {status}: {response.text}"
     )
-    assert response.headers["content-type"] == PROBLEM, "an error is not sent as application/problem+json"
+    assert response.headers["content-type"] == PROBLEM, "An error is not sent as application/problem+json."
     told: dict[str, Any] = response.json()
-    assert told["status"] == status
-    assert told["request_id"] == response.headers["x-request-id"], "the error does not carry the request's id"
+    assert told["status"] == status, f"The error's body names another status than {status}."
+    assert told["request_id"] == response.headers["x-request-id"], (
+        "The error does not carry the request's id."
+    )
     return told
+
+
+def assert_ends_with_error(stream: list[tuple[str, Any]], status: int) -> None:
+    event, data = stream[-1]
+    assert event == "error", f"The stream ends with {event!r}, as if all had gone well."
+    assert data["problem"]["status"] == status, (
+        f"The stream's error has status {data['problem']['status']}, not {status}."
+    )
 
 
 # --- Answers ---
@@ -63,22 +73,22 @@ def assert_problem(response: httpx2.Response, status: int) -> dict[str, Any]:
 
 def test_invoke_answers_with_text_tokens_and_model(api: httpx2.Client) -> None:
     reply = api.post("/v1/invoke", json={"query": QUESTION}).json()
-    assert "container" in reply["response"].lower()
-    assert reply["tokens_used"] > 0
-    assert reply["model"] == "offline"
+    assert "container" in reply["response"].lower(), "The answer is not about what was asked."
+    assert reply["tokens_used"] > 0, "The answer does not say how many tokens it took."
+    assert reply["model"] == "offline", "The answer does not say which model gave it."
 
 
 def test_stream_ends_with_usage_and_done(api: httpx2.Client) -> None:
     stream = events(api.post("/v1/stream", json={"query": QUESTION}))
     kinds = [event for event, _ in stream]
-    assert kinds.count("token") > 5, "the answer did not come in pieces"
-    assert kinds[-2:] == ["usage", "done"]
-    assert stream[-1][1] == {"reason": "stop"}
+    assert kinds.count("token") > 5, "The answer did not come in pieces."
+    assert kinds[-2:] == ["usage", "done"], f"The stream ends with {kinds[-2:]}, not with usage and done."
+    assert stream[-1][1] == {"reason": "stop"}, "The last event does not say why the answer ended."
 
 
 def test_stream_keeps_newlines(api: httpx2.Client) -> None:
     plain = api.post("/v1/invoke", json={"query": QUESTION}).json()["response"]
-    assert "\n" in plain
+    assert "\n" in plain, "The plain answer has lost its line breaks."
     try:
         streamed = text_of(events(api.post("/v1/stream", json={"query": QUESTION})))
     except ValueError:
@@ -110,8 +120,7 @@ def test_a_failing_model_is_a_502_that_leaks_nothing(start: App, fault: str) -> 
     with httpx2.Client(base_url=start(MODEL_NAME=f"offline?fault={fault}"), timeout=20) as api:
         told = assert_problem(api.post("/v1/invoke", json={"query": QUESTION}), 502)
         assert "Error code" not in told["detail"], "The error shows the text of the model's exception."
-        event, data = events(api.post("/v1/stream", json={"query": QUESTION}))[-1]
-        assert (event, data["problem"]["status"]) == ("error", 502)
+        assert_ends_with_error(events(api.post("/v1/stream", json={"query": QUESTION})), 502)
 
 
 def test_the_models_error_text_stays_in_the_log(start: App) -> None:
@@ -130,18 +139,17 @@ def test_a_hung_model_is_a_504(start: App) -> None:
     with httpx2.Client(base_url=start(MODEL_NAME=HUNG, TIMEOUT_SECONDS="0.5"), timeout=5) as api:
         try:
             assert_problem(api.post("/v1/invoke", json={"query": QUESTION}), 504)
-            event, data = events(api.post("/v1/stream", json={"query": QUESTION}))[-1]
+            stream = events(api.post("/v1/stream", json={"query": QUESTION}))
         except httpx2.TimeoutException:
             pytest.fail("The model hangs, and so does the API: nothing ends the wait.")
-        assert (event, data["problem"]["status"]) == ("error", 504)
+        assert_ends_with_error(stream, 504)
 
 
 def test_a_stream_that_drips_is_ended_at_the_deadline(start: App) -> None:
     with httpx2.Client(base_url=start(MODEL_NAME="offline?tps=20", TIMEOUT_SECONDS="0.5"), timeout=5) as api:
         stream = events(api.post("/v1/stream", json={"query": QUESTION}))
     assert len(stream) < 30, "The stream drips on after the deadline: nothing ends it."
-    assert stream[-1][0] == "error"
-    assert stream[-1][1]["problem"]["status"] == 504
+    assert_ends_with_error(stream, 504)
 
 
 def test_an_unknown_route_and_a_wrong_method_are_problems_too(api: httpx2.Client) -> None:
@@ -150,11 +158,12 @@ def test_an_unknown_route_and_a_wrong_method_are_problems_too(api: httpx2.Client
 
 
 def test_a_request_id_is_kept_when_sound_and_made_when_not(api: httpx2.Client) -> None:
-    assert api.get("/health", headers={"X-Request-ID": "abc-123"}).headers["x-request-id"] == "abc-123"
+    kept = api.get("/health", headers={"X-Request-ID": "abc-123"}).headers["x-request-id"]
+    assert kept == "abc-123", "The caller's request id was not kept."
     for unsound in ("", "a b", "x" * 65, "<script>"):
         made = api.get("/health", headers={"X-Request-ID": unsound}).headers["x-request-id"]
-        assert made != unsound
-        assert len(made) == 32
+        assert made != unsound, f"The request id {unsound!r} was taken as it came."
+        assert len(made) == 32, f"A request id was made, and it is not 32 characters long: {made!r}."
 
 
 # --- Clients that leave ---
@@ -167,14 +176,14 @@ def leave_after(url: str, path: str, query: str, when: Callable[[], Any]) -> Non
     with socket.create_connection((parts.hostname, parts.port)) as connection:
         head = f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
         connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
-        assert until(when), "the call never reached the model"
+        assert until(when, 20), "The call never reached the model."
 
 
 @pytest.mark.parametrize("path", ["/v1/invoke", "/v1/stream"])
 def test_a_client_that_leaves_cancels_the_model_call(start: App, offline_model: str, path: str) -> None:
     query = f"What is a container when somebody leaves {path}?"
     leave_after(start(MODEL_NAME=HUNG), path, query, lambda: calls(offline_model, query))
-    assert until(lambda: calls(offline_model, query)[0]["state"] == "cancelled", 2), (
+    assert until(lambda: calls(offline_model, query)[0]["state"] == "cancelled"), (
         "The client has left, and the model still works for it."
     )
 
@@ -184,7 +193,9 @@ def test_leaving_in_the_middle_of_a_stream_cancels_the_model_call(start: App, of
     url = start(MODEL_NAME="offline?tps=20")
     with httpx2.stream("POST", f"{url}/v1/stream", json={"query": query}) as response:
         next(response.iter_lines())
-    assert until(lambda: calls(offline_model, query)[0]["state"] == "cancelled", 2)
+    assert until(lambda: calls(offline_model, query)[0]["state"] == "cancelled"), (
+        "The client has left in the middle of a stream, and the model still works for it."
+    )
 
 
 # --- Health ---
@@ -204,7 +215,9 @@ def test_health_and_readiness_tell_the_truth_about_the_model(start: App, process
         assert until(lambda: api.get("/ready").status_code == 200), (
             "The model is back, and /ready does not see it."
         )
-        assert api.get("/health").json()["dependencies"] == {"model": "ok"}
+        assert api.get("/health").json()["dependencies"] == {"model": "ok"}, (
+            "The model is back, and /health does not say so."
+        )
 
 
 def test_health_answers_while_the_model_hangs(start: App) -> None:
@@ -213,7 +226,7 @@ def test_health_answers_while_the_model_hangs(start: App) -> None:
         base_url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
         with httpx2.Client(base_url=start(OPENAI_BASE_URL=base_url), timeout=5) as api:
             began = time.monotonic()
-            assert api.get("/health").status_code == 200
+            assert api.get("/health").status_code == 200, "This process is alive, and /health denies it."
             assert time.monotonic() - began < 1, "A health check waited for the model; it may await nothing."
             assert_problem(api.get("/ready"), 503)
 
@@ -225,11 +238,13 @@ def test_a_bad_setting_stops_the_start_with_one_line(start: App) -> None:
     with pytest.raises(Failed) as failure:
         start(TIMEOUT_SECONDS="-1")
     (log,) = failure.value.__notes__
-    assert log.strip() == "Bad setting TIMEOUT_SECONDS: Input should be greater than 0"
+    told = "Bad setting TIMEOUT_SECONDS: Input should be greater than 0"
+    assert log.strip() == told, f"The start must be refused with this line alone: {told}."
 
 
 def test_a_busy_port_is_one_clear_line(start: App) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(Failed) as failure:
         start(PORT=str(taken.getsockname()[1]))
-    assert "address already in use" in failure.value.__notes__[0]
-    assert "Traceback" not in failure.value.__notes__[0]
+    (log,) = failure.value.__notes__
+    assert "address already in use" in log, "A busy port is not named as the reason."
+    assert "Traceback" not in log, "A busy port is told with a traceback, not in one line."

@@ -56,7 +56,7 @@ def assert_promises_kept(url: str, path: str, method: str, mode: GenerationMode)
     """Send a route what its OpenAPI allows, or what it forbids: every answer is one that it documents."""
     operation = schemathesis.openapi.from_url(f"{url}/openapi.json")[path][method]
 
-    @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
     def check(case: Any) -> None:
         case.call_and_validate(timeout=20)
@@ -105,11 +105,15 @@ def test_a_field_name_that_is_no_unicode_is_a_422(api: httpx2.Client) -> None:
     assert_problem(api.post("/v1/invoke", content='{"query": "What?", "\\ud800": 1}', headers=JSON), 422)
 
 
+def assert_answered(response: httpx2.Response) -> None:
+    assert response.status_code == 200, f"An allowed query was refused: {response.text}"
+
+
 def test_ten_thousand_characters_are_accepted_whatever_their_size(api: httpx2.Client) -> None:
     for letter in ("x", "ü", "🐳"):
-        assert api.post("/v1/invoke", json={"query": letter * 10_000}).status_code == 200
+        assert_answered(api.post("/v1/invoke", json={"query": letter * 10_000}))
     escaped = json.dumps({"query": "🐳" * 10_000})
-    assert api.post("/v1/invoke", content=escaped, headers=JSON).status_code == 200
+    assert_answered(api.post("/v1/invoke", content=escaped, headers=JSON))
 
 
 def test_a_query_over_ten_thousand_characters_is_refused(api: httpx2.Client) -> None:
@@ -120,7 +124,7 @@ def test_a_query_over_ten_thousand_characters_is_refused(api: httpx2.Client) -> 
 
 
 def test_nul_and_control_characters_are_only_text(api: httpx2.Client) -> None:
-    assert api.post("/v1/invoke", json={"query": "What is\x00a\x1bcontainer?"}).status_code == 200
+    assert_answered(api.post("/v1/invoke", json={"query": "What is\x00a\x1bcontainer?"}))
 
 
 # --- Bodies ---
@@ -147,7 +151,10 @@ def test_bytes_that_are_no_utf8_are_a_400(api: httpx2.Client) -> None:
 
 def test_deep_nesting_is_refused(api: httpx2.Client) -> None:
     deep = '{"query": "What?", "context": ' + '{"x":' * 20_000 + "1" + "}" * 20_000 + "}"
-    assert api.post("/v1/invoke", content=deep, headers=JSON).status_code in (400, 422)
+    status = api.post("/v1/invoke", content=deep, headers=JSON).status_code
+    assert status in (400, 422), (
+        f"JSON nested 20,000 deep must be refused with 400 or 422, not with {status}."
+    )
 
 
 @pytest.mark.parametrize("announced", [True, False])
@@ -172,19 +179,20 @@ def test_half_a_body_and_then_silence_is_a_408(url: str, api: httpx2.Client) -> 
     began = time.monotonic()
     with connect(url, seconds=8) as connection:
         connection.sendall(b"POST /v1/invoke HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\n{")
-        assert api.get("/health").status_code == 200, "one silent client keeps everybody waiting"
+        assert api.get("/health").status_code == 200, "One silent client keeps everybody waiting."
         try:
-            assert b" 408 " in connection.recv(100)
+            answer = connection.recv(100)
         except TimeoutError:
             pytest.fail("A client sent half a body and fell silent, and the API waits for the rest for ever.")
-    assert time.monotonic() - began > 4, "a slow client must be given some time"
+    assert b" 408 " in answer, f"Half a body must be answered with 408, not with {answer[:40]!r}."
+    assert time.monotonic() - began > 4, "A slow client must be given some time."
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     body=st.binary(max_size=200)
     | st.text(max_size=200).map(lambda text: json.dumps({"query": text}).encode())
 )
 def test_no_bytes_at_all_make_a_server_error(api: httpx2.Client, body: bytes) -> None:
     response = api.post("/v1/invoke", content=body, headers=JSON)
-    assert response.status_code in (200, 400, 422)
+    assert response.status_code in (200, 400, 422), f"{body!r} was answered with {response.status_code}."
