@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from offline_model.requests import CompletionRequest, Message, Tool
@@ -74,9 +75,18 @@ class Conversation:
         return [Turn(role_of(message), text_of(message)) for message in self.request.messages]
 
     @cached_property
+    def asked_at(self) -> int:
+        """Where the last user turn stands. One right after a tool's result adds to that and asks nothing."""
+        roles = ["", *(turn.role for turn in self.turns)]
+        asking = [
+            at for at, (before, role) in enumerate(pairwise(roles)) if role == "user" and before != "tool"
+        ]
+        return asking[-1] if asking else -1
+
+    @cached_property
     def question(self) -> str:
         """What is asked: the last user turn, without data or headings that stand before the question."""
-        text = next((turn.text for turn in reversed(self.turns) if turn.role == "user"), "")
+        text = self.turns[self.asked_at].text if self.asked_at >= 0 else ""
         marked = ASKED.search(text)
         if marked:
             return marked[1].strip()[:MOST_QUESTION]
@@ -88,8 +98,8 @@ class Conversation:
         """What the tools answered since the last user turn."""
         found: list[Result] = []
         calls: dict[str, Call] = {}
-        for message in self.request.messages:
-            if message.role == "user":
+        for at, message in enumerate(self.request.messages):
+            if at == self.asked_at:
                 found = []
             for made in message.tool_calls or []:
                 calls[made.id] = Call(made.function.name, arguments_of(made.function.arguments))

@@ -7,7 +7,9 @@ from typing import Literal
 
 from offline_model.background import ORDER, clean
 from offline_model.books.pages import prose
+from offline_model.books.words import stems
 from offline_model.conversation import Result
+from offline_model.offered import SEARCHING
 from offline_model.requests import Tool
 
 MOST_TEXT = 20_000
@@ -67,6 +69,10 @@ class Findings:
     """A tool itself said that no steps are left."""
 
     @property
+    def sources(self) -> int:
+        return sum(len(search.entries) for search in self.searches)
+
+    @property
     def steps(self) -> int:
         return len(self.searches) + len(self.pages)
 
@@ -84,9 +90,9 @@ def read(results: list[Result]) -> Findings | None:
         (given,), text = values, result.text
         if LAST.match(text):
             exhausted = True
-        elif given.startswith(("http://", "https://")):
+        elif given.startswith(("http://", "https://")) and not searching(result):
             pages.append(page(given, text, numbers))
-        elif (found := search(given, text)) is not None:
+        elif (found := search(given, text)) is not None and (found.entries or searching(result)):
             searches.append(found)
             numbers.update({entry.url: entry.number for entry in found.entries})
         else:
@@ -94,11 +100,18 @@ def read(results: list[Result]) -> Findings | None:
     return Findings(tuple(searches), tuple(pages), exhausted)
 
 
+def searching(result: Result) -> bool:
+    return not SEARCHING.isdisjoint(stems(result.call.name))
+
+
 def search(query: str, text: str) -> Search | None:
     if entries := numbered(text):
         return Search(query, "ok", entries)
     if not text.strip() or text.strip() == "[]" or NOTHING.match(text):
         return Search(query, "empty")
+    if text.lstrip()[:1] in {"{", "["}:
+        # JSON is read by other skills.
+        return None
     return Search(query, "failed") if UNREAD.match(text) else None
 
 
@@ -117,7 +130,8 @@ def numbered(text: str) -> tuple[Entry, ...]:
 
 def page(url: str, text: str, numbers: dict[str, int]) -> Page:
     head = HEADED.match(text)
-    number = int(head[1]) if head else numbers.get(url, 0)
+    # The search said which number this URL has; a page might say anything.
+    number = numbers.get(url) or (int(head[1]) if head else 0)
     if head is None and UNREAD.match(text) and len(text) < 500:
         return Page(url, number, "")
     return Page(url, number, text[head.end() if head else 0 :].strip())

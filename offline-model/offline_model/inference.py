@@ -30,9 +30,9 @@ def compared(one: tuple[str, dict[str, str]], other: tuple[str, dict[str, str]])
     theirs = [word for key, word in others.items() if key not in mine]
     both = [word for key, word in mine.items() if key in others]
     if not only or not theirs:
-        return f"what was found does not tell {first} from {second}: both go with {listed(both)}."
-    shared = f"; both go with {listed(both)}" if both else ""
-    return f"{first} goes with {listed(only)}, {second} with {listed(theirs)}{shared}."
+        return f"the sources do not tell {first} from {second}: both dwell on {listed(both)}."
+    told = f"only the sources on {first} dwell on {listed(only)}, only those on {second} on {listed(theirs)}"
+    return f"{told}; both dwell on {listed(both)}." if both else f"{told}."
 
 
 def salient(topic: str, sentences: list[str]) -> dict[str, str]:

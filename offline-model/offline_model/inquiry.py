@@ -23,14 +23,18 @@ COMPARED = re.compile(
     r"|\bhow (?:do|does|is|are) (.{1,100}?) (?:differ|different) from (.{1,100})",
     re.IGNORECASE,
 )
+SENTENCES = re.compile(r"(?<=[.?!;]) |\n(?: ?[-*] | ?\d+[.)] )?")
 PARTS = re.compile(
-    r"[?;]\s|\n(?: ?[-*] | ?\d+[.)] )?"
-    r"|,? and (?=(?:also )?(?:what|how|why|when|where|which|who|does|is|are|can)\b)",
-    re.IGNORECASE,
+    r",? and (?=(?:also )?(?:what|how|why|when|where|which|who|does|is|are|can)\b)", re.IGNORECASE
 )
 PRONOUN = re.compile(r"\b(?:it|its|they|them|their|this|these|those|one)\b", re.IGNORECASE)
 WORD = re.compile(r"\w[\w.+#\-]*\w|\w")
 ENOUGH = 2
+# Words that say what is to be done with the answer.
+TASK = frozenset(
+    """research report summary summarise summarize overview detail details investigate compare list page
+    sources exhaustively deeply article essay find search am better""".split()  # noqa: SIM905
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,9 @@ def inquiry(question: str) -> Inquiry:
             one += other[-1:] if len(one) == 1 < len(other) else []
             return Inquiry((" ".join(one), " ".join(other)), True, deep, urls)
     found: list[list[str]] = []
-    for part in PARTS.split(bare):
+    sentences = [part for part in SENTENCES.split(bare) if part]
+    asking = [part for part in sentences if "?" in part]
+    for part in [part for sentence in asking or sentences for part in PARTS.split(sentence)]:
         said = words(part)
         if said and found and PRONOUN.search(part):
             said = [*found[0], *said]
@@ -68,7 +74,7 @@ def inquiry(question: str) -> Inquiry:
 
 def words(text: str) -> list[str]:
     """The words of a text that say what it is about, as they are written, each once."""
-    kept = [word for word in WORD.findall(URL.sub("", text)) if word.lower() not in STOP]
+    kept = [word for word in WORD.findall(URL.sub("", text)) if word.lower() not in STOP | TASK]
     return list(dict.fromkeys(kept))[:MOST_WORDS]
 
 
@@ -76,10 +82,9 @@ def reworded(conversation: Conversation, query: str) -> str:
     """Another query for the same: fewer words, those that are known; or the whole question."""
     said, frequency = words(query), conversation.library.frequency
     known = [word for word in said if any(stem in frequency for stem in stems(word))] or said
-    best = sorted(known, key=lambda word: -conversation.library.weight(stems(word)[0]))[: len(said) - 1][
-        :ENOUGH
-    ]
-    shorter = " ".join(word for word in said if word in best)
+    telling = sorted(known, key=lambda word: -conversation.library.weight(stems(word)[0]))
+    kept = telling[: min(ENOUGH, len(said) - 1)]
+    shorter = " ".join(word for word in said if word in kept)
     return shorter or conversation.question.strip()[:80]
 
 

@@ -57,7 +57,7 @@ class Found:
 class Judge:
     """One question: its terms with their weights, the names in it, and whether it asks what something is.
 
-    `least` is the part of it, by weight, that a passage must cover.
+    `least` is the part of it, by weight, that one of the few pages of the course must cover to be looked at.
     """
 
     weights: dict[str, float]
@@ -81,7 +81,9 @@ class Judge:
         title, words = entry.title, entry.words
         covered = sum([weight for term, weight in self.weights.items() if term in words])
         named = title.lower() in self.names
-        if covered < self.least and not (named and ("." in title or not title.islower())):
+        if covered < (self.least if entry.kind == "page" else COVERED) and not (
+            named and ("." in title or not title.islower())
+        ):
             return 0
         precise = self.precision(entry)
         in_title = self.share(entry.heading)

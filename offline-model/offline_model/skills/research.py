@@ -30,13 +30,15 @@ def reply(conversation: Conversation) -> Reply | None:
     kit = kit_of(conversation.tools)
     found = findings.read(conversation.results)
     over = used_up(conversation)
-    if found is None or not (kit or found.steps or over) or not is_inquiry(conversation, kit):
+    if found is None or not is_inquiry(conversation, kit):
+        return None
+    if kit is None and not over and (conversation.tools or not found.steps) and not found.sources:
         return None
     asked = inquiry(conversation.question)
     choice = conversation.request.tool_choice
     if isinstance(choice, ToolChoice):
         return None
-    over = over or found.exhausted or kit is None or choice == "none"
+    over = over or found.exhausted or not conversation.tools or choice == "none"
     calls = [] if over or kit is None else next_calls(conversation, asked, found, kit)
     if calls:
         return Reply(calls=tuple(calls[:1] if conversation.request.parallel_tool_calls is False else calls))
@@ -90,6 +92,7 @@ def used_up(conversation: Conversation) -> bool:
     return any(
         USED_UP.search(sentence) and not CONDITION.match(sentence)
         for text in told
+        if "step" in text
         for sentence in SENTENCE.findall(text)
     )
 
