@@ -7,7 +7,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from playwright.sync_api import (
     Browser,
     BrowserContext,
     ConsoleMessage,
-    Locator,
     Page,
     expect,
     sync_playwright,
@@ -31,8 +29,7 @@ from course.processes import free_port
 
 QUESTION = "What is graceful shutdown?"
 FIGURES = Path(__file__).parent.parent / "docs/figures"
-PACED = "offline?tps=35"  # an answer of about 80 tokens: there is a middle to do something in
-PHONE = {"width": 360, "height": 740}
+PACED = "offline?tps=50"  # an answer of about 80 tokens: there is a middle to do something in
 EVIL = "<img src=x onerror=\"document.title='executed'\">"
 
 
@@ -52,7 +49,7 @@ def paced(start: App) -> Server:
     return start(MODEL_NAME=PACED)
 
 
-# Not for the session: while Playwright's synchronous side is up, no other test of this process can use asyncio.
+# Not for the session: while Playwright's synchronous side is up, no other test here can use asyncio.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     program = require("chromium")
@@ -171,7 +168,7 @@ def lines() -> Iterator[Callable[[str], Line]]:
 
 def ask(page: Page, question: str = QUESTION) -> None:
     page.fill("#query", question)
-    page.click("text=Research >> visible=true >> nth=-1")
+    page.click("#send")
 
 
 def finished(page: Page) -> None:
@@ -191,9 +188,9 @@ def run_of(page: Page, server: str, headers: dict[str, str] | None = None) -> di
     return run
 
 
-def assert_whole(page: Page, server: str) -> None:
+def assert_whole(page: Page, server: str, headers: dict[str, str] | None = None) -> None:
     """The page shows the result, every token once."""
-    result = run_of(page, server)["result"]
+    result = run_of(page, server, headers)["result"]
     paragraphs = page.locator("#answer > *").all_text_contents()
     assert "\n\n".join(paragraphs) == result["response"], "The page's answer is not the API's."
     assert page.locator("#sources li").count() == len(result["sources"]), (
@@ -221,7 +218,8 @@ def test_steps_sources_and_the_answer_arrive(visit: Visits, paced: Server) -> No
         """() => {
             window.said = [];
             const state = document.querySelector("#state");
-            new MutationObserver(() => window.said.push(state.textContent)).observe(state, { childList: true });
+            const listen = new MutationObserver(() => window.said.push(state.textContent));
+            listen.observe(state, { childList: true });
         }"""
     )
     ask(page)
@@ -241,7 +239,7 @@ def test_steps_sources_and_the_answer_arrive(visit: Visits, paced: Server) -> No
     said = page.evaluate("window.said")
     assert len(said) <= 12, f"A screen reader would read too much: {said}"
     assert all(phrase[-1] in "….?!" for phrase in said), f"Not whole phrases: {said}"
-    assert "background" in json.dumps(run_of(page, paced)) and run_of(page, paced)["background"] is True
+    assert run_of(page, paced)["background"], "The run would end with the page."
 
 
 def test_a_citation_leads_to_its_source(visit: Visits, server: Server) -> None:
@@ -432,38 +430,30 @@ def test_a_key_is_asked_for_when_the_server_wants_one(visit: Visits, start: App)
     finished(page)
     stored = page.evaluate("JSON.stringify(localStorage) + document.cookie + location.href")
     assert "the-right-key" not in stored, "The key must be forgotten with the tab."
+    other = visit(page.url)
+    expect(other.locator("#state")).to_have_text("This run cannot be shown.")
+    other.locator("#key").press_sequentially("the-right-key\n")
+    finished(other)
+    assert_whole(other, server, {"X-API-Key": "the-right-key"})
 
 
 # --- Text stays text ---
 
 
-@dataclass
-class Hostile:
-    """A search engine whose one result is an attack on the page."""
-
-    url: str
-
-
 @pytest.fixture
 def hostile_search() -> Iterator[str]:
     """The address of a search engine, speaking SearXNG's JSON, whose results attack the page."""
+    # The offline model takes tags out of what it quotes, and after that Markdown's marks.
+    told = f"A graceful shutdown is calm, and {EVIL.replace('img', '**img**')} is in this sentence."
     results = [
-        {
-            "title": f"Shutdown {EVIL}",
-            "url": "javascript:document.title='executed'",
-            "content": f"A shutdown {EVIL}.",
-        },
-        {
-            "title": "Two",
-            "url": "https://two.example/",
-            "content": f"A graceful shutdown is {EVIL} and calm.",
-        },
+        {"title": f"Shutdown {EVIL}", "url": "https://one.example/", "content": told},
+        {"title": f"More {EVIL}", "url": "javascript:document.title='executed'", "content": told},
     ]
 
     class Search(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             found = self.path.startswith("/search")
-            body = json.dumps({"query": "", "results": results}).encode() if found else EVIL.encode()
+            body = json.dumps({"query": "", "results": results}).encode() if found else told.encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json" if found else "text/plain")
             self.send_header("Content-Length", str(len(body)))
@@ -490,51 +480,47 @@ def test_html_of_questions_sources_and_answers_stays_text(
     assert EVIL in result["response"], "The attack did not come as far as the answer."
     for part in ("#question", "#answer", "#sources li >> nth=0", "#sources li >> nth=1"):
         expect(page.locator(part)).to_contain_text("<img src=x onerror=")
-    expect(page.locator("#sources li").first.locator("a"), "A link that runs a script.").to_have_count(0)
+    expect(page.locator("#sources li").nth(1).locator("a"), "A link that runs a script.").to_have_count(0)
     page.click("text=New question")
     assert past(page) == [f"What is a graceful shutdown? {EVIL}"]
     expect(page.locator("main img"), "HTML from outside has become part of the page.").to_have_count(0)
     assert page.title() == "Research agent", "A script from outside was executed."
 
 
+# What `a(address)` stands for: the link to it, as far as its text.
 MARKDOWN = {
     "plain": "<p>plain</p>",
     "a <b>&amp;</b>": "<p>a &lt;b&gt;&amp;amp;&lt;/b&gt;</p>",
     "# One\n## Two ##\ntext": "<h3>One</h3><h4>Two</h4><p>text</p>",
-    "**bold** *it* __b__ _i_ `c<d`": "<p><strong>bold</strong> <em>it</em> <strong>b</strong> <em>i</em> "
-    "<code>c&lt;d</code></p>",
-    "***both*** 2 * 3 * 4 snake_case_name 5*3*2": "<p><strong><em>both</em></strong> 2 * 3 * 4 snake_case_name "
-    "5*3*2</p>",
-    "- a\n- b\n  1. c\n  2. d\n- e": '<ul><li>a</li><li>b<ol start="1"><li>c</li><li>d</li></ol></li><li>e</li></ul>',
+    "**b** *i* __b__ _i_": "<p><strong>b</strong> <em>i</em> <strong>b</strong> <em>i</em></p>",
+    "***both*** `c<d`": "<p><strong><em>both</em></strong> <code>c&lt;d</code></p>",
+    "2 * 3 * 4 snake_case_name 5*3*2": "<p>2 * 3 * 4 snake_case_name 5*3*2</p>",
+    "- a\n- b\n  1. c\n- d": '<ul><li>a</li><li>b<ol start="1"><li>c</li></ol></li><li>d</li></ul>',
     "3. a\n4. b\n\nend": '<ol start="3"><li>a</li><li>b</li></ol><p>end</p>',
-    "```py\n# no *heading*\n\n- no list\n```\nend": '<pre tabindex="0"><code># no *heading*\n\n- no list</code></pre>'
-    "<p>end</p>",
+    "```py\n# *a*\n\n- b\n```\nend": '<pre tabindex="0"><code># *a*\n\n- b</code></pre><p>end</p>',
     "```\nstill open": '<pre tabindex="0"><code>still open</code></pre>',
     "> quoted\n> **words**": "<blockquote><p>quoted\n<strong>words</strong></p></blockquote>",
     "one\n\n---\n\ntwo": "<p>one</p><hr><p>two</p>",
-    "[a](https://x.example/y_(z)) [b](javascript:alert(1)) [c](data:text/html,x)": '<p><a href="https://x.example/'
-    'y_(z)" target="_blank" rel="noopener noreferrer nofollow">a</a> [b](javascript:alert(1)) [c](data:text/html,x)</p>',
-    "see https://x.example/a_b.": '<p>see <a href="https://x.example/a_b" target="_blank" '
-    'rel="noopener noreferrer nofollow">https://x.example/a_b</a>.</p>',
+    "[b](javascript:alert(1)) [c](data:text/html,x)": "<p>[b](javascript:alert(1)) [c](data:text/html,x)</p>",
+    "[a](https://x.example/y_(z))": "<p>a(https://x.example/y_(z))a</a></p>",
+    "see https://x.example/a_b.": "<p>see a(https://x.example/a_b)https://x.example/a_b</a>.</p>",
+    "![pixel](https://x.example/p.gif)": "<p>!a(https://x.example/p.gif)pixel</a></p>",
     "so [1][2], `[1]` \\[1]": "<p>so (1)(2), <code>[1]</code> [1]</p>",
-    "![pixel](https://x.example/p.gif)": '<p>!<a href="https://x.example/p.gif" target="_blank" '
-    'rel="noopener noreferrer nofollow">pixel</a></p>',
 }
+LINK = r'<a href="([^"]*)" target="_blank" rel="noopener noreferrer nofollow">'
 
 
 def test_markdown_becomes_elements_and_nothing_else(visit: Visits, server: Server) -> None:
     page = visit(server)
     render = """async (texts) => {
         const { blockNode, splitBlocks } = await import("/static/app.js");
-        const html = (text) => splitBlocks(text.split("\\n")).map((b) => blockNode(b, (n) => `(${n})`).outerHTML);
-        return texts.map((text) => html(text).join(""));
+        const draw = (block) => blockNode(block, (n) => `(${n})`).outerHTML;
+        return texts.map((text) => splitBlocks(text.split("\\n")).map(draw).join(""));
     }"""
-    rendered = dict(zip(MARKDOWN, page.evaluate(render, list(MARKDOWN)), strict=True))
-    assert rendered == MARKDOWN
-    deep, long = "> " * 5000 + "x", "*_`[(" * 4000
-    took = page.evaluate(f"async (texts) => {{ const t = performance.now(); await ({render})(texts);"
-                         " return performance.now() - t; }", [deep, long])  # fmt: skip
-    assert took < 5000, f"Hostile Markdown stops the page for {took:.0f} ms."
+    for text, html in zip(MARKDOWN, page.evaluate(render, list(MARKDOWN)), strict=True):
+        assert re.sub(LINK, r"a(\1)", html) == MARKDOWN[text]
+    # Neither depth nor length makes the page stand still, or its stack overflow.
+    page.evaluate(render, ["> " * 5000 + "x", "- " * 5000 + "x", "*_`[(" * 2000, "**" * 5000, "\n" * 5000])
 
 
 STREAM = (
@@ -699,7 +685,7 @@ def test_the_page_stands_still_when_asked_to(visit: Visits, paced: Server) -> No
 
 @pytest.mark.skipif(not os.environ.get("SCREENSHOTS"), reason="SCREENSHOTS=1 takes the page's pictures anew")
 def test_a_phone_for_the_picture(visit: Visits, server: Server) -> None:
-    page = visit(server, viewport=PHONE, device_scale_factor=2)
+    page = visit(server, viewport={"width": 360, "height": 740}, device_scale_factor=2)
     ask(page)
     finished(page)
     picture(page, "phone")

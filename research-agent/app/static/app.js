@@ -5,12 +5,7 @@
  * @typedef {{status: number, title: string, detail: string, request_id?: string}} Problem
  * @typedef {{n: number, tool: string, input: Record<string, string>, outcome: string}} Step
  * @typedef {{n: number, title: string, url: string, snippet: string, step: number}} Source
- * @typedef {object} Run  What the events of the open run have told so far.
- * @property {string} lastId  the last event's id
- * @property {number} retry  milliseconds before the first try to connect again
- * @property {{id: string, text: string}[]} pieces  of the answer, each with its event's id
- * @property {string[]} drawn  the answer's blocks as they stand on the page
- * @property {AbortController} left  aborted when another view is opened
+ * @typedef {ReturnType<typeof newRun>} Run
  */
 
 const HISTORY_LENGTH = 50;
@@ -32,8 +27,8 @@ function element(tag, attributes = {}, ...children) {
 
 /** A link to the web; plain text where the address is not http or https. */
 function link(url, text) {
-  const attributes = { href: url, target: "_blank", rel: "noopener noreferrer nofollow" };
-  return isWeb(url) ? element("a", attributes, text) : element("span", {}, text);
+  if (!isWeb(url)) return element("span", {}, text);
+  return element("a", { href: url, target: "_blank", rel: "noopener noreferrer nofollow" }, text);
 }
 
 // ---- The API
@@ -47,14 +42,15 @@ class Trouble extends Error {
 }
 
 function lost() {
-  throw new Trouble({ status: 0, title: "The server cannot be reached", detail: "Does it run? Are you online?" });
+  const detail = "Does it run, and are you online?";
+  throw new Trouble({ status: 0, title: "The server cannot be reached", detail });
 }
 
 /** What the API replies: a stream's body, or else JSON; Trouble when it refuses or is not there. */
 async function call(path, options = {}) {
   const headers = new Headers(options.headers);
   if (sessionStorage.getItem("api-key")) headers.set("X-API-Key", sessionStorage.getItem("api-key"));
-  const reply = await fetch(`v1/research${path}`, { ...options, headers, cache: "no-store" }).catch(lost);
+  const reply = await fetch(`v1/research${path}`, { ...options, headers }).catch(lost);
   const type = reply.headers.get("Content-Type") ?? "";
   if (reply.ok && type.startsWith("text/event-stream")) return reply.body;
   const told = await reply.text().catch(lost);
@@ -93,22 +89,15 @@ async function* readEvents(body, state) {
   }
 }
 
-function pause(milliseconds, signal) {
-  return new Promise((resolve) => {
-    setTimeout(resolve, milliseconds);
-    signal.addEventListener("abort", resolve);
-  });
-}
-
 /** Follow a run to its last event, over as many connections as that takes. @param {Run} run */
 async function follow(run) {
-  const [signal, path] = [run.left.signal, `/${encodeURIComponent(run.id)}`];
+  const signal = run.left.signal;
   for (let tries = 0; !signal.aborted; tries++) {
     let wait = 0;
     try {
-      showQuestion(run, run.query ?? (await call(path, { signal })).query);
+      showQuestion(run, run.query ?? (await call(run.path, { signal })).query);
       const headers = run.lastId ? { "Last-Event-ID": run.lastId } : {};
-      const body = await call(`${path}/events`, { headers, signal });
+      const body = await call(`${run.path}/events`, { headers, signal });
       if (tries) say("working", "Connected again …");
       for await (const { id, type, data } of readEvents(body, run)) {
         if (signal.aborted) return;
@@ -117,13 +106,13 @@ async function follow(run) {
         if (type === "done" || type === "error") return;
       }
     } catch (trouble) {
-      if (signal.aborted) return;
-      if (!PASSING.includes(trouble.problem?.status)) throw trouble;
+      if (!signal.aborted && !PASSING.includes(trouble.problem?.status)) throw trouble;
       wait = trouble.wait * 1000;
     }
+    if (signal.aborted) return;
     say("lost", "Connection lost, trying again …");
     const backoff = Math.min(LONGEST_PAUSE_MS, run.retry * 2 ** tries) * (0.5 + Math.random() / 2);
-    await pause(Math.max(wait, backoff), signal);
+    await new Promise((resolve) => setTimeout(resolve, Math.max(wait, backoff)));
   }
 }
 
@@ -173,22 +162,22 @@ function showQuestion(run, query) {
   document.title = `${query.slice(0, 80)} · Research agent`;
 }
 
-/** Put an entry into a list, in the place of the one with its id if there is one. */
+/** Put an entry at a list's end; one with its id makes way. */
 function place(list, item) {
-  if ($(item.id)) $(item.id).replaceWith(item);
-  else $(list).append(item);
+  $(item.id)?.remove();
+  $(list).append(item);
 }
 
 /** @param {Run} run  @param {Step} step */
-function showStep(run, step) {
-  const page = [...run.sources.values()].find((source) => source.url === step.input.url)?.title ?? step.input.url;
-  const tools = { web_search: `Searched the web for “${step.input.query}”`, fetch_page: `Read “${page}”` };
-  const words = { ok: "Done.", empty: "Nothing found.", failed: "This failed.", refused: "This was refused." };
-  const phrase = tools[step.tool] ?? `Used ${step.tool} with ${JSON.stringify(step.input)}`;
-  const outcome = element("span", { class: "outcome" }, words[step.outcome] ?? step.outcome);
-  run.steps.set(step.n, step);
-  place("steps", element("li", { id: `step-${step.n}`, class: step.outcome }, `${phrase} `, outcome));
-  say("working", `${phrase}: ${outcome.textContent} Thinking …`);
+function showStep(run, { n, tool, input, outcome }) {
+  const page = [...run.sources.values()].find((source) => source.url === input.url)?.title ?? input.url;
+  const tools = { web_search: `Searched the web for “${input.query}”`, fetch_page: `Read “${page}”` };
+  const words = { ok: "Done.", empty: "Nothing found.", failed: "This failed.", refused: "Refused." };
+  const phrase = tools[tool] ?? `Used ${tool} with ${JSON.stringify(input)}`;
+  const came = element("span", { class: "outcome" }, words[outcome] ?? outcome);
+  run.steps.set(n, outcome);
+  place("steps", element("li", { id: `step-${n}`, class: outcome }, `${phrase} `, came));
+  say("working", `${phrase}: ${came.textContent} Thinking …`);
 }
 
 /** @param {Run} run  @param {Source} source */
@@ -252,15 +241,13 @@ function showTrouble(problem, retry) {
 
 /** Do what may meet trouble; tell it, and do it again when asked to. */
 async function attempt(work) {
-  $("trouble").hidden = $("send").disabled = true;
+  $("trouble").hidden = true;
   try {
     await work();
   } catch (trouble) {
     if (!(trouble instanceof Trouble)) throw trouble;
     const wait = trouble.wait ? ` The server asks you to wait ${plural(trouble.wait, "second")}.` : "";
     showTrouble({ ...trouble.problem, detail: trouble.problem.detail + wait }, () => attempt(work));
-  } finally {
-    $("send").disabled = false;
   }
 }
 
@@ -393,17 +380,18 @@ function pastEntry({ id, query, time }) {
 
 // ---- What is done
 
-/** @type {Run | undefined} */
-let open;
+let open; // the run that is shown
 
 /** Ask, with one key for all tries: a try whose reply got lost does not start a second run. */
 function ask(query) {
   // not crypto.randomUUID(), which browsers have under HTTPS alone
   const key = crypto.getRandomValues(new Uint32Array(4)).join("-");
   const headers = { "Content-Type": "application/json", "Idempotency-Key": key };
+  const body = JSON.stringify({ query, background: true });
   return attempt(async () => {
-    const body = JSON.stringify({ query, background: true });
-    const { id } = await call("", { method: "POST", headers, body });
+    $("send").disabled = true; // until the reply, so that a second click does not ask twice
+    const sent = call("", { method: "POST", headers, body });
+    const { id } = await sent.finally(() => ($("send").disabled = false));
     keep([{ id, query, time: Date.now() }, ...past()]);
     $("query").value = "";
     location.hash = `run=${encodeURIComponent(id)}`;
@@ -413,7 +401,7 @@ function ask(query) {
 /** Ask for the run's end; its last event tells when that has come. */
 function cancel() {
   say("working", "Cancelling …");
-  return attempt(() => call(`/${encodeURIComponent(open.id)}`, { method: "DELETE" }));
+  return attempt(() => call(open.path, { method: "DELETE" }));
 }
 
 /** Copy the answer's Markdown and the list of its sources. */
@@ -422,7 +410,7 @@ async function copy() {
   const parts = [answerOf(open).trim(), ...(sources.length ? ["## Sources", sources.join("\n")] : [])];
   const text = parts.join("\n\n");
   const allowed = await navigator.clipboard?.writeText(text).then(() => true, () => false);
-  $("copied").textContent = allowed || copySelected(text) ? "Copied" : "This browser does not let a page copy";
+  $("copied").textContent = allowed || copySelected(text) ? "Copied" : "The browser forbids copying";
   setTimeout(() => ($("copied").textContent = ""), 3000);
 }
 
@@ -437,22 +425,37 @@ function copySelected(text) {
   return copied;
 }
 
+/** What is known of a run before its first event. */
+function newRun(id, query) {
+  return {
+    path: `/${encodeURIComponent(id)}`,
+    query,
+    left: new AbortController(), // aborted when another view is opened
+    lastId: "", // of the last event
+    retry: 500, // milliseconds before the first try to connect again
+    pieces: [], // of the answer: {id of the event, text}
+    drawn: [], // the answer's blocks as they stand on the page
+    steps: new Map(),
+    sources: new Map(),
+  };
+}
+
 async function openRun(id) {
-  const query = past().find((run) => run.id === id)?.query;
-  const left = new AbortController();
-  const run = { id, query, left, lastId: "", retry: 500, pieces: [], drawn: [], steps: new Map(), sources: new Map() };
+  const run = newRun(id, past().find((each) => each.id === id)?.query);
   open = run;
   for (const list of ["steps", "answer", "sources"]) $(list).replaceChildren();
-  $("question").textContent = query ?? "A question";
+  $("question").textContent = run.query ?? "Research run";
   $("answer").ariaBusy = "true";
-  [$("cancel").hidden, $("copy").hidden] = [false, true];
+  $("body").hidden = $("cancel").hidden = false;
+  $("copy").hidden = true;
   say("working", "Thinking …");
   $("question").focus();
   try {
     await follow(run);
   } catch (trouble) {
     const gone = trouble.problem?.status === 404;
-    finish(run, "failed", gone ? "This run is gone: the server keeps runs for a while only." : "This run cannot be shown.");
+    const reason = gone ? "is gone: the server keeps runs for a while only" : "cannot be shown";
+    finish(run, "failed", `This run ${reason}.`);
     $("body").hidden = run.lastId === "";
     if (!gone || !run.query) throw trouble;
     showTrouble(trouble.problem, () => ask(run.query));
