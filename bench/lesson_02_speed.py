@@ -42,9 +42,8 @@ def main() -> None:
         }
         free = {"RATE_LIMIT_RPM": "1000000000", "MAX_CONCURRENCY": "64", "LOG_LEVEL": "WARNING"}
         lesson = uvicorn(processes, "02_production_api:app", "code", "/ready", **env, **free)
-        uncached = uvicorn(
-            processes, "02_production_api:app", "code", "/ready", **env, **free, CACHE_MAX_ENTRIES="0"
-        )
+        free["CACHE_TTL_SECONDS"] = "0"
+        uncached = uvicorn(processes, "02_production_api:app", "code", "/ready", **env, **free)
         bare = uvicorn(processes, "bare_app:app", "bench")
         mine: list[list[float]] = [[], [], []]
         yardstick: list[list[float]] = [[], [], []]

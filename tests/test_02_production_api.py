@@ -13,7 +13,7 @@ from conftest import App, Server, calls, until
 from prometheus_client.parser import text_string_to_metric_families
 from schemathesis import GenerationMode
 from test_01_basic_api import HUNG, assert_problem, events, leave_after
-from test_01_hostile_input import PROMISES, assert_promises_kept
+from test_01_hostile_input import PROMISES, assert_promises_kept, connect
 
 from course.processes import Failed
 
@@ -203,6 +203,13 @@ def test_a_cached_answer_expires(start: App, offline_model: str) -> None:
     assert until(lambda: (ask(url, "Fresh?"), len(calls(offline_model, "Fresh?")) > 1)[1])
 
 
+def test_a_time_to_live_of_zero_keeps_nothing(start: App, offline_model: str) -> None:
+    url = start(CACHE_TTL_SECONDS="0")
+    for _ in range(3):
+        ask(url, "Is this kept at all?")
+    assert len(calls(offline_model, "Is this kept at all?")) == 3
+
+
 # --- Deadlines and clients that leave ---
 
 
@@ -225,6 +232,29 @@ def test_a_client_that_leaves_cancels_the_model_call(start: App, offline_model: 
     query = f"Does 02 notice that nobody listens on {path}?"
     leave_after(start(MODEL_NAME=HUNG), path, query, lambda: calls(offline_model, query))
     assert until(lambda: calls(offline_model, query)[0]["state"] == "cancelled", 2)
+
+
+def test_the_deadline_of_a_stream_covers_its_wait_for_a_place(start: App) -> None:
+    url = start(MODEL_NAME=HUNG, MAX_CONCURRENCY="1", TIMEOUT_SECONDS="2")
+
+    async def two_streams() -> list[httpx2.Response]:
+        async with httpx2.AsyncClient(
+            timeout=3.5
+        ) as client:  # a deadline that began with the place ends at 4
+            posts = [client.post(f"{url}/v1/stream", json={"query": QUESTION}) for _ in range(2)]
+            return await asyncio.gather(*posts)
+
+    last = [events(response)[-1] for response in asyncio.run(two_streams())]
+    assert [(name, data["problem"]["status"]) for name, data in last] == [("error", 504)] * 2
+
+
+@pytest.mark.parametrize("path", ["/v1/invoke", "/v1/stream"])
+def test_a_stream_whose_reader_leaves_gives_its_place_back(start: App, path: str) -> None:
+    url = start(MODEL_NAME="offline?tps=20", MAX_CONCURRENCY="1")
+    for _ in range(4):  # one has the place, one may wait for it, a third would be shed
+        body = {"query": QUESTION, "stream": True}
+        with httpx2.stream("POST", f"{url}{path}", json=body, timeout=5) as response:
+            assert next(response.iter_lines()) == "event: token", "the place of one that left is still taken"
 
 
 # --- Keys, limits, load ---
@@ -272,14 +302,22 @@ def test_load_beyond_the_queue_is_shed_with_a_503(start: App) -> None:
     assert metrics(url)[("agent_shed_total",)] == 4
 
 
-def test_a_body_over_the_limit_is_a_413(start: App) -> None:
-    assert_problem(ask(start(MAX_BODY_BYTES="200"), "x" * 300), 413)
+def test_a_body_over_the_limit_is_a_413_whether_its_length_is_announced_or_not(start: App) -> None:
+    url = start(MAX_BODY_BYTES="200")
+    assert_problem(ask(url, "x" * 300), 413)
+    chunks = (b"x" * 100 for _ in range(3))
+    assert_problem(httpx2.post(f"{url}/v1/invoke", content=chunks), 413)
+
+
+def test_half_a_body_and_then_silence_is_a_408(server: Server) -> None:
+    with connect(server, seconds=8) as connection:
+        connection.sendall(b"POST /v1/invoke HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\n{")
+        assert b" 408 " in connection.recv(100)
 
 
 def preflight(url: str, origin: str) -> httpx2.Response:
-    return httpx2.options(
-        f"{url}/v1/invoke", headers={"Origin": origin, "Access-Control-Request-Method": "POST"}
-    )
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
+    return httpx2.options(f"{url}/v1/invoke", headers={"Origin": origin} | asked)
 
 
 def test_other_sites_are_let_in_only_by_name_and_never_with_credentials(start: App) -> None:
@@ -287,10 +325,9 @@ def test_other_sites_are_let_in_only_by_name_and_never_with_credentials(start: A
         "Nobody set CORS_ORIGINS, and a stranger's site is let in."
     )
     named = start(CORS_ORIGINS="https://shop.example")
-    assert (
-        preflight(named, "https://shop.example").headers["access-control-allow-origin"]
-        == "https://shop.example"
-    )
+    welcome = preflight(named, "https://shop.example")
+    assert welcome.headers["access-control-allow-origin"] == "https://shop.example"
+    assert welcome.status_code == 200, "The shop's pages are named, and may not call all the same."
     assert "access-control-allow-origin" not in preflight(named, "https://evil.example").headers
     wildcard = preflight(start(CORS_ORIGINS="*"), "https://evil.example").headers
     assert "access-control-allow-credentials" not in wildcard, (
