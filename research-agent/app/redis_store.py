@@ -140,7 +140,7 @@ class RedisStore:
             url,
             decode_responses=True,
             max_connections=32,
-            timeout=2,  # for a free connection
+            timeout=10,  # for a free connection: a burst of requests waits in line
             socket_timeout=2,
             socket_connect_timeout=1,
             retry=Retry(NoBackoff(), 1),  # once, for a connection that Redis has closed by restarting

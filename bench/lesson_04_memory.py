@@ -1,0 +1,59 @@
+"""Does the agent's memory stay bounded? `python bench/lesson_04_memory.py`, about four minutes.
+
+10,000 runs on one worker that keeps them in memory, 1,000 at most.
+"""
+
+import asyncio
+
+import httpx2
+
+from bench.load import offline_model
+from bench.records import measured, save
+from bench.research import question, replica
+from course.processes import Processes
+
+RUNS, CALLERS, MARKS = 10_000, 16, 10
+
+
+async def research(url: str, first: int, count: int) -> None:
+    numbers = iter(range(first, first + count))
+    async with httpx2.AsyncClient(timeout=60) as client:
+
+        async def caller() -> None:
+            for number in numbers:
+                response = await client.post(f"{url}/v1/research", json=question(number))
+                response.raise_for_status()
+
+        await asyncio.gather(*(caller() for _ in range(CALLERS)))
+
+
+def main() -> None:
+    memory = []
+    with Processes() as processes:
+        agent = replica(processes, offline_model(processes))
+        memory.append(agent.megabytes())
+        for mark in range(MARKS):
+            asyncio.run(research(agent.url, mark * RUNS // MARKS, RUNS // MARKS))
+            memory.append(agent.megabytes())
+            print(f"{(mark + 1) * RUNS // MARKS:,} runs: {memory[-1]} MB", flush=True)
+    save(
+        "lesson_04_memory",
+        {
+            "title": "Memory of one worker after so many runs",
+            "kind": "bars",
+            "alt": "The worker's memory at the start and after each thousand runs.",
+            "measured": measured(
+                f"{RUNS:,} runs by {CALLERS} callers, 1,000 finished runs kept in memory at most",
+                "fastapi",
+                "langchain",
+            ),
+            "values": {"runs": RUNS, "growth_of_the_second_half": round(memory[-1] - memory[MARKS // 2], 1)},
+            "unit": "MB",
+            "groups": [f"{n * RUNS // MARKS:,}" for n in range(MARKS + 1)],
+            "series": [{"name": "memory", "values": memory}],
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

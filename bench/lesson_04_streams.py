@@ -1,0 +1,123 @@
+"""Do 500 streams survive a change of replica? `python bench/lesson_04_streams.py`, about a minute.
+
+500 streams on one worker; each is left in the middle and resumed at a second worker, through Redis.
+"""
+
+import asyncio
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+
+import httpx2
+from redis import Redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
+
+from bench.load import offline_model
+from bench.records import measured, save
+from bench.research import Followed, follow, question, replica
+from course.processes import Processes, free_port
+
+STREAMS, TOKENS_A_SECOND = 500, 5
+
+
+def redis(processes: Processes, folder: str) -> tuple[str, "subprocess.Popen[str]"]:
+    program = shutil.which("redis-server") or sys.exit("This measurement needs redis-server: `make engine`.")
+    port = free_port()
+    command = [program, "--port", str(port), "--save", "", "--appendonly", "yes", "--dir", folder]
+    process = processes.start(command, output=subprocess.DEVNULL)
+    url = f"redis://127.0.0.1:{port}/0"
+    wait_redis(url)
+    return url, process
+
+
+def wait_redis(url: str) -> None:
+    with Redis.from_url(url, retry=Retry(ConstantBackoff(0.05), 200)) as client:
+        client.ping()
+
+
+async def run(client: httpx2.AsyncClient, here: str, there: str, number: int) -> tuple[Followed, float]:
+    """Follow a run at one worker, leave after some events, go on at the other; what was seen, and the gap."""
+    seen, began, leave_after = Followed(), time.monotonic(), random.randint(3, 25)  # noqa: S311
+    async with client.stream("POST", f"{here}/v1/research/stream", json=question(number)) as response:
+        response.raise_for_status()
+        seen.run_id = response.headers["x-run-id"]
+        async for _ in follow(response, seen, began):
+            if len(seen.ids) >= leave_after:
+                break
+    left, gap = time.monotonic(), 0.0
+    headers = {"Last-Event-ID": seen.ids[-1]}
+    url = f"{there}/v1/research/{seen.run_id}/events"
+    async with client.stream("GET", url, headers=headers) as response:
+        async for _ in follow(response, seen, began):
+            gap = gap or time.monotonic() - left
+    return seen, gap
+
+
+async def main() -> None:
+    with tempfile.TemporaryDirectory() as folder, Processes() as processes:
+        url, _ = redis(processes, folder)
+        model = offline_model(processes)
+        settings = {
+            "REDIS_URL": url,
+            "MODEL_NAME": f"offline?tps={TOKENS_A_SECOND}",
+            "MAX_CONCURRENCY": str(STREAMS),
+            "TIMEOUT_SECONDS": "300",
+        }
+        here, there = replica(processes, model, **settings), replica(processes, model, **settings)
+        limits, most = httpx2.Limits(max_connections=None), [0.0, 0.0]
+        async with httpx2.AsyncClient(timeout=200, limits=limits) as client:
+            idle = here.megabytes()
+            tasks = [
+                asyncio.create_task(run(client, here.url, there.url, number)) for number in range(STREAMS)
+            ]
+            while not all(task.done() for task in tasks):
+                most = [max(a, b.megabytes()) for a, b in zip(most, (here, there), strict=True)]
+                await asyncio.wait(tasks, timeout=0.5)
+            seen = [task.result() for task in tasks]
+            wholes = []
+            for followed, _ in seen:
+                whole = Followed()
+                url = f"{here.url}/v1/research/{followed.run_id}/events"
+                async with client.stream("GET", url) as response:
+                    async for _kind in follow(response, whole, 0):
+                        pass
+                wholes.append(whole.ids)
+    once = sum(each.over and each.ids == whole for (each, _), whole in zip(seen, wholes, strict=True))
+    gaps = sorted(gap for _, gap in seen)
+    how = (
+        f"{STREAMS} streams opened at once on one worker, the model paced at {TOKENS_A_SECOND} tokens a "
+        "second; each left after 3 to 25 events and resumed by Last-Event-ID at a second worker"
+    )
+    save(
+        "lesson_04_streams",
+        {
+            "title": "Seconds from leaving one worker to the next event at another",
+            "kind": "bars",
+            "alt": "The gap that a change of worker makes in a stream: median and 99th percentile.",
+            "measured": measured(how, "fastapi", "uvicorn", "redis"),
+            "values": {
+                "streams": STREAMS,
+                "every_event_once": once,
+                "kilobytes_a_stream": round((most[0] - idle) * 1000 / STREAMS, 1),
+            },
+            "unit": "seconds",
+            "groups": ["median", "99th percentile"],
+            "series": [
+                {
+                    "name": "gap",
+                    "values": [round(gaps[len(gaps) // 2], 3), round(gaps[round(len(gaps) * 0.99) - 1], 3)],
+                }
+            ],
+        },
+    )
+    print({"once": once, "of": STREAMS, "memory": most})
+
+
+if __name__ == "__main__":
+    with suppress(KeyboardInterrupt):
+        asyncio.run(main())
