@@ -6,7 +6,7 @@ COURSE = .venv/bin/python -m course
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help model test lint docs figures bench lock progress doctor clean
+.PHONY: help model test lint docs figures bench lock progress doctor engine clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/%/NN/' | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -41,7 +41,11 @@ model: .venv/lessons.done ## start the offline model on port 9000, for your own 
 doctor: .venv/lessons.done ## what this machine has, and which lessons that allows
 	@$(COURSE) doctor
 
-test: lint ## run every test (engines that are missing are skipped, in CI they are a failure)
+engine: .venv/lessons.done ## install the engines that tests need (as root on Debian; else it says what is missing)
+	@$(COURSE) engine
+
+# CI sets up every engine first, and there a missing one is a failure.
+test: $(if $(CI),engine) lint ## run every test (those whose engine is missing are skipped)
 	@.venv/bin/pytest -n auto --dist worksteal
 
 lint: .venv/dev.done ## check style, types, scripts, pages and figures

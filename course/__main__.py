@@ -149,6 +149,14 @@ def doctor() -> None:
 
 
 @cli.command()
+def engine() -> None:
+    """Install the engines that are missing."""
+    from course import engines
+
+    engines.set_up(console)
+
+
+@cli.command()
 def lint() -> None:
     """Check style, types, scripts, pages and figures."""
     from course.lint import lint
