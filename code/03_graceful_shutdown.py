@@ -15,7 +15,7 @@ import re
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from http import HTTPStatus
 from multiprocessing import connection, get_context
@@ -29,6 +29,7 @@ import uvicorn
 from fastapi import Body, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from langchain_core.messages import AIMessage
 from langchain_openai import ChatOpenAI
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings
@@ -163,7 +164,10 @@ async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, ChatOpenAI]]:
     yield {"model": ChatOpenAI(model=settings.model_name, max_retries=0, stream_usage=True, **server)}
 
 
-api = FastAPI(title="An agent API that stops well", lifespan=lifespan)
+problems: dict[int | str, dict[str, Any]] = {
+    "default": {"description": "A problem", "content": {"application/problem+json": {}}}
+}
+api = FastAPI(title="An agent API that stops well", lifespan=lifespan, responses=problems)
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -230,14 +234,28 @@ async def ready() -> dict[str, bool]:
     return {"ready": True}
 
 
-@api.post("/v1/invoke")
-async def invoke(request: Request, query: Query) -> dict[str, str | int]:
+async def unless_client_leaves(request: Request, answer: Awaitable[AIMessage]) -> AIMessage | None:
+    """The answer, or None when the client left first; then the call is cancelled, down to the model."""
+    # The body has been read: the only message still to come is that the client has left.
+    call, left = asyncio.ensure_future(answer), asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait({call, left}, return_when=asyncio.FIRST_COMPLETED)
+        return call.result() if call.done() else None
+    finally:
+        call.cancel()
+        left.cancel()
+
+
+@api.post("/v1/invoke", response_model=dict[str, str | int])
+async def invoke(request: Request, query: Query) -> dict[str, str | int] | Response:
     """The whole answer at once: `response`, `tokens_used`, `model`."""
     with errors_told(request):
         async with drain.timeout(asyncio.get_running_loop().time() + settings.timeout_seconds):
-            message = await request.state.model.ainvoke(query)
-    used, model = message.usage_metadata or {}, message.response_metadata["model_name"]
-    return {"response": message.text, "tokens_used": used.get("total_tokens", 0), "model": model}
+            message = await unless_client_leaves(request, request.state.model.ainvoke(query))
+    if message is None:
+        return Response(status_code=499)  # nginx's word for it; nobody is there to read it
+    used = message.usage_metadata["total_tokens"] if message.usage_metadata else 0
+    return {"response": message.text, "tokens_used": used, "model": message.response_metadata["model_name"]}
 
 
 def event(name: str, **data: Any) -> ServerSentEvent:

@@ -18,6 +18,9 @@ import httpx2
 import psutil
 import pytest
 from conftest import calls, until
+from schemathesis import GenerationMode
+from test_01_basic_api import leave_after
+from test_01_hostile_input import PROMISES, assert_promises_kept
 
 from course.models import base_environment
 from course.processes import Failed, Processes, free_port, wait_ready
@@ -362,6 +365,22 @@ def test_answers_and_errors_keep_their_form(start: Start) -> None:
         assert reply.status_code == status
         assert reply.headers["content-type"] == "application/problem+json"
         assert reply.json()["request_id"] == reply.headers["x-request-id"]
+
+
+@PROMISES
+def test_no_answer_is_one_that_openapi_does_not_promise(
+    start: Start, path: str, method: str, mode: GenerationMode
+) -> None:
+    assert_promises_kept(start(MODEL_NAME="offline").url, path, method, mode)
+
+
+@pytest.mark.parametrize("path", ["/v1/invoke", "/v1/stream"])
+def test_a_client_that_leaves_cancels_the_model_call(start: Start, offline_model: str, path: str) -> None:
+    query = f"Does 03 notice that nobody listens on {path}?"
+    leave_after(start(MODEL_NAME=HUNG).url, path, query, lambda: calls(offline_model, query))
+    assert until(lambda: calls(offline_model, query)[0]["state"] == "cancelled", 2), (
+        "The client has left, and the model still works for it."
+    )
 
 
 @pytest.mark.parametrize("fault, status", [("hang", 504), ("cut", 502)])
