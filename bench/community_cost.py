@@ -93,9 +93,10 @@ def main() -> None:
     how = (
         "a virtual environment each, with the same fastapi, uvicorn and pydantic-settings, and beside them "
         "only the packages of the agent and its search (no logs, metrics or traces); size with compiled "
-        "bytecode, without the interpreter; import until the search could be asked, a fresh process, seconds of the "
-        f"processor, {ROUNDS} rounds in turn, median and spread; as first written means langchain-community "
-        "with duckduckgo-search and AgentExecutor, in the newest versions that work together"
+        "bytecode, without the interpreter; import until the search could be asked, a fresh process, "
+        f"seconds of the processor, {ROUNDS} rounds in turn, median and spread; as first written means "
+        "langchain-community with duckduckgo-search and AgentExecutor, in the newest versions that work "
+        "together"
     )
     save(
         "community_cost",

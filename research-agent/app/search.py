@@ -3,8 +3,9 @@
 import asyncio
 import math
 import random
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -56,10 +57,19 @@ def make_search(settings: Settings) -> Search:
     )
 
 
-def found(title: str | None, url: str, snippet: str | None) -> Found:
-    """A result on three lines of bounded length: text with lines of its own could pose as another result."""
-    title, snippet = (" ".join((text or "").split()) for text in (title, snippet))
-    return Found(title[:200] or url, url, snippet[:500])
+def listed(hits: Iterable[tuple[str | None, str, str | None]]) -> list[Found]:
+    """Results (title, URL, snippet) that lead to the web, as three lines of bounded length each.
+
+    A text with lines of its own could pose as another result, and a `javascript:` link is none to follow.
+    """
+
+    def line(text: str | None, most: int) -> str:
+        return " ".join((text or "").split())[:most]
+
+    web = [hit for hit in hits if re.fullmatch(r"https?://\S+", hit[1])]
+    return [
+        Found(line(title, 200) or url, url, line(snippet, 500)) for title, url, snippet in web[:MAX_RESULTS]
+    ]
 
 
 class Hit(BaseModel):
@@ -96,7 +106,7 @@ class SearXNG:
             raise SearchFailed("the search server could not be reached.") from None
         except ValidationError:
             raise SearchFailed("the search server's answer was not understood.") from None
-        return [found(hit.title, hit.url, hit.content) for hit in hits[:MAX_RESULTS]]
+        return listed((hit.title, hit.url, hit.content) for hit in hits)
 
     async def read(self, url: str) -> str:
         try:
@@ -174,7 +184,7 @@ class DuckDuckGo:
                 left = math.ceil(deadline - time.monotonic())
                 asked = partial(self.ask, query, self.region, self.safesearch, left)
                 hits = await asyncio.get_running_loop().run_in_executor(self.threads, asked)
-                return [found(hit["title"], hit["href"], hit["body"]) for hit in hits]
+                return listed((hit["title"], hit["href"], hit["body"]) for hit in hits)
             except DDGSException as error:
                 nothing = str(error) == NOTHING
                 passing = nothing or isinstance(error, (RatelimitException, TimeoutException))
