@@ -12,6 +12,7 @@ PYTHON = "https://docs.python.org/3"
 
 # The pages of the manual with the labels that help() calls topics.
 TOPICS = {
+    "library/__main__": "__main__",
     "library/pdb": "debugger",
     "library/stdtypes": "bltin-code-objects bltin-ellipsis-object bltin-null-object bltin-type-objects "
     "specialattrs string-methods truth typesfunctions typesmapping typesmethods typesmodules typesseq "

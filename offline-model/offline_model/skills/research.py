@@ -30,9 +30,11 @@ def reply(conversation: Conversation) -> Reply | None:
     kit = kit_of(conversation.tools)
     found = findings.read(conversation.results)
     over = used_up(conversation)
-    if found is None or not is_inquiry(conversation, kit):
+    if found is None:
         return None
     if kit is None and not over and (conversation.tools or not found.steps) and not found.sources:
+        return None
+    if not is_inquiry(conversation, kit):
         return None
     asked = inquiry(conversation.question)
     choice = conversation.request.tool_choice
