@@ -213,7 +213,7 @@ async def test_a_redirect_to_what_is_not_public_is_refused(site: Site) -> None:
             site.pages["/"] = redirect(to)
             with pytest.raises(Refused):
                 text = await site.fetcher().read(f"http://{site.host}/")
-                pytest.fail(f"An innocent page redirected to {to}, and the fetcher followed: {text!r}")
+                pytest.fail(f"An innocent page redirected to {to}, the fetcher followed and got {text!r}.")
         assert not secret.heads, "The fetcher asked a server that it may not reach, by redirect."
 
 

@@ -129,7 +129,8 @@ class Line:
                 if source not in self.silent:
                     sink.sendall(data)
         with suppress(OSError):
-            sink.shutdown(socket.SHUT_WR)
+            if source not in self.silent:
+                sink.shutdown(socket.SHUT_WR)
 
     def cut(self) -> None:
         """Break every connection and take no new ones."""
@@ -340,6 +341,25 @@ def test_a_connection_that_fell_silent_is_given_up(
     assert_whole(page, paced)
 
 
+def test_a_server_about_to_stop_is_asked_again(visit: Visits, server: Server) -> None:
+    page = visit(server)
+    visit.expected += ["503"]
+    busy = {
+        "type": "about:blank",
+        "title": "Service Unavailable",
+        "status": 503,
+        "detail": "Later.",
+        "request_id": "1",
+    }
+    told = {"Content-Type": "application/problem+json", "Retry-After": "1"}
+    page.route("**/events", lambda r: r.fulfill(status=503, headers=told, body=json.dumps(busy)), times=1)
+    ask(page)
+    expect(page.locator("#state")).to_have_text("Connection lost, trying again …")
+    expect(page.locator("#trouble")).to_be_hidden()
+    finished(page)
+    assert_whole(page, server)
+
+
 def test_withdrawn_text_is_cleared(visit: Visits, server: Server) -> None:
     """What another server's taking over tells, event by event."""
     events = [
@@ -478,6 +498,7 @@ def test_html_of_questions_sources_and_answers_stays_text(
     finished(page)
     result = run_of(page, server)["result"]
     assert EVIL in result["response"], "The attack did not come as far as the answer."
+    expect(page.locator("main img"), "HTML from outside has become part of the page.").to_have_count(0)
     for part in ("#question", "#answer", "#sources li >> nth=0", "#sources li >> nth=1"):
         expect(page.locator(part)).to_contain_text("<img src=x onerror=")
     expect(page.locator("#sources li").nth(1).locator("a"), "A link that runs a script.").to_have_count(0)
@@ -525,7 +546,7 @@ def test_markdown_becomes_elements_and_nothing_else(visit: Visits, server: Serve
 
 STREAM = (
     "\ufeff: ping\r\nretry: 1234\r\n\r\n"
-    "id: 0-1\nevent: token\ndata: {\ndata:  \"ä€🎈\"\n\n"
+    "id: 0-1\r\nevent: token\r\ndata: {\r\ndata:  \"ä€🎈\"\r\n\r\n"
     "id: 0-2\revent: x\rdata\r\r"
     ":comment\n\nid: 0-3\n\nunknown: y\ndata:last\n\n"
     "data: cut off\n"
