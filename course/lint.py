@@ -17,7 +17,7 @@ def commands() -> list[list[str]]:
     tools = Path(sys.executable).parent
     scripts = [str(path) for path in (ROOT / ".ci/run", *sorted((ROOT / "tools").glob("**/*.sh")))]
     lessons = [[str(path)] for path in sorted((ROOT / "code").iterdir()) if path.suffix == ".py"]
-    typed = [["course", "bench", "tests"], ["offline-model/offline_model"], *lessons]
+    typed = [["course", "bench", "tests"], ["offline-model/offline_model"], ["research-agent"], *lessons]
     return [
         [str(tools / "ruff"), "check", "--quiet"],
         [str(tools / "ruff"), "format", "--check", "--quiet"],
@@ -58,7 +58,7 @@ def broken_exercises() -> list[str]:
 
 def addresses() -> list[str]:
     """Locks that name a package index: every learner has their own."""
-    locks = sorted((ROOT / "requirements").glob("*.txt"))
+    locks = [*sorted((ROOT / "requirements").glob("*.txt")), ROOT / "research-agent/requirements.txt"]
     return [
         f"{lock.name}: an index address" for lock in locks if re.search(r"index-url|://", lock.read_text())
     ]

@@ -70,6 +70,7 @@ def test_no_network_at_the_first_install_is_said(checkout: Path) -> None:
         PIP_INDEX_URL=nowhere,
         UV_DEFAULT_INDEX=nowhere,
         PIP_RETRIES="0",
+        UV_HTTP_RETRIES="0",
         PIP_FIND_LINKS="",
         PIP_DEFAULT_TIMEOUT="2",
     )
