@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import httpx2
 import psutil
 
-from bench.load import offline_model
+from bench.load import model_settings
 from bench.records import measured, save
 from course.figures import ROOT
 from course.models import base_environment
@@ -79,12 +79,10 @@ async def unknown_paths(url: str) -> int:
 
 def main() -> None:
     with Processes() as processes:
-        env = {"OPENAI_BASE_URL": f"{offline_model(processes)}/v1", "OPENAI_API_KEY": "offline"}
+        env = model_settings(processes) | {"MODEL_NAME": f"offline?tps={TOKENS_A_SECOND}"}
         env |= {"RATE_LIMIT_RPM": "1000000", "MAX_CONCURRENCY": "1000", "LOG_LEVEL": "WARNING"}
         bare = serve(processes, "bare_app:app", "bench")
-        served = serve(
-            processes, "02_production_api:app", "code", **env, MODEL_NAME=f"offline?tps={TOKENS_A_SECOND}"
-        )
+        served = serve(processes, "02_production_api:app", "code", **env)
         idle = {"bare app": bare.megabytes(), "lesson 02": served.megabytes()}
         outcomes, most = asyncio.run(streams(served.url, served))
         size = asyncio.run(unknown_paths(served.url))

@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 
-from bench.load import HOW, ROUNDS, SECONDS, Route, load, offline_model, questions, uvicorn, wrk_version
+from bench.load import HOW, ROUNDS, SECONDS, Route, load, model_settings, questions, uvicorn, wrk_version
 from bench.records import measured, save, series
 from course.figures import ROOT
 from course.models import base_environment
@@ -35,11 +35,7 @@ def main() -> None:
     asked = questions(2_000)
     once = [json.dumps({"query": asked[0]})]
     with Processes() as processes:
-        env = {
-            "OPENAI_BASE_URL": f"{offline_model(processes)}/v1",
-            "OPENAI_API_KEY": "offline",
-            "MODEL_NAME": "offline",
-        }
+        env = model_settings(processes)
         free = {"RATE_LIMIT_RPM": "1000000000", "MAX_CONCURRENCY": "64", "LOG_LEVEL": "WARNING"}
         lesson = uvicorn(processes, "02_production_api:app", "code", "/ready", **env, **free)
         free["CACHE_TTL_SECONDS"] = "0"

@@ -69,6 +69,12 @@ def offline_model(processes: Processes) -> str:
     return f"http://127.0.0.1:{port}"
 
 
+def model_settings(processes: Processes) -> dict[str, str]:
+    """Start the offline model; the settings of an agent that asks it."""
+    base_url = f"{offline_model(processes)}/v1"
+    return {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "offline", "MODEL_NAME": "offline"}
+
+
 def load(route: Route, seconds: int = SECONDS) -> tuple[float, float]:
     """Requests a second, and the 99th percentile of their time in milliseconds.
 
@@ -99,33 +105,12 @@ def rounds(routes: Sequence[Route]) -> list[list[float]]:
 
 def questions(count: int) -> list[str]:
     """So many different questions about the standard library."""
-    modules = [
-        "argparse",
-        "ast",
-        "asyncio",
-        "collections",
-        "datetime",
-        "decimal",
-        "inspect",
-        "io",
-        "itertools",
-    ]
-    modules += [
-        "json",
-        "logging",
-        "math",
-        "os",
-        "pathlib",
-        "random",
-        "re",
-        "shutil",
-        "socket",
-        "sqlite3",
-        "ssl",
-    ]
-    modules += ["statistics", "string", "subprocess", "tarfile", "tempfile", "threading", "time", "typing"]
+    modules = (
+        "argparse ast asyncio collections datetime decimal inspect io itertools json logging math os pathlib "
+        "random re shutil socket sqlite3 ssl statistics string subprocess tarfile tempfile threading time"
+    )
     names = [
-        f"{module}.{name}" for module in modules for name in dir(import_module(module)) if name[0] != "_"
+        f"{name}.{part}" for name in modules.split() for part in dir(import_module(name)) if part[0] != "_"
     ]
     assert len(names) >= count
     return [f"What is {name}?" for name in names[:count]]

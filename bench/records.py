@@ -47,5 +47,8 @@ def save(name: str, record: dict[str, Any]) -> None:
     RECORD.validate_python(record)
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
     (ROOT / "docs" / "figures" / f"{name}.json").write_text(text, "utf-8")
-    for one in record["series"]:
+    print(record.get("values", ""))
+    for one in record.get("series", []):
         print(f"{one['name']}: {one['values']}", f"ratio {one['ratio']}" if "ratio" in one else "")
+    for lane in record.get("lanes", []):
+        print(f"{lane['name']}: {[(span['start'], span['end'], span['label']) for span in lane['spans']]}")

@@ -3,7 +3,7 @@
 import signal
 import time
 
-from bench.load import offline_model
+from bench.load import model_settings
 from bench.records import measured, save, series
 from course.processes import Processes, wait_ready
 from course.versus import contender
@@ -22,7 +22,7 @@ SERVERS = {
 def main() -> None:
     found: dict[str, list[float]] = {name: [] for name in SERVERS}
     with Processes() as processes:
-        settings = {"OPENAI_BASE_URL": f"{offline_model(processes)}/v1", "OPENAI_API_KEY": "offline"}
+        settings = model_settings(processes)
         for number in range(ROUNDS):
             for name, command in SERVERS.items():
                 server = contender(processes, name, command, settings)

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from bench.load import offline_model
+from bench.load import model_settings
 from bench.records import measured, save, series
 from course.processes import Processes, wait_ready
 from course.versus import STATES, contender, shut_down
@@ -13,8 +13,7 @@ EACH, DELAY, DRAIN, ROUNDS = 100, 1, 10, 3
 def main() -> None:
     seconds, states = [], []
     with Processes() as processes:
-        settings = {"OPENAI_BASE_URL": f"{offline_model(processes)}/v1", "OPENAI_API_KEY": "offline"}
-        settings |= {"MODEL_NAME": "offline?tps=5", "DRAIN_SECONDS": str(DRAIN)}
+        settings = model_settings(processes) | {"MODEL_NAME": "offline?tps=5", "DRAIN_SECONDS": str(DRAIN)}
         settings |= {"DRAIN_DELAY_SECONDS": str(DELAY), "TIMEOUT_SECONDS": "60"}
         for number in range(ROUNDS):
             server = contender(processes, "lesson 03", ["code/03_graceful_shutdown.py"], settings)

@@ -1,16 +1,14 @@
 """What happens when, in one shutdown? `python bench/shutdown_timeline.py`, ten seconds."""
 
 import asyncio
-import json
 import signal
 import time
 from typing import Any
 
 import httpx2
 
-from bench.load import offline_model
-from bench.records import measured
-from course.figures import RECORD, ROOT
+from bench.load import model_settings
+from bench.records import measured, save
 from course.processes import Processes, wait_ready
 from course.versus import LONG, SHORT, Contender, contender
 
@@ -86,8 +84,7 @@ async def shutdown(server: Contender) -> tuple[float, dict[str, list[dict[str, A
 
 def main() -> None:
     with Processes() as processes:
-        settings = {"OPENAI_BASE_URL": f"{offline_model(processes)}/v1", "OPENAI_API_KEY": "offline"}
-        settings |= {"MODEL_NAME": "offline?tps=15", "DRAIN_SECONDS": str(DRAIN)}
+        settings = model_settings(processes) | {"MODEL_NAME": "offline?tps=15", "DRAIN_SECONDS": str(DRAIN)}
         settings |= {"DRAIN_DELAY_SECONDS": str(DELAY)}
         server = contender(processes, "lesson 03", ["code/03_graceful_shutdown.py"], settings)
         wait_ready(server.process, f"{server.url}/health")
@@ -99,23 +96,23 @@ def main() -> None:
         (signalled + DELAY + DRAIN, "drain over"),
     )
     how = f"one run with a delay of {DELAY} s and a drain of {DRAIN} s; /ready asked every 10 ms"
-    record = {
-        "title": "A shutdown, second by second",
-        "kind": "timeline",
-        "alt": "After SIGTERM /ready says 503, a short stream and a new request finish, a later request is "
-        "refused, a long stream ends with an error event when the drain is over, and the process exits.",
-        "measured": measured(how, "uvicorn", "fastapi"),
-        "values": {
-            "not_ready_after_ms": round((red - signalled) * 1000, 1),
-            "exit_after_drain": round(ended - signalled - DELAY - DRAIN, 3),
+    save(
+        "shutdown_timeline",
+        {
+            "title": "A shutdown, second by second",
+            "kind": "timeline",
+            "alt": "After SIGTERM /ready says 503, a short stream and a new request finish, a later "
+            "request is refused, a long stream ends with an error event at the end of the drain, and the "
+            "process exits.",
+            "measured": measured(how, "uvicorn", "fastapi"),
+            "values": {
+                "not_ready_after_ms": round((red - signalled) * 1000, 1),
+                "exit_after_drain": round(ended - signalled - DELAY - DRAIN, 3),
+            },
+            "lanes": [{"name": name, "spans": spans} for name, spans in lanes.items()],
+            "marks": [{"start": round(start, 3), "label": label} for start, label in marks],
         },
-        "lanes": [{"name": name, "spans": spans} for name, spans in lanes.items()],
-        "marks": [{"start": round(start, 3), "label": label} for start, label in marks],
-    }
-    RECORD.validate_python(record)
-    text = json.dumps(record, indent=2) + "\n"
-    (ROOT / "docs" / "figures" / "shutdown_timeline.json").write_text(text, "utf-8")
-    print(text)
+    )
 
 
 if __name__ == "__main__":

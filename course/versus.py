@@ -22,7 +22,7 @@ from rich.live import Live
 from rich.table import Table
 
 from course.exercises import exercises
-from course.models import base_environment
+from course.models import base_environment, start_offline_model
 from course.pages import ROOT
 from course.processes import Processes, free_port, wait_ready
 
@@ -57,22 +57,19 @@ def contenders(processes: Processes, broken: Path) -> list[Contender]:
     """The three servers, started and ready; `broken` is a folder for the first one's program."""
     next(e for e in exercises("03") if e.slug == "03-signal-swallowed").put_into(broken)
     model = free_port()
-    command = [sys.executable, "-m", "offline_model", "--port", str(model)]
-    process = processes.start(command, env=base_environment(), output=subprocess.DEVNULL)
+    with (broken / "model.log").open("w") as log:
+        wait_for_model = start_offline_model(processes, log, model)
     script, bound = "code/03_graceful_shutdown.py", ["--timeout-graceful-shutdown", str(DRAIN)]
     plain = ["-m", "uvicorn", "--app-dir", "code", "03_graceful_shutdown:app", *bound]
     settings = {"OPENAI_BASE_URL": f"http://127.0.0.1:{model}/v1", "OPENAI_API_KEY": "offline"}
-    settings |= {
-        "MODEL_NAME": "offline?tps=15",
-        "DRAIN_SECONDS": str(DRAIN),
-        "DRAIN_DELAY_SECONDS": str(DELAY),
-    }
+    settings |= {"MODEL_NAME": "offline?tps=15"}
+    settings |= {"DRAIN_SECONDS": str(DRAIN), "DRAIN_DELAY_SECONDS": str(DELAY)}
     found = [
         contender(processes, "own handler", [str(broken / script)], settings),
         contender(processes, "plain uvicorn", plain, settings),
         contender(processes, "lesson 03", [script], settings),
     ]
-    wait_ready(process, f"http://127.0.0.1:{model}/health")
+    wait_for_model()
     for one in found:
         wait_ready(one.process, f"{one.url}/health")
     return found
