@@ -108,7 +108,8 @@ class Line:
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         self.whole = True
         self.ends: list[socket.socket] = []
-        self.silent: set[socket.socket] = set()
+        self.speaker: socket.socket | None = None  # the end that sent something last
+        self.silent: socket.socket | None = None
         threading.Thread(target=self.accept, daemon=True).start()
 
     def accept(self) -> None:
@@ -126,10 +127,11 @@ class Line:
     def pass_on(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):  # cut
             while data := source.recv(65_536):
-                if source not in self.silent:
+                self.speaker = source
+                if source is not self.silent:
                     sink.sendall(data)
         with suppress(OSError):
-            if source not in self.silent:
+            if source is not self.silent:
                 sink.shutdown(socket.SHUT_WR)
 
     def cut(self) -> None:
@@ -142,8 +144,8 @@ class Line:
             end.close()
 
     def fall_silent(self) -> None:
-        """Lose whatever comes on today's connections; new ones work."""
-        self.silent |= set(self.ends)
+        """Lose whatever comes from the end that spoke last, as a stream does all the time."""
+        self.silent = self.speaker
 
     def mend(self) -> None:
         self.whole = True
@@ -360,22 +362,26 @@ def test_a_server_about_to_stop_is_asked_again(visit: Visits, server: Server) ->
     assert_whole(page, server)
 
 
+def tell(page: Page, *events: tuple[str, str, dict[str, Any]]) -> None:
+    """Let the page ask and hear these events: id, type, data; then `done`."""
+    told = [*events, ("9-1", "done", {"reason": "stop"})]
+    body = "".join(f"id: {key}\nevent: {kind}\ndata: {json.dumps(data)}\n\n" for key, kind, data in told)
+    page.route("**/events", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
+    ask(page)
+    finished(page)
+
+
 def test_withdrawn_text_is_cleared(visit: Visits, server: Server) -> None:
-    """What another server's taking over tells, event by event."""
-    events = [
+    page = visit(server)
+    tell(
+        page,
         ("0-1", "token", {"text": "Thinking aloud."}),
         ("0-2", "step", {"n": 1, "tool": "web_search", "input": {"query": "q"}, "outcome": "empty"}),
         ("0-3", "token", {"text": "Kept, "}),
         ("0-10", "token", {"text": "withdrawn"}),
         ("1-1", "reset", {"from_id": "0-3"}),
         ("1-2", "token", {"text": "and said anew."}),
-        ("1-3", "done", {"reason": "stop"}),
-    ]
-    body = "".join(f"id: {key}\nevent: {kind}\ndata: {json.dumps(data)}\n\n" for key, kind, data in events)
-    page = visit(server)
-    page.route("**/events", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
-    ask(page)
-    finished(page)
+    )
     expect(page.locator("#answer")).to_have_text("Kept, and said anew.")
     expect(page.locator("#steps li")).to_contain_text("Nothing found")
 
@@ -467,7 +473,7 @@ def hostile_search() -> Iterator[str]:
     told = f"A graceful shutdown is calm, and {EVIL.replace('img', '**img**')} is in this sentence."
     results = [
         {"title": f"Shutdown {EVIL}", "url": "https://one.example/", "content": told},
-        {"title": f"More {EVIL}", "url": "javascript:document.title='executed'", "content": told},
+        {"title": f"More {EVIL}", "url": "https://two.example/", "content": told},
     ]
 
     class Search(BaseHTTPRequestHandler):
@@ -501,11 +507,22 @@ def test_html_of_questions_sources_and_answers_stays_text(
     expect(page.locator("main img"), "HTML from outside has become part of the page.").to_have_count(0)
     for part in ("#question", "#answer", "#sources li >> nth=0", "#sources li >> nth=1"):
         expect(page.locator(part)).to_contain_text("<img src=x onerror=")
-    expect(page.locator("#sources li").nth(1).locator("a"), "A link that runs a script.").to_have_count(0)
     page.click("text=New question")
     assert past(page) == [f"What is a graceful shutdown? {EVIL}"]
     expect(page.locator("main img"), "HTML from outside has become part of the page.").to_have_count(0)
     assert page.title() == "Research agent", "A script from outside was executed."
+
+
+def test_only_addresses_of_the_web_become_links(visit: Visits, server: Server) -> None:
+    page = visit(server)
+    source = {"title": "A trap", "url": "javascript:document.title='executed'", "snippet": "", "step": 1}
+    tell(
+        page,
+        ("0-1", "source", {"n": 1} | source),
+        ("0-2", "token", {"text": f"[Click]({source['url']}) on [this](data:text/html,x)."}),
+    )
+    expect(page.locator("#sources li")).to_contain_text("A trap")
+    expect(page.locator("#sources a, #answer a"), "A link that runs a script.").to_have_count(0)
 
 
 # What `a(address)` stands for: the link to it, as far as its text.

@@ -184,7 +184,8 @@ function showStep(run, { n, tool, input, outcome }) {
 function showSource(run, source) {
   const { n, title, url, snippet, step } = source;
   const host = element("span", { class: "host" }, isWeb(url) ? new URL(url).host : url);
-  const parts = [`[${n}] `, link(url, title || url), host, element("p", {}, snippet)];
+  const number = element("span", { class: "number" }, `[${n}]`);
+  const parts = [number, " ", link(url, title || url), host, element("p", {}, snippet)];
   run.sources.set(n, source);
   place("sources", element("li", { id: `source-${n}`, tabindex: -1 }, ...parts));
   const found = [...run.sources.values()].filter((other) => other.step === step).length;
