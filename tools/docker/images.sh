@@ -1,0 +1,25 @@
+#!/bin/sh
+# Make the stand-in images with the docker on the PATH. Usage (root): images.sh PROGRAMS, the folder of programs.sh.
+set -eu
+programs=$1
+here=$(dirname "$0")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+if ! docker image inspect debian:trixie-slim > "$work/inspected" 2>&1; then
+  PATH="$programs/usr/bin:$PATH" mmdebstrap --quiet --variant=minbase --include=ca-certificates \
+    --aptopt='Acquire::Languages "none"' --dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/doc/*' \
+    --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+    trixie - "$programs/etc/trixie.list" | docker import - debian:trixie-slim
+fi
+
+# What images need to reach package registries as this machine does.
+mkdir -p "$work/host/etc/ssl/certs" "$work/host/etc/uv"
+cp /etc/ssl/certs/ca-certificates.crt "$work/host/etc/ssl/certs/"
+echo "native-tls = true" > "$work/host/etc/uv/uv.toml"
+index=${PIP_INDEX_URL:-$(python3 -m pip config get global.index-url 2>/dev/null || true)}
+if [ -n "$index" ]; then
+  printf '[global]\nindex-url = %s\n' "$index" > "$work/host/etc/pip.conf"
+  printf '[[index]]\nurl = "%s"\ndefault = true\n' "$index" >> "$work/host/etc/uv/uv.toml"
+fi
+HOST="$work/host" docker buildx bake --progress=quiet -f "$here/images/docker-bake.hcl" --set "*.context=$here/images"

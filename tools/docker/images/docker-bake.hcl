@@ -1,0 +1,32 @@
+# All stand-ins at once: `docker buildx bake`. The folder HOST holds what this machine adds to the Python image.
+variable "HOST" {}
+
+group "default" {
+  targets = ["python", "redis", "prometheus", "haproxy", "postgres"]
+}
+
+target "python" {
+  target   = "python"
+  tags     = ["python:3.13-slim"]
+  contexts = { host = HOST }
+}
+
+target "redis" {
+  target = "redis"
+  tags   = ["redis:8"]
+}
+
+target "prometheus" {
+  target = "prometheus"
+  tags   = ["prom/prometheus:v2.53.3"]
+}
+
+target "haproxy" {
+  target = "haproxy"
+  tags   = ["haproxy:3.0"]
+}
+
+target "postgres" {
+  target = "postgres"
+  tags   = ["postgres:17"]
+}

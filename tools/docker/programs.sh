@@ -1,0 +1,38 @@
+#!/bin/sh
+# Docker beside the system, for a Debian 12 or newer without one: packages unpacked into a folder, nothing installed.
+# Usage: programs.sh FOLDER. Debian 12's own BuildKit knows no `COPY --link`, so Docker comes from Debian 13 (trixie);
+# what needs an older C library (runc, iptables) comes from the machine's own release. The mirror is the machine's.
+set -eu
+folder=$1
+own="runc mmdebstrap iptables libip4tc2 libip6tc2 libmnl0 libnetfilter-conntrack3 libnfnetlink0 libnftnl11 libxtables12"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+chmod 755 "$work"
+mkdir -p "$work/lists/partial" "$work/debs"
+cd "$work/debs"
+download() { apt-get -qq -o APT::Sandbox::User=root download "$@"; }
+
+# shellcheck disable=SC2086  # words are wanted
+download $own 2>/dev/null || { apt-get -qq update && download $own; }
+
+# shellcheck source=/dev/null
+. /etc/os-release
+keys=/usr/share/keyrings/debian-archive-keyring.gpg
+apt-get indextargets --format "deb [signed-by=$keys] \$(REPO_URI) \$(RELEASE) \$(COMPONENT)" \
+  "Created-By: Packages" "Origin: Debian" | sed "s/ $VERSION_CODENAME/ trixie/" | sort -u > "$work/trixie.list"
+trixie() {
+  apt-get -qq -o APT::Sandbox::User=root -o Dir::Etc::sourcelist="$work/trixie.list" -o Dir::Etc::sourceparts=/dev/null \
+    -o Dir::State::Lists="$work/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= "$@"
+}
+trixie update
+trixie download docker.io docker-cli docker-buildx docker-compose containerd tini
+
+for package in *.deb; do dpkg -x "$package" "$work/unpacked"; done
+ln -s iptables-nft "$work/unpacked/usr/sbin/iptables"
+ln -s ip6tables-nft "$work/unpacked/usr/sbin/ip6tables"
+mkdir -p "$work/unpacked/etc"
+cp "$work/trixie.list" "$work/unpacked/etc/trixie.list" # what stand-in images are made from
+mkdir -p "$(dirname "$folder")"
+rm -rf "$folder"
+mv "$work/unpacked" "$folder.new"
+mv "$folder.new" "$folder" # last and at once: a folder that is there is whole
