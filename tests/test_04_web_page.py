@@ -432,7 +432,7 @@ def test_a_question_that_did_not_arrive_is_sent_again_with_the_same_key(
 
 def test_a_run_that_is_gone_is_told_and_asked_anew(visit: Visits, server: Server) -> None:
     entry = json.dumps([{"id": "gone", "query": QUESTION, "time": 0}])
-    page = visit(f"{server}/#run=gone", f"localStorage.runs ??= {json.dumps(entry)}")
+    page = visit(f"{server}/#run=gone", f"localStorage['research-agent.runs'] ??= {json.dumps(entry)}")
     visit.expected += ["404"]
     expect(page.locator("#state")).to_contain_text("This run is gone")
     page.click("text=Try again")
@@ -631,7 +631,7 @@ def test_the_history_opens_and_deletes_runs(visit: Visits, server: Server) -> No
 
 def test_the_history_keeps_fifty_runs(visit: Visits, server: Server) -> None:
     runs = [{"id": str(n), "query": f"Question {n}", "time": 0} for n in range(50)]
-    page = visit(server, f"localStorage.runs ??= {json.dumps(json.dumps(runs))}")
+    page = visit(server, f"localStorage['research-agent.runs'] ??= {json.dumps(json.dumps(runs))}")
     ask(page)
     finished(page)
     page.click("text=New question")
@@ -723,7 +723,7 @@ def test_the_page_stands_still_when_asked_to(visit: Visits, paced: Server) -> No
 
 @pytest.mark.skipif(not os.environ.get("SCREENSHOTS"), reason="SCREENSHOTS=1 takes the page's pictures anew")
 def test_a_phone_for_the_picture(visit: Visits, server: Server) -> None:
-    page = visit(server, viewport={"width": 360, "height": 740}, device_scale_factor=2)
+    page = visit(server, viewport={"width": 360, "height": 740}, device_scale_factor=1.5)
     ask(page)
     finished(page)
     picture(page, "phone")

@@ -8,6 +8,8 @@
  * @typedef {ReturnType<typeof newRun>} Run
  */
 
+// Other programs of this host and port share the browser's storage: these names are ours alone.
+const [RUNS, KEY] = ["research-agent.runs", "research-agent.key"];
 const HISTORY_LENGTH = 50;
 const LONGEST_PAUSE_MS = 10_000;
 const SILENCE_MS = 45_000; // the server pings every 15 s: a connection as silent as this is dead
@@ -49,7 +51,7 @@ function lost() {
 /** What the API replies: a stream's body, or else JSON; Trouble when it refuses or is not there. */
 async function call(path, options = {}) {
   const headers = new Headers(options.headers);
-  if (sessionStorage.getItem("api-key")) headers.set("X-API-Key", sessionStorage.getItem("api-key"));
+  if (sessionStorage.getItem(KEY)) headers.set("X-API-Key", sessionStorage.getItem(KEY));
   const reply = await fetch(`v1/research${path}`, { ...options, headers }).catch(lost);
   const type = reply.headers.get("Content-Type") ?? "";
   if (reply.ok && type.startsWith("text/event-stream")) return reply.body;
@@ -356,10 +358,10 @@ function inline(text, cite) {
 // ---- This browser's runs
 
 /** @returns {{id: string, query: string, time: number}[]}  newest first */
-const past = () => JSON.parse(localStorage.getItem("runs") ?? "[]");
+const past = () => JSON.parse(localStorage.getItem(RUNS) ?? "[]");
 
 function keep(runs) {
-  localStorage.setItem("runs", JSON.stringify(runs.slice(0, HISTORY_LENGTH)));
+  localStorage.setItem(RUNS, JSON.stringify(runs.slice(0, HISTORY_LENGTH)));
   showPast();
 }
 
@@ -491,7 +493,7 @@ on("examples", "click", (event) => {
   $("query").focus();
 });
 on("key-form", "submit", () => {
-  sessionStorage.setItem("api-key", $("key").value);
+  sessionStorage.setItem(KEY, $("key").value);
   $("key").value = "";
   again();
 });
