@@ -712,6 +712,10 @@ def test_nothing_is_wider_than_the_screen(visit: Visits, server: Server, width: 
     assert page.evaluate(wider) <= 0, "The answer's page scrolls sideways."
     page.click("text=New question")
     assert page.evaluate(wider) <= 0, "The history scrolls sideways."
+    tell(
+        page, ("0-1", "token", {"text": f"```\n{'code ' * 100}\n```\n1. {'list' * 100}\n\n# {'head' * 100}"})
+    )
+    assert page.evaluate(wider) <= 0, "A long line of code makes the whole page scroll sideways."
 
 
 def test_the_page_stands_still_when_asked_to(visit: Visits, paced: Server) -> None:
