@@ -22,6 +22,7 @@ from test_01_hostile_input import BOTH, assert_promises_kept
 from test_02_production_api import log_lines, metrics
 
 from app.agent import Citations
+from app.config import Settings
 from app.models import Notebook, Source
 
 QUESTION = "What is graceful shutdown?"
@@ -377,6 +378,18 @@ def test_a_bad_setting_stops_the_start_with_one_line_that_names_it(
     )
     assert run.returncode == 1
     assert re.fullmatch(rf"Bad setting {name}: .*\n", run.stderr)
+
+
+def test_every_setting_is_in_the_example_with_its_default(
+    lesson_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    example = lesson_root / "research-agent" / ".env.example"
+    named = re.findall(r"^([A-Z_]+)=", example.read_text(), re.MULTILINE)
+    assert sorted(named) == sorted(name.upper() for name in Settings.model_fields)
+    shown = Settings(_env_file=example)  # type: ignore[call-arg]
+    assert shown == Settings(_env_file=None, openai_api_key=shown.openai_api_key)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

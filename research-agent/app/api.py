@@ -153,6 +153,7 @@ async def begin(request: Request, body: ResearchRequest, key: str | None) -> str
         raise HTTPException(503, "Too many runs are waiting already.", {"Retry-After": "1"})
     run = Run(query=body.query, background=body.background)
     record = Record(run=run, caller=caller, request_id=request.state.request_id)
+    structlog.contextvars.bind_contextvars(run_id=run.id)
     run_id = await runs.start(record, f"key:{caller}:{key}" if key else None)
     if run_id != run.id:
         earlier = await known_run(request, run_id)
@@ -162,6 +163,7 @@ async def begin(request: Request, body: ResearchRequest, key: str | None) -> str
 
 
 async def known_run(request: Request, run_id: str) -> Record:
+    structlog.contextvars.bind_contextvars(run_id=run_id)
     record: Record | None = await request.state.runs.get(run_id)
     if record is None or record.caller != request.state.caller:  # another's run is nobody's business
         raise HTTPException(404, "There is no such run.")
@@ -174,13 +176,12 @@ async def research_whole(request: Request, body: ResearchRequest, idempotency_ke
     runs: Runs = request.state.runs
     run_id = await begin(request, body, idempotency_key)
     location = {"Location": f"/v1/research/{run_id}"}
-    if body.background:
-        record = await known_run(request, run_id)
-        return Response(record.run.model_dump_json(), 202, location, media_type="application/json")
     record = await known_run(request, run_id)
+    if body.background:
+        return Response(record.run.model_dump_json(), 202, location, media_type="application/json")
     if not record.run.over:
         waiting, left = (
-            asyncio.create_task(until_over(runs, run_id)),
+            asyncio.create_task(runs.until_over(run_id)),
             asyncio.create_task(client_left(request)),
         )
         try:
@@ -205,15 +206,6 @@ async def research_whole(request: Request, body: ResearchRequest, idempotency_ke
     if record.run.result is None:
         raise HTTPException(409, "The run was cancelled.")
     return Response(record.run.result.model_dump_json(), headers=location, media_type="application/json")
-
-
-async def until_over(runs: Runs, run_id: str) -> bool:
-    """Wait for a run's last event; False when it will not come here."""
-    async with aclosing(runs.watch(run_id, (0, 0))) as events:
-        async for event in events:
-            if event and event.last:
-                return True
-    return False
 
 
 async def client_left(request: Request) -> None:
@@ -305,9 +297,8 @@ async def ready(request: Request) -> dict[str, Any]:
 
 
 @operations.get("/metrics")
-async def metrics(request: Request) -> Response:
+async def metrics() -> Response:
     """Prometheus's text format."""
-    telemetry.queued.set(request.state.runs.queued)
     return Response(telemetry.metrics(), media_type="text/plain; version=1.0.0; charset=utf-8")
 
 

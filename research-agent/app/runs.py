@@ -156,6 +156,22 @@ class Runs:
             if self.draining:
                 return
 
+    async def until_over(self, run_id: str) -> bool:
+        """Wait for the end of a run; False when it will not come here."""
+        if (live := self.live.get(run_id)) and live.task:
+            live.listeners += 1
+            try:
+                await asyncio.wait([live.task])
+            finally:
+                live.listeners -= 1
+            if live.record.run.over:
+                return True
+        async with aclosing(self.watch(run_id, (0, 0))) as events:
+            async for event in events:
+                if event and event.last:
+                    return True
+        return False
+
     async def abandon(self, run_id: str) -> None:
         """Its only caller has left."""
         live = self.live.get(run_id)
@@ -184,10 +200,14 @@ class Runs:
         structlog.contextvars.bind_contextvars(run_id=record.run.id, request_id=record.request_id)
         try:
             async with asyncio.timeout(record.run.created_at + self.settings.timeout_seconds - time.time()):
-                async with self.slots:
+                with telemetry.queued.track_inprogress():
+                    await self.slots.acquire()
+                try:
                     self.change(live, "running")
                     with telemetry.span("run", run_id=record.run.id):
                         await self.research(live)
+                finally:
+                    self.slots.release()
         except TimeoutError:
             self.fail(live, 504, f"The run took longer than {self.settings.timeout_seconds:g} s.")
         except asyncio.CancelledError:

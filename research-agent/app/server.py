@@ -73,6 +73,7 @@ class DrainingServer(uvicorn.Server):
 
     def stop(self) -> None:
         """Not ready from now on; no new connections after the delay, which an idle server skips."""
+        structlog.contextvars.clear_contextvars()  # of whatever request the signal has interrupted
         self.stop_asked.asked = True
         loop = asyncio.get_running_loop()
         if self.parent:
