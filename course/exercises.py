@@ -26,7 +26,7 @@ WORKSPACE = ROOT / "workspace"
 STATE = WORKSPACE / "progress.json"
 # Tests are run many times: they load these plugins of pytest, and not all that packages bring along.
 PLUGINS = ("--disable-plugin-autoload", "-p", "pytest_asyncio.plugin", "-p", "pytest_timeout")
-PARALLEL = ("-p", "xdist.plugin", "-n", "auto", "--dist", "worksteal")
+PARALLEL = ("-p", "xdist.plugin", "-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
 
 
 class Change(BaseModel):

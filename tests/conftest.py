@@ -22,6 +22,9 @@ ROOT = Path(__file__).parent.parent
 # Tests import the research agent's package `app` from the course, or from a copy that an exercise has broken.
 sys.path.insert(0, str(Path(os.environ.get("LESSON_ROOT", ROOT)) / "research-agent"))
 
+# None are installed; looking for them would take a tenth of a second of each of hundreds of starts.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
@@ -37,7 +40,7 @@ def lesson_root() -> Path:
 
 @pytest.fixture(scope="session")
 def processes() -> Iterator[Processes]:
-    with Processes() as running:
+    with Processes(grace=2) as running:
         yield running
 
 

@@ -14,6 +14,8 @@ import pytest
 from course.exercises import STATE, WORKSPACE, Change, Exercise, exercises, run_tests
 from course.pages import ROOT
 
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.fixture
 def shared_model(monkeypatch: pytest.MonkeyPatch, offline_model: str) -> None:
@@ -53,7 +55,6 @@ def empty_workspace(tmp_path: Path) -> Iterator[None]:
         shutil.move(aside, WORKSPACE)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("empty_workspace", "shared_model")
 def test_a_learner_begins_fails_asks_mends_and_is_counted() -> None:
     code, said = course("check", "01")

@@ -90,7 +90,7 @@ def test_servers_are_stopped_at_the_end(write: Write) -> None:
 def test_a_server_runs_in_the_folder_it_goes_to_and_is_known_by_its_own_number(write: Write) -> None:
     port = free_port()
     server = server_fence(port).replace("python", "cd course && python")
-    ask = f'curl -s http://127.0.0.1:{port}/pages.py | head -1; ps -o args= -p "$SERVER_PID"'
+    ask = f'curl -s http://127.0.0.1:{port}/pages.py; ps -o args= -p "$SERVER_PID"'
     done = run(write(f"{server}```bash run\n{ask}\n```\n"))
     assert done.returncode == 0, done.stdout
     assert '"""Pages: ' in done.stdout, "The server does not serve the folder that it was started in."
