@@ -3,18 +3,14 @@
 import asyncio
 import gc
 import json
-import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Any
 
-import openai
 import structlog
 from fastapi import APIRouter, FastAPI, Header, HTTPException, Request, Response
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import FileResponse, HTMLResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from fastapi.staticfiles import StaticFiles
 
@@ -22,23 +18,15 @@ from app import telemetry
 from app.agent import Agent
 from app.config import Settings
 from app.gate import Envelope, Gate, tell_problems
-from app.models import Event, EventId, Problem, Record, ResearchRequest, Result, Run, event_id
-from app.redis_store import RedisStore, wire_id
+from app.models import Event, EventId, Problem, Record, ResearchRequest, Result, Run, event_id, wire_id
+from app.operations import STATIC, Health, operations
 from app.runs import Runs, answer_alias
 from app.search import make_search
 from app.server import Stop
-from app.store import MemoryStore, Store, StoreDown
+from app.store import MemoryStore, Store
 
 log = structlog.stdlib.get_logger("research-agent")
-STATIC = Path(__file__).parent / "static"
-PAGE_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
-    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
-)
-STREAM_HEADERS = {
-    "Cache-Control": "no-cache",
-    "X-Accel-Buffering": "no",
-}  # a proxy must pass events on at once
+STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # no proxy may hold events back
 any_problem: dict[int | str, dict[str, Any]] = {
     "default": {"description": "A problem", "content": {"application/problem+json": {}}, "model": Problem}
 }
@@ -57,45 +45,12 @@ event_stream: dict[int | str, dict[str, Any]] = {
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
 
 
-class Health:
-    """What is known of the things that this app depends on."""
-
-    def __init__(self, settings: Settings, agent: Agent, store: Store) -> None:
-        self.settings, self.agent, self.store = settings, agent, store
-        self.started_at = time.monotonic()
-        self.checked_at = float("-inf")
-        self.known = {"model": "unknown", "store": "unknown"}
-
-    async def check(self) -> dict[str, str]:
-        """Ask each for a sign of life, at most once a second: "ok" or "unreachable"."""
-        now = time.monotonic()
-        if now - self.checked_at > 1:
-            self.checked_at = now
-            model, store = await asyncio.gather(self.model(), self.ping())
-            self.known = {"model": model, "store": store}
-        return self.known
-
-    async def model(self) -> str:
-        try:
-            async with asyncio.timeout(2):
-                await self.agent.model.root_async_client.with_options(max_retries=0).models.list()
-        except (TimeoutError, openai.OpenAIError):
-            return "unreachable"
-        return "ok"
-
-    async def ping(self) -> str:
-        try:
-            async with asyncio.timeout(2):
-                await self.store.ping()
-        except (TimeoutError, StoreDown):
-            return "unreachable"
-        return "ok"
-
-
 def make_store(settings: Settings) -> Store:
     ttl = settings.run_ttl_seconds
     if settings.redis_url is None:
         return MemoryStore(ttl, settings.max_stored_runs)
+    from app.redis_store import RedisStore  # not before: its client takes a while to import
+
     url, longest = settings.redis_url.get_secret_value(), settings.timeout_seconds
     return RedisStore(url, lease=settings.lease_seconds, ttl=ttl, longest=longest)
 
@@ -265,56 +220,3 @@ def stream(request: Request, run_id: str, after: EventId) -> StreamingResponse:
 def on_the_wire(event: Event) -> bytes:
     data = json.dumps(event.data, ensure_ascii=False)
     return format_sse_event(event=event.type, data_str=data, id=wire_id(event.id))
-
-
-# --- Operations ---
-
-operations = APIRouter(include_in_schema=True, tags=["operations"])
-
-
-@operations.get("/health")
-async def health(request: Request) -> dict[str, Any]:
-    """Liveness: this process turns its event loop. Awaits nothing; shows what was last known."""
-    known: Health = request.state.health
-    return {
-        "status": "stopping" if request.state.stop.asked else "healthy",
-        "version": known.settings.app_version,
-        "model": known.settings.model_name,
-        "uptime_seconds": round(time.monotonic() - known.started_at, 2),
-        "dependencies": known.known,
-    }
-
-
-@operations.get("/ready")
-async def ready(request: Request) -> dict[str, Any]:
-    """Readiness: all that this app depends on answers, and nobody has asked us to stop; else 503."""
-    if request.state.stop.asked:
-        raise HTTPException(503, "This server is about to stop.", {"Retry-After": "1"})
-    for name, state in (known := await request.state.health.check()).items():
-        if state != "ok":
-            raise HTTPException(503, f"The {name} is {state}.", {"Retry-After": "1"})
-    return {"ready": True, "agent": "ready", "dependencies": known}
-
-
-@operations.get("/metrics")
-async def metrics() -> Response:
-    """Prometheus's text format."""
-    return Response(telemetry.metrics(), media_type="text/plain; version=1.0.0; charset=utf-8")
-
-
-@operations.get("/", include_in_schema=False)
-async def page() -> FileResponse:
-    headers = {"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-cache"}
-    return FileResponse(STATIC / "index.html", headers=headers)
-
-
-@operations.get("/docs", include_in_schema=False)
-async def docs(request: Request) -> HTMLResponse:
-    """The API's own page, of parts that this server has: no other site is asked for anything."""
-    return get_swagger_ui_html(
-        openapi_url="openapi.json",
-        title=request.state.settings.app_name,
-        swagger_js_url="swagger/swagger-ui-bundle.js",
-        swagger_css_url="swagger/swagger-ui.css",
-        swagger_favicon_url="swagger/favicon-32x32.png",
-    )

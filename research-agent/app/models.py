@@ -124,6 +124,10 @@ class Event(BaseModel):
         return self.type in ("done", "error")
 
 
+def wire_id(event: EventId) -> str:
+    return f"{event[0]}-{event[1]}"
+
+
 def event_id(text: str) -> EventId:
     epoch, _, number = text.partition("-")
     return int(epoch), int(number)

@@ -23,7 +23,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from app.models import Event, EventId, Record, event_id
+from app.models import Event, EventId, Record, event_id, wire_id
 from app.store import Busy, Lease, Quota, StoreDown, Written
 
 NOW = "local t = redis.call('TIME') local now = t[1] + t[2] / 1000000 "
@@ -248,10 +248,6 @@ class RedisStore:
 
     async def close(self) -> None:
         await self.redis.aclose()
-
-
-def wire_id(event: EventId) -> str:
-    return f"{event[0]}-{event[1]}"
 
 
 def from_wire(number: str, fields: dict[str, str]) -> Event:

@@ -1,7 +1,6 @@
 """Runs: started here, followed from anywhere, handed over when this replica ends before they do."""
 
 import asyncio
-import bisect
 import hashlib
 import time
 from collections.abc import AsyncGenerator
@@ -17,83 +16,13 @@ from langgraph.errors import GraphRecursionError
 from app import telemetry
 from app.agent import Agent
 from app.config import Settings
+from app.log import Live, Log
 from app.models import Event, EventId, Problem, Record, Result
 from app.store import Store, StoreDown
 
 log = structlog.stdlib.get_logger("research-agent")
-PING_SECONDS = 15
 FLUSH_SECONDS = 0.03
 """Between two writes to the store: what comes in the meantime is written at once."""
-
-
-class Log:
-    """The events of one run as far as they are known here, and whoever follows them."""
-
-    def __init__(self, events: list[Event] | None = None) -> None:
-        self.events = events or []
-        self.changed = asyncio.Event()
-        self.closed = False
-        self.listeners = 0
-
-    def add(self, *events: Event) -> None:
-        self.events += events
-        self.wake()
-
-    def close(self) -> None:
-        """Nothing more comes here: who follows must ask another replica."""
-        self.closed = True
-        self.wake()
-
-    def wake(self) -> None:
-        self.changed.set()
-        self.changed = asyncio.Event()
-
-    async def follow(self, after: EventId) -> AsyncGenerator[Event | None]:
-        """Every event after that id, to the last one; None as a sign of life when nothing happens."""
-        self.listeners += 1
-        telemetry.open_streams.inc()
-        try:
-            position = bisect.bisect_right(self.events, after, key=lambda event: event.id)
-            while True:
-                while position < len(self.events):
-                    event = self.events[position]
-                    position += 1
-                    yield event
-                    if event.last:
-                        return
-                if self.closed:
-                    return
-                try:
-                    async with asyncio.timeout(PING_SECONDS):
-                        await self.changed.wait()
-                except TimeoutError:
-                    yield None
-        finally:
-            telemetry.open_streams.dec()
-            self.listeners -= 1
-
-
-class Live(Log):
-    """A run that this replica carries out."""
-
-    def __init__(self, record: Record, events: list[Event] | None = None) -> None:
-        super().__init__(events)
-        self.record = record
-        self.stored = len(self.events)
-        self.record_changed = False
-        self.heard_at = time.monotonic()
-        self.task: asyncio.Task[None] | None = None
-        self.cancel_asked = False
-
-    def emit(self, kind: str, data: dict[str, Any]) -> None:
-        number = (
-            self.events[-1].id[1] + 1 if self.events and self.events[-1].id[0] == self.record.epoch else 1
-        )
-        self.add(Event(id=(self.record.epoch, number), type=kind, data=data))
-
-    @property
-    def written(self) -> bool:
-        return self.stored == len(self.events) and not self.record_changed
 
 
 def answer_alias(caller: str, query: str) -> str:
@@ -379,7 +308,7 @@ class Runs:
         last = sound[-1] if sound else (0, 0)
         log.warning("took over a run", run_id=run_id, epoch=record.epoch)
         telemetry.takeovers.inc()
-        live.emit("reset", {"from_id": f"{last[0]}-{last[1]}"})
+        live.emit("reset", {"from_id": wire_id(last)})
         self.carry_out(live)
 
     def store_is(self, ok: bool, error: Exception | None = None) -> None:

@@ -1,0 +1,82 @@
+"""The events of a run, and whoever follows them."""
+
+import asyncio
+import bisect
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from app import telemetry
+from app.models import Event, EventId, Record
+
+PING_SECONDS = 15
+
+
+class Log:
+    """The events of one run as far as they are known here, and whoever follows them."""
+
+    def __init__(self, events: list[Event] | None = None) -> None:
+        self.events = events or []
+        self.changed = asyncio.Event()
+        self.closed = False
+        self.listeners = 0
+
+    def add(self, *events: Event) -> None:
+        self.events += events
+        self.wake()
+
+    def close(self) -> None:
+        """Nothing more comes here: who follows must ask another replica."""
+        self.closed = True
+        self.wake()
+
+    def wake(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def follow(self, after: EventId) -> AsyncGenerator[Event | None]:
+        """Every event after that id, to the last one; None as a sign of life when nothing happens."""
+        self.listeners += 1
+        telemetry.open_streams.inc()
+        try:
+            position = bisect.bisect_right(self.events, after, key=lambda event: event.id)
+            while True:
+                while position < len(self.events):
+                    event = self.events[position]
+                    position += 1
+                    yield event
+                    if event.last:
+                        return
+                if self.closed:
+                    return
+                try:
+                    async with asyncio.timeout(PING_SECONDS):
+                        await self.changed.wait()
+                except TimeoutError:
+                    yield None
+        finally:
+            telemetry.open_streams.dec()
+            self.listeners -= 1
+
+
+class Live(Log):
+    """A run that this replica carries out."""
+
+    def __init__(self, record: Record, events: list[Event] | None = None) -> None:
+        super().__init__(events)
+        self.record = record
+        self.stored = len(self.events)
+        self.record_changed = False
+        self.heard_at = time.monotonic()
+        self.task: asyncio.Task[None] | None = None
+        self.cancel_asked = False
+
+    def emit(self, kind: str, data: dict[str, Any]) -> None:
+        number = (
+            self.events[-1].id[1] + 1 if self.events and self.events[-1].id[0] == self.record.epoch else 1
+        )
+        self.add(Event(id=(self.record.epoch, number), type=kind, data=data))
+
+    @property
+    def written(self) -> bool:
+        return self.stored == len(self.events) and not self.record_changed
