@@ -405,6 +405,8 @@ def test_a_stream_is_timed_to_its_end(start: App) -> None:
 
 def test_metrics_are_the_sum_of_all_workers(start: App) -> None:
     server = start(WEB_CONCURRENCY="4")
+    up = "Application startup complete."
+    assert until(lambda: server.log.read_text().count(up) == 4, 30), "Four workers were asked for."
 
     async def many() -> set[float | None]:
         limits = httpx2.Limits(
