@@ -45,6 +45,15 @@ event_stream: dict[int | str, dict[str, Any]] = {
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
 
 
+class FreshFiles(StaticFiles):
+    """Files that a browser asks for again each time, and gets again when they have changed."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
 def make_store(settings: Settings) -> Store:
     ttl = settings.run_ttl_seconds
     if settings.redis_url is None:
@@ -85,7 +94,7 @@ def create_app(settings: Settings, stop: Stop) -> FastAPI:
     tell_problems(app)
     app.include_router(research)
     app.include_router(operations)
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.mount("/static", FreshFiles(directory=STATIC), name="static")
     app.mount("/swagger", StaticFiles(directory=str(files("fastapi_swagger") / "resources")), name="swagger")
     return app
 

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from http import HTTPStatus
 from typing import Any
@@ -17,7 +17,7 @@ from app import telemetry
 from app.agent import Agent
 from app.config import Settings
 from app.log import Live, Log
-from app.models import Event, EventId, Problem, Record, Result
+from app.models import Event, EventId, Problem, Record, Result, wire_id
 from app.store import Store, StoreDown
 
 log = structlog.stdlib.get_logger("research-agent")
@@ -237,49 +237,34 @@ class Runs:
             live.task.cancel()
         live.close()
 
-    async def flush_always(self) -> None:
-        while True:
-            await self.dirty.wait()
-            self.dirty.clear()
-            try:
-                await asyncio.gather(*(self.flush(live) for live in self.unwritten()))
-                self.store_is(True)
-            except StoreDown as error:
-                self.store_is(False, error)
-                self.dirty.set()
-                await asyncio.sleep(0.2)
-            await asyncio.sleep(FLUSH_SECONDS)
+    async def flush_all(self) -> None:
+        await self.dirty.wait()
+        self.dirty.clear()
+        try:
+            await asyncio.gather(*(self.flush(live) for live in self.unwritten()))
+        except StoreDown:
+            self.dirty.set()
+            raise
 
     def unwritten(self) -> list[Live]:
         return [live for live in self.live.values() if not live.written]
 
-    async def tail_always(self) -> None:
-        """Keep the logs of other replicas' runs up to date, all of them in one read."""
-        while True:
-            await asyncio.sleep(FLUSH_SECONDS)
-            self.tails = {run_id: tail for run_id, tail in self.tails.items() if tail.listeners}
-            if self.tails:
-                last = {run_id: t.events[-1].id if t.events else (0, 0) for run_id, t in self.tails.items()}
-                with suppress(StoreDown):  # beat_always tells
-                    for run_id, events in (await self.store.read(last)).items():
-                        if run_id in self.tails:
-                            self.tails[run_id].add(*events)
-
-    async def beat_always(self) -> None:
-        """Renew our leases, hear what others want of our runs, take over runs whose replica is gone."""
-        while True:
-            try:
-                await self.beat()
-                self.store_is(True)
-            except StoreDown as error:
-                self.store_is(False, error)
-            await asyncio.sleep(self.settings.lease_seconds / 6)
+    async def read_tails(self) -> None:
+        """Bring the logs of other replicas' runs up to date, all of them in one read."""
+        self.tails = {run_id: tail for run_id, tail in self.tails.items() if tail.listeners}
+        if self.tails:
+            last = {run_id: t.events[-1].id if t.events else (0, 0) for run_id, t in self.tails.items()}
+            for run_id, events in (await self.store.read(last)).items():
+                if run_id in self.tails:
+                    self.tails[run_id].add(*events)
 
     async def beat(self) -> None:
+        """Renew our leases, hear what others want of our runs, take over runs whose replica is gone."""
         now, grace = time.monotonic(), self.settings.resume_grace_seconds
         going = [run_id for run_id, live in self.live.items() if not live.record.run.over]
         heard = [run_id for run_id, tail in self.tails.items() if tail.listeners]
         await self.store.ping()
+        self.store_is(True)
         if heard:
             await self.store.hear(heard, self.settings.lease_seconds)
         for run_id, lease in (await self.store.renew(going)).items() if going else ():
@@ -321,9 +306,23 @@ class Runs:
         self.store_ok = ok
 
     def begin(self) -> None:
-        self.loops = [
-            asyncio.create_task(work()) for work in (self.flush_always, self.beat_always, self.tail_always)
-        ]
+        for work, pause in (
+            (self.flush_all, FLUSH_SECONDS),
+            (self.read_tails, FLUSH_SECONDS),
+            (self.beat, self.settings.lease_seconds / 6),
+        ):
+            self.loops.append(asyncio.create_task(self.always(work, pause)))
+
+    async def always(self, work: Callable[[], Awaitable[None]], pause: float) -> None:
+        while True:
+            try:
+                await work()
+            except StoreDown as error:
+                self.store_is(False, error)
+                await asyncio.sleep(0.2)
+            except Exception:  # a fault of ours; all runs depend on this, so it goes on
+                log.exception("work in the background failed")
+            await asyncio.sleep(pause)
 
     # --- The end ---
 
