@@ -10,7 +10,8 @@ if ! docker image inspect debian:trixie-slim > "$work/inspected" 2>&1; then
   PATH="$programs/usr/bin:$PATH" mmdebstrap --quiet --variant=minbase --include=ca-certificates \
     --aptopt='Acquire::Languages "none"' --dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/doc/*' \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-    trixie - "$programs/etc/trixie.list" | docker import - debian:trixie-slim
+    trixie "$work/base.tar" "$programs/etc/trixie.list"
+  docker import "$work/base.tar" debian:trixie-slim
 fi
 
 # What images need to reach package registries as this machine does.
