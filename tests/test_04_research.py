@@ -21,10 +21,6 @@ from test_01_basic_api import HUNG, assert_problem, leave_after
 from test_01_hostile_input import BOTH, assert_promises_kept
 from test_02_production_api import log_lines, metrics
 
-from app.agent import Citations
-from app.config import Settings
-from app.models import Notebook, Source
-
 QUESTION = "What is graceful shutdown?"
 DEEP = "Research as deeply as you can: what is a container image?"
 
@@ -133,16 +129,6 @@ def test_the_agent_takes_five_steps_at_most_and_still_answers(start: App) -> Non
     assert response.status_code == 200, "The agent's steps have no limit: this one went on to its deadline."
     assert len(response.json()["steps"]) == 5
     assert len(response.json()["response"]) > 20
-
-
-@pytest.mark.parametrize(
-    "pieces", [["One [1] and [7], as [x](y)[2]."], list("One [1] and [7], as [x](y)[2].")]
-)
-def test_a_citation_of_nothing_is_dropped(pieces: list[str]) -> None:
-    known = [Source(n=n, title="", url=str(n), snippet="", step=1) for n in (1, 2)]
-    citations = Citations(Notebook(sources=known))
-    text = "".join([citations.feed(piece) for piece in pieces] + [citations.rest()])
-    assert text == "One [1] and, as [x](y)[2].", "A citation points at nothing."
 
 
 def test_a_failed_search_is_told_to_the_agent_and_the_answer_says_so(start: App) -> None:
@@ -378,18 +364,6 @@ def test_a_bad_setting_stops_the_start_with_one_line_that_names_it(
     )
     assert run.returncode == 1
     assert re.fullmatch(rf"Bad setting {name}: .*\n", run.stderr)
-
-
-def test_every_setting_is_in_the_example_with_its_default(
-    lesson_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
-    example = lesson_root / "research-agent" / ".env.example"
-    named = re.findall(r"^([A-Z_]+)=", example.read_text(), re.MULTILINE)
-    assert sorted(named) == sorted(name.upper() for name in Settings.model_fields)
-    shown = Settings(_env_file=example)  # type: ignore[call-arg]
-    assert shown == Settings(_env_file=None, openai_api_key=shown.openai_api_key)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(
