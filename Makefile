@@ -6,7 +6,7 @@ COURSE = .venv/bin/python -m course
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help model test lint docs figures bench lock progress doctor engine clean
+.PHONY: help model test lint docs figures bench lock progress doctor engine engine-down images smoke audit clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/%/NN/' | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -43,6 +43,18 @@ doctor: .venv/lessons.done ## what this machine has, and which lessons that allo
 
 engine: .venv/lessons.done ## install the engines that tests need (as root on Debian; else it says what is missing)
 	@$(COURSE) engine
+
+engine-down: .venv/lessons.done ## stop what `make engine` started
+	@$(COURSE) engine-down
+
+images: .venv/lessons.done ## build the images of lessons 05 and 06
+	@$(COURSE) images
+
+smoke: .venv/dev.done images ## test each image of the research agent, in containers
+	@$(COURSE) smoke
+
+audit: .venv/dev.done ## the same test for your own agent: make audit TARGET=image-or-url
+	@$(COURSE) audit $(TARGET)
 
 # CI sets up every engine first, and there a missing one is a failure.
 test: $(if $(CI),engine) lint ## run every test (those whose engine is missing are skipped)

@@ -1,5 +1,6 @@
 """The commands behind the Makefile: `python -m course lesson 01`."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from course import docker_engine
 from course.pages import ROOT, Page, embed_listings, read_page
 from course.processes import Failed, Processes
 
@@ -150,10 +152,48 @@ def doctor() -> None:
 
 @cli.command()
 def engine() -> None:
-    """Install the engines that are missing."""
+    """Install the engines that are missing, and start Docker where there is none."""
     from course import engines
 
     engines.set_up(console)
+    docker_engine.up(console)
+
+
+@cli.command("engine-down")
+def engine_down() -> None:
+    """Stop what `engine` started."""
+    docker_engine.down(console)
+
+
+@cli.command()
+def images() -> None:
+    """Build the images of the research agent and of the offline model."""
+    from course import images
+
+    for image in (images.MODEL, *images.AGENTS):
+        images.build(image, console)
+
+
+def test_container(*arguments: str) -> None:
+    script = ROOT / "tests" / "test_container.py"
+    if subprocess.run([sys.executable, script, *arguments], cwd=ROOT, check=False).returncode:
+        raise Failed(f"{arguments[-1]}: see the crosses above.")
+
+
+@cli.command()
+def smoke() -> None:
+    """Test each image of the research agent."""
+    from course import images
+
+    for image in images.AGENTS:
+        test_container(image.tag)
+
+
+@cli.command()
+@click.argument("target")
+def audit(target: str) -> None:
+    """Test any agent's image or URL; each failure names the lesson that mends it."""
+    test_container("--audit", target)
 
 
 @cli.command()
@@ -214,8 +254,9 @@ def lock() -> None:
     options = (
         "--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header"
     )
-    for group in ("installer", "lessons", "dev", "research-agent"):
-        lock = "research-agent/requirements.txt" if group == "research-agent" else f"requirements/{group}.txt"
+    images = {"research-agent": "research-agent", "scripts": "code", "offline-model": "offline-model"}
+    for group in ("installer", "lessons", "dev", *images):
+        lock = f"{images[group]}/requirements.txt" if group in images else f"requirements/{group}.txt"
         command = ["uv", "pip", "compile", "--quiet", "--upgrade", "--group", group, *options.split()]
         subprocess.run([sys.executable, "-m", *command, "-o", lock], cwd=ROOT, check=True)
         console.print(f"wrote {lock}")
@@ -226,6 +267,7 @@ def main() -> None:
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may know no tick
     for sign in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, lambda *_: sys.exit(143))
+    os.environ.update(docker_engine.environment())  # for what is started from here
     try:
         cli(standalone_mode=False)
     except Failed as failure:

@@ -44,8 +44,8 @@ NEEDS = (
     Need(
         "docker",
         ("docker", "version", "--format", "{{.Server.Version}}"),
-        "images",
-        "docs.docker.com/get-docker",
+        "lessons 05 and 06: images and containers",
+        "docs.docker.com/get-docker, or on Debian `make engine`",
     ),
     Need(
         "redis-server",

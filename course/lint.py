@@ -16,6 +16,8 @@ def commands() -> list[list[str]]:
     """The linters of others. Lessons are typed one by one: each must be whole on its own."""
     tools = Path(sys.executable).parent
     scripts = [str(path) for path in (ROOT / ".ci/run", *sorted((ROOT / "tools").glob("**/*.sh")))]
+    images = [ROOT / folder for folder in ("code", "offline-model", "research-agent", "tools")]
+    dockerfiles = [str(path) for folder in images for path in sorted(folder.glob("**/Dockerfile*"))]
     lessons = [[str(path)] for path in sorted((ROOT / "code").iterdir()) if path.suffix == ".py"]
     typed = [["course", "bench", "tests"], ["offline-model/offline_model"], ["research-agent"], *lessons]
     return [
@@ -23,6 +25,7 @@ def commands() -> list[list[str]]:
         [str(tools / "ruff"), "format", "--check", "--quiet"],
         *[[str(tools / "mypy"), "--no-error-summary", *paths] for paths in typed],
         [str(tools / "shellcheck"), *scripts],
+        [str(tools / "hadolint"), "--no-color", *dockerfiles],
     ]
 
 
@@ -58,9 +61,11 @@ def broken_exercises() -> list[str]:
 
 def addresses() -> list[str]:
     """Locks that name a package index: every learner has their own."""
-    locks = [*sorted((ROOT / "requirements").glob("*.txt")), ROOT / "research-agent/requirements.txt"]
+    locks = sorted([*ROOT.glob("requirements/*.txt"), *ROOT.glob("*/requirements.txt")])
     return [
-        f"{lock.name}: an index address" for lock in locks if re.search(r"index-url|://", lock.read_text())
+        f"{lock.relative_to(ROOT)}: an index address"
+        for lock in locks
+        if re.search(r"index-url|://", lock.read_text())
     ]
 
 

@@ -15,10 +15,12 @@ from typing import Any
 import httpx2
 import pytest
 
+from course import docker_engine
 from course.models import base_environment, start_offline_model
 from course.processes import Failed, Processes, free_port, wait_ready
 
 ROOT = Path(__file__).parent.parent
+os.environ.update(docker_engine.environment())  # whatever a test starts finds the course's Docker
 # Tests import the research agent's package `app` from the course, or from a copy that an exercise has broken.
 sys.path.insert(0, str(Path(os.environ.get("LESSON_ROOT", ROOT)) / "research-agent"))
 

@@ -1,0 +1,67 @@
+"""The course's images: what each is built from, and how."""
+
+import os
+import subprocess
+from dataclasses import dataclass, field
+
+from rich.console import Console
+
+from course.docker_engine import environment
+from course.pages import ROOT
+from course.processes import Failed
+
+
+@dataclass(frozen=True)
+class Image:
+    tag: str
+    folder: str
+    file: str = "Dockerfile"
+    options: tuple[str, ...] = field(default=())
+
+    def command(self, *more: str) -> list[str]:
+        """The command that builds it, run in the course's folder."""
+        dockerfile = f"{self.folder}/{self.file}"
+        return ["docker", "build", "--tag", self.tag, "--file", dockerfile, *self.options, *more, self.folder]
+
+
+AGENTS = (
+    Image("research-agent:basic", "research-agent", "Dockerfile.basic"),
+    Image("research-agent:multistage", "research-agent", "Dockerfile.multistage"),
+    Image("research-agent:latest", "research-agent"),
+)
+MODEL = Image("offline-model:latest", "offline-model", options=("--build-context", "docs=docs"))
+LESSONS = tuple(
+    Image(f"lesson-{name[:2]}:latest", "code", options=("--build-arg", f"LESSON={name}"))
+    for name in ("01_basic_api", "02_production_api", "03_graceful_shutdown")
+)
+
+
+def origin(folder: str) -> list[str]:
+    """What an image says of its source: the last commit of its folder, and that commit's time as its own.
+
+    The time of the build would make every build another image.
+    """
+    asked = ["git", "log", "-1", "--format=%ct %H", "--", folder]
+    try:
+        told = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):  # no git, or a folder that was not cloned
+        told = ""
+    seconds, revision = told.split() or ("0", "unknown")
+    return ["--build-arg", f"SOURCE_DATE_EPOCH={seconds}", "--build-arg", f"REVISION={revision}"]
+
+
+def build(image: Image, console: Console, *more: str) -> None:
+    """Build an image; `Failed` with the builder's last words."""
+    options = (*origin(image.folder), *more) if image.file == "Dockerfile" else more
+    with console.status(f"building {image.tag} ..."):
+        done = subprocess.run(
+            image.command(*options),
+            cwd=ROOT,
+            env=os.environ | environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode:
+        raise Failed(f"{image.tag} could not be built:\n{done.stderr[-3000:]}")
+    console.print(f"✓ {image.tag}")
