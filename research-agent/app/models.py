@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -112,7 +113,8 @@ EventId = tuple[int, int]
 """The epoch and a number, ascending over the whole run; on the wire "EPOCH-NUMBER"."""
 
 
-class Event(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Event:
     """One event of a run."""
 
     id: EventId

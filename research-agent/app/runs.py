@@ -200,6 +200,7 @@ class Runs:
     def finished(self, live: Live) -> None:
         run = live.record.run
         if run.over:
+            live.record.notebook.messages = []  # nobody goes on from here
             telemetry.runs.labels(run.state).inc()
             telemetry.run_seconds.observe(time.time() - run.created_at)
             log.info("run", outcome=run.state, steps=len(live.record.notebook.steps))
