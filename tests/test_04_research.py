@@ -165,9 +165,10 @@ def test_the_model_is_told_the_limit_and_gets_no_tools_when_it_is_reached(
 def test_a_stream_tells_steps_sources_text_and_an_end(server: Server) -> None:
     events = stream(server, "What is a container image?")
     types = [event.type for event in events]
+    assert types[0] == "state"
     assert types.index("step") < types.index("source") < types.index("token")
     assert types[-2:] == ["usage", "done"]
-    assert {"step", "source", "token", "usage", "done"} == set(types)
+    assert {"state", "step", "source", "token", "usage", "done"} == set(types)
     ids = [pair(event.id) for event in events]
     assert ids == sorted(set(ids)), "The ids of the events do not ascend."
 
@@ -218,7 +219,7 @@ def test_a_deleted_run_is_cancelled_down_to_the_model(start: App, offline_model:
     with streaming(server, query) as (run_id, events):
         assert until(lambda: calls(offline_model, query))
         assert httpx2.delete(f"{server}/v1/research/{run_id}").status_code == 202
-        assert [(event.type, event.data) for event in events] == [("done", {"reason": "cancelled"})]
+        assert [(event.type, event.data) for event in events][1:] == [("done", {"reason": "cancelled"})]
     assert until(lambda: calls(offline_model, query)[0]["state"] == "cancelled")
     assert until(lambda: state(server, run_id)["state"] == "cancelled")
     assert httpx2.delete(f"{server}/v1/research/{run_id}").status_code == 202, "cancelling twice is no error"

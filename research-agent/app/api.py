@@ -35,7 +35,7 @@ event_schema = {
     "required": ["id", "event", "data"],
     "properties": {
         "id": {"type": "string"},
-        "event": {"enum": ["token", "step", "source", "usage", "reset", "error", "done"]},
+        "event": {"enum": ["state", "token", "step", "source", "usage", "reset", "error", "done"]},
         "data": {"type": "string", "contentMediaType": "application/json"},
     },
 }

@@ -129,10 +129,13 @@ class Runs:
         structlog.contextvars.bind_contextvars(run_id=record.run.id, request_id=record.request_id)
         try:
             async with asyncio.timeout(record.run.created_at + self.settings.timeout_seconds - time.time()):
+                if self.slots.locked():
+                    live.emit("state", {"name": "queued"})
                 with telemetry.queued.track_inprogress():
                     await self.slots.acquire()
                 try:
                     self.change(live, "running")
+                    live.emit("state", {"name": "running"})
                     with telemetry.span("run", run_id=record.run.id):
                         await self.research(live)
                 finally:

@@ -134,6 +134,7 @@ function show(run, id, type, data) {
   if (["token", "step", "reset"].includes(type)) run.frame ??= requestAnimationFrame(() => draw(run));
   if (type === "token") say("working", "Writing the answer …");
   if (type === "reset") say("working", "Another server goes on with this run …");
+  if (type === "state" && data.name === "queued") say("working", "Many are asking: waiting for a place …");
   if (type === "step") showStep(run, data);
   if (type === "source") showSource(run, data);
   if (type === "usage") run.tokens = data.prompt_tokens + data.completion_tokens;
