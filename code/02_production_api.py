@@ -354,8 +354,7 @@ def digest(key: str) -> str:
 
 
 keys = [digest(key.get_secret_value()) for key in settings.api_keys]
-limit = limits.RateLimitItemPerMinute(settings.rate_limit_rpm)
-limiter = limits.strategies.FixedWindowRateLimiter(limits.storage.MemoryStorage())
+quotas = limits.storage.MemoryStorage()
 
 
 def admit(request: Request) -> None:
@@ -366,13 +365,13 @@ def admit(request: Request) -> None:
     if keys and not known:
         raise HTTPException(401, "A valid key is needed in X-API-Key.", {"WWW-Authenticate": "X-API-Key"})
     caller = request.state.caller = given if known else str(request.client and request.client.host)
-    allowed = limiter.hit(limit, caller)
-    reset_at, left = limiter.get_window_stats(limit, caller)
-    wait = str(max(1, round(reset_at - time.time())))
+    used = quotas.incr(caller, expiry=60)
+    left = max(0, settings.rate_limit_rpm - used)
+    wait = str(max(1, round(quotas.get_expiry(caller) - time.time())))
     # Written as draft-ietf-httpapi-ratelimit-headers has it.
-    policy, quota = f'"minute";q={limit.amount};w=60', f'"minute";r={left};t={wait}'
+    policy, quota = f'"minute";q={settings.rate_limit_rpm};w=60', f'"minute";r={left};t={wait}'
     request.state.headers += [(b"ratelimit-policy", policy.encode()), (b"ratelimit", quota.encode())]
-    if not allowed:
+    if used > settings.rate_limit_rpm:
         limited_total.inc()
         raise HTTPException(429, "Too many requests in this minute.", {"Retry-After": wait})
 
