@@ -171,7 +171,9 @@ def images() -> None:
     from course import images
 
     for image in (images.MODEL, *images.AGENTS):
-        images.build(image, console)
+        with console.status(f"building {image.tag} ..."):
+            images.build(image)
+        console.print(f"✓ {image.tag}")
 
 
 def test_container(*arguments: str) -> None:

@@ -3,8 +3,7 @@
 import os
 import subprocess
 from dataclasses import dataclass, field
-
-from rich.console import Console
+from pathlib import Path
 
 from course.docker_engine import environment
 from course.pages import ROOT
@@ -19,7 +18,7 @@ class Image:
     options: tuple[str, ...] = field(default=())
 
     def command(self, *more: str) -> list[str]:
-        """The command that builds it, run in the course's folder."""
+        """The command that builds it, in the course's folder."""
         dockerfile = f"{self.folder}/{self.file}"
         return ["docker", "build", "--tag", self.tag, "--file", dockerfile, *self.options, *more, self.folder]
 
@@ -50,18 +49,19 @@ def origin(folder: str) -> list[str]:
     return ["--build-arg", f"SOURCE_DATE_EPOCH={seconds}", "--build-arg", f"REVISION={revision}"]
 
 
-def build(image: Image, console: Console, *more: str) -> None:
-    """Build an image; `Failed` with the builder's last words."""
-    options = (*origin(image.folder), *more) if image.file == "Dockerfile" else more
-    with console.status(f"building {image.tag} ..."):
+def build(image: Image, *more: str, root: Path = ROOT) -> None:
+    """Build an image from the course, or from a copy at `root`; `Failed` with the builder's last words."""
+    options = (*origin(image.folder), *more) if image == AGENTS[-1] else more
+    try:
         done = subprocess.run(
             image.command(*options),
-            cwd=ROOT,
+            cwd=root,
             env=os.environ | environment(),
             capture_output=True,
             text=True,
             check=False,
         )
+    except FileNotFoundError:
+        raise Failed("Docker is missing. `make doctor` says how to get it.") from None
     if done.returncode:
         raise Failed(f"{image.tag} could not be built:\n{done.stderr[-3000:]}")
-    console.print(f"✓ {image.tag}")

@@ -1,6 +1,7 @@
 """What every test may use: real servers on free ports, and the place of the lesson under test."""
 
 import contextlib
+import dataclasses
 import fcntl
 import os
 import socket
@@ -15,7 +16,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from course import docker_engine
+from course import docker_engine, images
 from course.models import base_environment, start_offline_model
 from course.processes import Failed, Processes, free_port, wait_ready
 
@@ -144,6 +145,34 @@ def require(name: str) -> str:
         return program
     why = f"{name} is missing; it comes from {need.get}"
     raise (pytest.fail if os.environ.get("CI") else pytest.skip).Exception(why)
+
+
+@pytest.fixture(scope="session")
+def docker() -> None:
+    """A Docker engine that can build and run."""
+    if not docker_engine.works():
+        why = "no Docker engine answers; `make engine` brings one"
+        raise (pytest.fail if os.environ.get("CI") else pytest.skip).Exception(why)
+
+
+@pytest.fixture(scope="session")
+def build(docker: None, lesson_root: Path) -> Callable[[str], str]:
+    """A function that builds the research agent of the lesson under test ("basic", ...); the image's name.
+
+    Workers take turns: whoever comes second finds all steps in the builder's cache.
+    """
+
+    def built(kind: str) -> str:
+        image = next(image for image in images.AGENTS if image.tag.endswith(f":{kind}"))
+        if lesson_root != ROOT:  # a mend is not to take the name of the course's own image
+            image = dataclasses.replace(image, tag=f"{image.tag}-mended")
+        with (Path(tempfile.gettempdir()) / "course-images.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            images.build(images.MODEL)
+            images.build(image, root=lesson_root)
+        return image.tag
+
+    return built
 
 
 class RedisServer:

@@ -1,0 +1,8 @@
+# fails: logs_json
+FROM research-agent:latest
+COPY <<EOF /app/start.py
+import runpy
+print("Starting the agent ...", flush=True)
+runpy.run_path("main.py", run_name="__main__")
+EOF
+CMD ["python", "start.py"]

@@ -1,0 +1,10 @@
+# fails: downloads_nothing
+# What a program fetches at its start (a tokenizer, a model) is missing where its network ends.
+FROM research-agent:latest
+COPY <<EOF /app/start.py
+import runpy
+import urllib.request
+urllib.request.urlopen("http://downloads:9000/health", timeout=10).read()
+runpy.run_path("main.py", run_name="__main__")
+EOF
+CMD ["python", "start.py"]

@@ -1,0 +1,8 @@
+# fails: needs_little
+FROM research-agent:latest
+COPY <<EOF /app/start.py
+import runpy
+model = b"x" * 300_000_000
+runpy.run_path("main.py", run_name="__main__")
+EOF
+CMD ["python", "start.py"]

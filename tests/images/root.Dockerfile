@@ -1,0 +1,3 @@
+# fails: runs_as_nobody
+FROM research-agent:latest
+USER 0

@@ -1,0 +1,9 @@
+# fails: holds_no_secret
+# What a layer deletes stays in the layer below.
+FROM research-agent:latest
+USER 0
+COPY <<EOF /app/.env
+OPENAI_API_KEY=sk-this-is-not-a-key-but-it-looks-like-one
+EOF
+RUN rm /app/.env
+USER 10001:10001
