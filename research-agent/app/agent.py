@@ -21,6 +21,7 @@ from langchain_core.messages import (
 )
 from langchain_openai import ChatOpenAI
 
+from app.circuit import Circuit
 from app.config import Settings
 from app.fetch import FetchFailed, Refused
 from app.models import Notebook, Source, Step
@@ -59,9 +60,9 @@ class Done:
 class StepLimit(AgentMiddleware[AgentState[Any], Context]):
     """Takes the tools away when the steps are used up, and tells the model so."""
 
-    def __init__(self, max_steps: int) -> None:
+    def __init__(self, max_steps: int, circuit: Circuit) -> None:
         super().__init__()
-        self.max_steps = max_steps
+        self.max_steps, self.circuit = max_steps, circuit
 
     async def awrap_model_call(
         self,
@@ -74,7 +75,7 @@ class StepLimit(AgentMiddleware[AgentState[Any], Context]):
             request = request.override(system_message=SystemMessage(prompt), model_settings=settings)
         else:
             request = request.override(system_message=SystemMessage(prompt + NO_STEPS_LEFT), tools=[])
-        with span("model call"):
+        with span("model call"), self.circuit.watch():
             return await handler(request)
 
 
@@ -163,7 +164,8 @@ class Agent:
             stream_usage=True,
         )
         tools = make_tools(search, settings.max_steps)
-        limit = StepLimit(settings.max_steps)
+        self.circuit = Circuit(settings.circuit_failures, settings.circuit_seconds)
+        limit = StepLimit(settings.max_steps, self.circuit)
         self.graph = create_agent(self.model, tools, middleware=[limit], context_schema=Context)
 
     async def research(self, query: str, notebook: Notebook) -> AsyncGenerator[tuple[str, dict[str, Any]]]:

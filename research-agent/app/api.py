@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import math
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from importlib.resources import files
@@ -115,6 +116,10 @@ async def begin(request: Request, body: ResearchRequest, key: str | None) -> str
     if runs.slots.locked() and runs.queued >= runs.settings.max_queue:
         telemetry.shed.inc()
         raise HTTPException(503, "Too many runs are waiting already.", {"Retry-After": "1"})
+    if wait := runs.agent.circuit.wait():
+        raise HTTPException(
+            503, "The model fails at the moment; no runs are started.", {"Retry-After": str(math.ceil(wait))}
+        )
     run = Run(query=body.query, background=body.background)
     record = Record(run=run, caller=caller, request_id=request.state.request_id)
     structlog.contextvars.bind_contextvars(run_id=run.id)

@@ -45,6 +45,8 @@ class Settings(BaseSettings):
     temperature: float = Field(default=0, ge=0, le=2)
     max_tokens: int = Field(default=2048, ge=1)  # of one call of the model
     model_retries: int = Field(default=2, ge=0)
+    circuit_failures: int = Field(default=5, ge=1)  # of the model, in a row: then new runs are refused
+    circuit_seconds: float = Field(default=10, gt=0)  # until one may try again
 
     search_backend: Literal["offline", "ddgs"] = "offline"
     search_url: str = "http://127.0.0.1:9000"  # of the offline backend: anything that speaks SearXNG's JSON

@@ -47,7 +47,7 @@ class Log:
                     yield event
                     if event.last:
                         return
-                if self.closed:
+                if self.closed or (self.events and self.events[-1].last):
                     return
                 try:
                     async with asyncio.timeout(PING_SECONDS):

@@ -80,9 +80,7 @@ class Runs:
                     yield event
                     if event:
                         after = event.id
-                        if event.last:
-                            return
-            if self.draining:
+            if self.draining or (log.events and log.events[-1].last):
                 return
 
     async def until_over(self, run_id: str) -> bool:
@@ -141,6 +139,8 @@ class Runs:
                 finally:
                     self.slots.release()
         except TimeoutError:
+            if record.run.state == "running":
+                self.agent.circuit.failed()  # a model that hangs is no better than one that fails
             self.fail(live, 504, f"The run took longer than {self.settings.timeout_seconds:g} s.")
         except asyncio.CancelledError:
             if not live.cancel_asked:
@@ -257,10 +257,10 @@ class Runs:
         """Bring the logs of other replicas' runs up to date, all of them in one read."""
         self.tails = {run_id: tail for run_id, tail in self.tails.items() if tail.listeners}
         if self.tails:
-            last = {run_id: t.events[-1].id if t.events else (0, 0) for run_id, t in self.tails.items()}
+            tails = dict(self.tails)
+            last = {run_id: tail.events[-1].id if tail.events else (0, 0) for run_id, tail in tails.items()}
             for run_id, events in (await self.store.read(last)).items():
-                if run_id in self.tails:
-                    self.tails[run_id].add(*events)
+                tails[run_id].add(*events)
 
     async def beat(self) -> None:
         """Renew our leases, hear what others want of our runs, take over runs whose replica is gone."""

@@ -65,6 +65,7 @@ tokens = counter("agent_tokens_total", "Tokens used", ["model"])
 queued = gauge("agent_queued_runs", "Runs that wait for a place")
 limited = counter("agent_rate_limited_total", "Requests over the rate limit")
 shed = counter("agent_shed_total", "Requests shed under load")
+circuit_open = gauge("agent_model_circuit_open", "1 while the model fails again and again")
 takeovers = counter("agent_takeovers_total", "Runs taken over from another replica")
 
 
