@@ -1,0 +1,93 @@
+"""A model that fails again and again: new runs are refused at once, until one that tries succeeds."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from conftest import App, Server, calls, start_model, until
+from test_01_basic_api import assert_problem
+from test_02_production_api import metrics
+from test_04_research import ask
+
+from course.processes import Processes, free_port
+
+OPEN = ("agent_model_circuit_open",)
+IN_A_ROW = 3
+
+
+@pytest.fixture
+def model() -> Iterator[tuple[Processes, str]]:
+    """An offline model that only this test uses, and may stop."""
+    with Processes() as processes:
+        yield processes, start_model(processes)
+
+
+def agent(research_agent: App, url: str, **settings: str) -> Server:
+    """A research agent that asks this model, opens its circuit after three failures and tries each second."""
+    circuit = {"CIRCUIT_FAILURES": str(IN_A_ROW), "CIRCUIT_SECONDS": "1", "MODEL_RETRIES": "0"}
+    return research_agent(**({"OPENAI_BASE_URL": f"{url}/v1"} | circuit | settings))
+
+
+def open_circuit(server: Server) -> None:
+    for n in range(IN_A_ROW):
+        assert_problem(ask(server, f"Does failure {n} open the circuit?"), 502)
+
+
+def test_a_model_that_is_down_is_asked_no_more_and_asked_again_when_it_is_back(
+    research_agent: App, model: tuple[Processes, str]
+) -> None:
+    processes, url = model
+    server = agent(research_agent, url)
+    assert ask(server, "Is the circuit closed?").status_code == 200
+    assert metrics(server)[OPEN] == 0
+    processes.stop(processes.running[-1])
+    open_circuit(server)
+    refused = ask(server, "Is the circuit open?")
+    assert refused.status_code == 503, "The model has failed three times in a row, and is asked again."
+    assert_problem(refused, 503)
+    assert int(refused.headers["Retry-After"]) == 1
+    assert metrics(server)[OPEN] == 1
+    assert ask(server, "Is the circuit closed?").status_code == 200, (
+        "An answer that is known already was refused, though no model was needed."
+    )
+    start_model(processes, int(url.rpartition(":")[2]))
+    assert until(lambda: ask(server, "Is the model back?").status_code == 200, 10), (
+        "The model is back, and runs are still refused."
+    )
+    assert metrics(server)[OPEN] == 0
+    assert ask(server, "And is it closed for everybody?").status_code == 200
+
+
+def test_only_one_run_tries_while_the_circuit_is_open(research_agent: App) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    server = agent(research_agent, nobody)
+    open_circuit(server)
+    assert until(lambda: ask(server, "Is it time for a trial?").status_code == 502, 10), (
+        "The circuit stays open for ever: nobody tries whether the model is back."
+    )
+
+    def crowd() -> list[int]:
+        with ThreadPoolExecutor(4) as pool:
+            return sorted(pool.map(lambda n: ask(server, f"Who tries, {n}?").status_code, range(4)))
+
+    crowds: list[list[int]] = []
+    until(lambda: crowds.append(crowd()) or 502 in crowds[-1], 10)  # type: ignore[func-returns-value]
+    assert crowds[-1] == [502, 503, 503, 503], "A model that may be coming back is met by a crowd."
+
+
+def test_a_model_that_hangs_opens_the_circuit_too(research_agent: App, offline_model: str) -> None:
+    hangs = {"MODEL_NAME": "offline?fault=hang", "TIMEOUT_SECONDS": "0.3", "CIRCUIT_SECONDS": "60"}
+    server = agent(research_agent, offline_model, **hangs)
+    for n in range(IN_A_ROW):
+        assert ask(server, f"Does hang {n} open the circuit?").status_code == 504
+    assert ask(server, "Who asks a model that hangs?").status_code == 503
+    assert not calls(offline_model, "Who asks a model that hangs?"), "A refused run reached the model."
+
+
+def test_failures_with_successes_between_them_do_not_open_it(research_agent: App, offline_model: str) -> None:
+    server = agent(
+        research_agent, offline_model, MODEL_NAME="offline?fault=500&every=2", CIRCUIT_FAILURES="2"
+    )
+    statuses = [ask(server, f"Every other call fails, {n}.").status_code for n in range(6)]
+    assert 503 not in statuses, "One failure in two calls is not a failure in a row."
+    assert 502 in statuses
