@@ -91,9 +91,9 @@ async def main() -> None:
     once = sum(each.over and each.ids == whole for (each, _), whole in zip(seen, wholes, strict=True))
     gaps = sorted(gap for _, gap in seen)
     how = (
-        f"{STREAMS} streams on one worker, {OPENED_A_SECOND} opened a second and all open in the end, the model "
-        f"paced at {TOKENS_A_SECOND} tokens a second so that the worker is not saturated; each left after 3 to "
-        "25 events and resumed by Last-Event-ID at a second worker"
+        f"{STREAMS} streams on one worker, {OPENED_A_SECOND} opened a second and all open in the end, the "
+        f"model paced at {TOKENS_A_SECOND} tokens a second so that no worker is saturated; each left after "
+        "3 to 25 events and resumed by Last-Event-ID at a second worker"
     )
     save(
         "lesson_04_streams",
