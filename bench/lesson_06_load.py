@@ -33,7 +33,11 @@ class Stack:
     """
 
     def __init__(
-        self, folder: Path, source: Path = ROOT, agent: dict[str, Any] | None = None, **settings: str
+        self,
+        folder: Path,
+        settings: dict[str, str],
+        source: Path = ROOT,
+        agent: dict[str, Any] | None = None,
     ) -> None:
         self.name = f"stack-{uuid.uuid4().hex[:8]}"
         self.folder = folder / "research-agent"

@@ -37,7 +37,7 @@ from bench.lesson_06_load import (
 )
 from course import docker_engine
 from course.models import base_environment
-from course.processes import Processes
+from course.processes import Failed, Processes
 
 pytestmark = pytest.mark.docker
 
@@ -233,18 +233,38 @@ def test_prometheus_sees_every_replica(lesson_root: Path) -> None:
     )
 
 
+def haproxy(lesson_root: Path) -> dict[str, str]:
+    """The sections of the proxy's configuration: name to text, without comments."""
+    text = (lesson_root / "research-agent/compose/haproxy.cfg").read_text()
+    bare = re.sub(r"\s*#.*", "", text)
+    return dict(re.findall(r"^(\w+ ?\w*).*\n((?:    .*\n?|\n)*)", bare, re.MULTILINE))
+
+
+def test_the_proxy_asks_who_is_ready(lesson_root: Path) -> None:
+    sections = haproxy(lesson_root)
+    assert "uri /ready " in sections["backend ready"], (
+        "The proxy sends callers to a replica that is about to stop."
+    )
+    assert "uri /health " in sections["backend alive"]
+
+
+def test_the_proxy_repeats_only_what_may_be_repeated(lesson_root: Path) -> None:
+    web = haproxy(lesson_root)["frontend web"]
+    assert "disable-l7-retry if METH_POST !{ req.hdr(Idempotency-Key) -m found }" in web, (
+        "The proxy sends a POST again although the first may have started a run: it is paid twice."
+    )
+
+
 # --- The project, running ---
 
 
 @pytest.fixture(scope="module")
-def project(lesson_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def project(docker: None, lesson_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The project, built but not started: a model of forty tokens a second, replicas that drain for 4 s."""
-    require("docker")
     env = {"DRAIN_SECONDS": "4", "CIRCUIT_FAILURES": "3", "CIRCUIT_SECONDS": "2", "MODEL_RETRIES": "0"}
     folder = tmp_path_factory.mktemp("compose")
-    with Stack(
-        folder, lesson_root, {"environment": env}, OFFLINE_MODEL_NAME="offline?tps=40", MAX_CONCURRENCY="64"
-    ) as made:
+    settings = {"OFFLINE_MODEL_NAME": "offline?tps=40", "MAX_CONCURRENCY": "64"}
+    with Stack(folder, settings, lesson_root, {"environment": env}) as made:
         yield made
 
 
@@ -468,7 +488,7 @@ def test_a_replica_that_takes_too_much_memory_is_killed_and_comes_back(stack: St
     leak = (
         "open('/proc/1/oom_score_adj', 'w').write('1000')\nleak = []\nwhile True: leak.append(b'x' * 2**20)"
     )
-    with pytest.raises(Exception, match="exec"):
+    with pytest.raises(Failed, match="exec"):
         stack.docker("exec", replica, "python", "-c", leak)
     stack.wait(lambda: stack.state(replica)["StartedAt"] != started, "the container was started again")
     assert stack.state(replica)["RestartCount"] == 1, "Nobody restarted the container."

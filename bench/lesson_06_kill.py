@@ -1,0 +1,74 @@
+"""What do readers see of a `kill -9`? `python bench/lesson_06_kill.py`, about a minute; needs Docker.
+
+A replica is killed while it streams to 100 readers; a second replica goes on.
+"""
+
+import asyncio
+import statistics
+import tempfile
+from pathlib import Path
+
+from bench.lesson_06_load import LONG, Reading, Stack, lost_or_doubled, new_client, read, stored
+from bench.records import measured, save
+
+STREAMS, MODEL, LEASE = 100, "offline?tps=10", 3
+
+
+async def main() -> None:
+    settings = {"OFFLINE_MODEL_NAME": MODEL, "MAX_CONCURRENCY": "256", "LEASE_SECONDS": str(LEASE)}
+    with tempfile.TemporaryDirectory() as folder, Stack(Path(folder), settings) as stack:
+        stack.up(1)
+        readings = [Reading() for _ in range(STREAMS)]
+        async with new_client() as client:
+            async with asyncio.TaskGroup() as group:
+                for number, seen in enumerate(readings):
+                    group.create_task(read(client, stack.url, f"{LONG} {number}", seen))
+                while not all(seen.ids for seen in readings):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+                # The second replica comes when all streams are at the first.
+                await asyncio.to_thread(stack.up, 2)
+                going = [seen for seen in readings if not seen.over]
+                before = [len(seen.ids) for seen in going]
+                await asyncio.to_thread(stack.docker, "kill", stack.replicas()[0])
+                print(f"killed with {len(going)} streams", flush=True)
+            wrong = [lost_or_doubled(seen, await stored(client, stack.url, seen)) for seen in going]
+            versions = stack.docker("version", "--format", "{{.Server.Version}}")
+    gaps = [seen.gap for seen in going]
+    resets = sum("reset" in seen.types for seen in going)
+    how = (
+        f"{STREAMS} streams of {MODEL.partition('=')[2]} tokens a second at one replica, killed, another "
+        f"behind the same HAProxy; a lease of {LEASE} s; readers come back after 0.5 s; stand-in images"
+    )
+    save(
+        "lesson_06_kill",
+        {
+            "title": "The longest silence that each of 100 readers met when their replica was killed",
+            "kind": "bars",
+            "alt": "The shortest, the median and the longest silence of the readers, in seconds.",
+            "measured": measured(how, Docker=versions),
+            "values": {
+                "streams": len(going),
+                "completed_elsewhere": sum(
+                    seen.types[-1] == "done" and "reset" in seen.types for seen in going
+                ),
+                "resets": resets,
+                "lost_or_doubled": sum(wrong),
+                "events": sum(len(seen.ids) for seen in going),
+                "events_before": sum(before),
+                "longest_gap": round(max(gaps), 2),
+            },
+            "unit": "seconds",
+            "groups": ["shortest", "median", "longest"],
+            "series": [
+                {
+                    "name": "silence",
+                    "values": [round(each, 2) for each in (min(gaps), statistics.median(gaps), max(gaps))],
+                }
+            ],
+            "target": {"label": "aim", "values": [6, 6, 6]},
+        },
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,132 @@
+"""Does anybody notice a rolling restart? `python bench/lesson_06_rolling.py`, three minutes; needs Docker.
+
+Four replicas are restarted one after the other, under 50 requests a second and 100 streams.
+"""
+
+import asyncio
+import json
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.lesson_06_load import (
+    LONG,
+    SHORT,
+    Reading,
+    Stack,
+    ask_steadily,
+    lost_or_doubled,
+    new_client,
+    read,
+    stored,
+    unlike,
+)
+from bench.records import measured, save
+
+REPLICAS, STREAMS, KNOWN, NEW = 4, 100, 40, 10
+MODEL = "offline?tps=20"
+BEFORE = 5  # seconds of load before the restart, and after it
+
+
+def rolling_restart(stack: Stack) -> None:
+    script = stack.folder / "compose/rolling-restart.sh"
+    subprocess.run([script], cwd=stack.folder, env=stack.env, check=True, capture_output=True)
+
+
+def lifelines(stack: Stack, began: float, ended: float) -> list[dict[str, Any]]:
+    """A lane for each replica: when it served, drained and started, from Docker's own record of events."""
+    filters = [f"--filter=label=com.docker.compose.project={stack.name}", "--filter=type=container"]
+    period = [f"--since={began:.3f}", f"--until={ended:.3f}"]
+    told = [
+        json.loads(line) for line in stack.docker("events", *period, *filters, "--format=json").splitlines()
+    ]
+    lanes = []
+    for number, replica in enumerate(stack.replicas(), 1):
+        spans, state, since = [], "serves", 0.0
+        for event in told:
+            after = {"kill": "drains", "die": "", "start": "starts", "health_status: healthy": "serves"}
+            if event["Actor"]["ID"].startswith(replica) and (action := event["Action"]) in after:
+                now = round(event["timeNano"] / 1e9 - began, 3)
+                if state and state != after[action]:
+                    spans.append(span(since, now, state))
+                if state != after[action]:
+                    state, since = after[action], now
+        lanes.append({"name": f"replica {number}", "spans": [*spans, span(since, ended - began, state)]})
+    return lanes
+
+
+def span(start: float, end: float, state: str) -> dict[str, Any]:
+    tones = {"serves": "green", "drains": "orange", "starts": "blue"}
+    return {"start": round(start, 2), "end": round(end, 2), "label": state, "tone": tones[state]}
+
+
+async def main() -> None:
+    settings = {"OFFLINE_MODEL_NAME": MODEL, "MAX_CONCURRENCY": "256", "LOG_LEVEL": "WARNING"}
+    with tempfile.TemporaryDirectory() as folder, Stack(Path(folder), settings) as stack:
+        stack.up(REPLICAS)
+        stop, readings = asyncio.Event(), list[Reading]()
+        async with new_client() as client:
+            (await client.post(f"{stack.url}/v1/research", json={"query": SHORT})).raise_for_status()
+
+            async def reader(number: int) -> None:
+                times = 0
+                while not stop.is_set():
+                    times += 1
+                    readings.append(Reading())
+                    await read(client, stack.url, f"{LONG} {number}, {times}", readings[-1])
+
+            async with asyncio.TaskGroup() as group:
+                for number in range(STREAMS):
+                    group.create_task(reader(number))
+                known = group.create_task(ask_steadily(client, stack.url, KNOWN, lambda _: SHORT, stop))
+                new = group.create_task(ask_steadily(client, stack.url, NEW, unlike, stop))
+                await asyncio.sleep(BEFORE)
+                began, clock = time.time(), time.monotonic()
+                await asyncio.to_thread(rolling_restart, stack)
+                ended, seconds = time.time(), time.monotonic() - clock
+                print(f"restarted in {seconds:.0f} s, {len(readings)} streams so far", flush=True)
+                await asyncio.sleep(BEFORE)
+                stop.set()
+            wrong = [lost_or_doubled(seen, await stored(client, stack.url, seen)) for seen in readings]
+            versions = stack.docker("version", "--format", "{{.Server.Version}}")
+        lanes = lifelines(stack, began, ended)
+    failed = known.result().failed + new.result().failed + [why for seen in readings for why in seen.failed]
+    print(*failed[:10], sep="\n")
+    how = (
+        f"{REPLICAS} replicas with a drain of 20 s and a delay of 2 s behind HAProxy, {KNOWN} cached and "
+        f"{NEW} new questions a second, {STREAMS} streams of {MODEL.partition('=')[2]} tokens a second at a "
+        "time; load generator on the same machine; stand-in images"
+    )
+    save(
+        "lesson_06_rolling",
+        {
+            "title": "A rolling restart, second by second",
+            "kind": "timeline",
+            "alt": "Each of four replicas in turn drains, starts, and serves again, while the others serve.",
+            "measured": measured(how, Docker=versions),
+            "values": {
+                "seconds": round(seconds, 1),
+                "known": known.result().sent,
+                "new": new.result().sent,
+                "streams": len(readings),
+                "failed": len(failed),
+                "ended_with_done": sum(seen.types[-1] == "done" for seen in readings),
+                "resumed": sum(seen.cuts > 0 for seen in readings),
+                "lost_or_doubled": sum(wrong),
+                "events": sum(len(seen.ids) for seen in readings),
+                "longest_gap": round(max(seen.gap for seen in readings), 2),
+                "lag_ms": round(1000 * max(known.result().lag, new.result().lag), 1),
+                "known_p50_ms": round(statistics.median(known.result().milliseconds), 1),
+                "known_p99_ms": round(statistics.quantiles(known.result().milliseconds, n=100)[98], 1),
+                "new_p50_ms": round(statistics.median(new.result().milliseconds), 1),
+            },
+            "lanes": lanes,
+        },
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
