@@ -98,7 +98,7 @@ async def main() -> None:
     save(
         "lesson_04_streams",
         {
-            "title": "Seconds from leaving one worker to the next event at another",
+            "title": "Seconds from leaving one worker to the next event, the model's pauses included",
             "kind": "bars",
             "alt": "The gap that a change of worker makes in a stream: median and 99th percentile.",
             "measured": measured(how, "fastapi", "uvicorn", "redis"),

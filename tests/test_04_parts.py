@@ -1,5 +1,6 @@
 """Parts of the research agent that are best asked directly."""
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 
 from app.agent import Citations
 from app.config import Settings
-from app.models import Notebook, Source
+from app.log import Log
+from app.models import Event, Notebook, Source
 
 
 @pytest.mark.parametrize(
@@ -18,6 +20,20 @@ def test_a_citation_of_nothing_is_dropped(pieces: list[str]) -> None:
     citations = Citations(Notebook(sources=known))
     text = "".join([citations.feed(piece) for piece in pieces] + [citations.rest()])
     assert text == "One [1] and, as [x](y)[2].", "A citation points at nothing."
+
+
+async def test_a_log_that_is_behind_its_reader_tells_nothing_twice() -> None:
+    log = Log()  # of a replica that has not read the store yet
+    events = [Event((0, number), "token", {}) for number in range(1, 8)]
+    log.add(*events[:2])
+
+    async def add_the_rest() -> None:
+        log.add(*events[2:], Event((0, 8), "done", {}))
+
+    rest = asyncio.create_task(add_the_rest())
+    told = [event.id for event in [event async for event in log.follow((0, 5))] if event]
+    assert told == [(0, 6), (0, 7), (0, 8)], "Events came twice when a stream was resumed."
+    await rest
 
 
 def test_every_setting_is_in_the_example_with_its_default(

@@ -1,7 +1,6 @@
 """The events of a run, and whoever follows them."""
 
 import asyncio
-import bisect
 import time
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -39,15 +38,16 @@ class Log:
         self.listeners += 1
         telemetry.open_streams.inc()
         try:
-            position = bisect.bisect_right(self.events, after, key=lambda event: event.id)
+            position = 0
             while True:
                 while position < len(self.events):
                     event = self.events[position]
                     position += 1
-                    yield event
+                    if event.id > after:  # what comes late may still be older than what its reader has seen
+                        yield event
                     if event.last:
                         return
-                if self.closed or (self.events and self.events[-1].last):
+                if self.closed:
                     return
                 try:
                     async with asyncio.timeout(PING_SECONDS):
