@@ -6,6 +6,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -33,7 +34,7 @@ def until(claim: Callable[[], Any], seconds: float) -> Any:
     """Poll until `claim()` is true, and return its value; its last value when the time is up."""
     deadline = time.monotonic() + seconds
     while not (value := claim()) and time.monotonic() < deadline:
-        time.sleep(0.1)
+        time.sleep(0.25)
     return value
 
 
@@ -56,8 +57,8 @@ class Image:
         """The instructions that made its layers."""
         return run("history", "--no-trunc", "--format", "{{.CreatedBy}}", self.name).splitlines()
 
-    def files(self) -> Iterator[tuple[str, bytes]]:
-        """Path and content of every file in every layer, also of those that a later layer deletes."""
+    def layers(self) -> Iterator[tuple[str, Iterator[tuple[str, bytes]]]]:
+        """Each layer's name, and path and content of its files, also of those that a later layer deletes."""
         with tempfile.NamedTemporaryFile(suffix=".tar") as saved:
             run("save", "--output", saved.name, self.name, seconds=300)
             with tarfile.open(saved.name) as image:
@@ -65,10 +66,14 @@ class Image:
                 assert manifest
                 for name in json.load(manifest)[0]["Layers"]:
                     with tarfile.open(fileobj=image.extractfile(name)) as layer:
-                        for member in layer:
-                            content = layer.extractfile(member) if member.isfile() else None
-                            if content:
-                                yield f"/{member.name.removeprefix('./')}", content.read()
+                        yield name, contents(layer)
+
+
+def contents(layer: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
+    for member in layer:
+        content = layer.extractfile(member) if member.isfile() else None
+        if content:
+            yield f"/{member.name.removeprefix('./')}", content.read()
 
 
 class Container:
@@ -92,6 +97,11 @@ class Container:
         health: str = self.state.get("Health", {}).get("Status", "none")
         return health
 
+    def wait_healthy(self, seconds: float = 60) -> None:
+        """`Failed` when its health check does not turn healthy."""
+        if not until(lambda: self.health == "healthy", seconds):
+            raise Failed(f"A container is {self.health}; {self.last_words}.")
+
     def url(self, port: str) -> str:
         return f"http://{run('port', self.id, port).splitlines()[0]}"
 
@@ -99,7 +109,18 @@ class Container:
         done = docker("logs", self.id)
         return (done.stdout + done.stderr).strip()
 
+    @property
+    def last_words(self) -> str:
+        """The last line that it logged."""
+        lines = [line for line in self.logs().splitlines() if line.strip()]
+        return f"its last words: {lines[-1].strip()[:300]}" if lines else "it said nothing"
+
     def signal(self, name: str) -> None:
+        """Signal every process in it: process 1 from outside, for nobody inside can stop that one."""
+        script = f"import os, signal; os.kill(-1, signal.SIG{name})"
+        docker(
+            "exec", self.id, "python", "-c", script
+        )  # fails where process 1 is alone, or there is no python
         run("kill", "--signal", name, self.id)
 
     def stop(self, grace: int) -> tuple[int, float]:
@@ -118,18 +139,16 @@ class Surroundings:
     def __init__(self, *aliases: str) -> None:
         self.name = f"audit-{uuid.uuid4().hex[:8]}"
         self.inside = f"{self.name}-inside"
-        self.aliases = aliases
+        self.aliases = [f"--alias={alias}" for alias in ("model", *aliases)]
         self.containers: list[Container] = []
 
     def __enter__(self) -> Self:
         try:
             run("network", "create", self.name)
             run("network", "create", "--internal", self.inside)
-            aliases = [f"--network-alias={alias}" for alias in ("model", *self.aliases)]
-            self.model = self.start(MODEL.tag, *aliases)
-            run("network", "connect", "--alias", "model", self.inside, self.model.id)
-            if not until(lambda: self.model.health == "healthy", 60):
-                raise Failed(f"The offline model does not start: {self.model.logs()}")
+            self.model = self.start(MODEL.tag, *(f"--network-{alias[2:]}" for alias in self.aliases))
+            run("network", "connect", "--alias=model", self.inside, self.model.id)
+            self.model.wait_healthy()
         except BaseException:
             self.close()
             raise
@@ -143,6 +162,15 @@ class Surroundings:
         container = Container(*named, *variables, *options, image, *command)
         self.containers.append(container)
         return container
+
+    @contextmanager
+    def without_model(self) -> Iterator[None]:
+        """Meanwhile the model is not on the network."""
+        run("network", "disconnect", self.name, self.model.id)
+        try:
+            yield
+        finally:
+            run("network", "connect", *self.aliases, self.name, self.model.id)
 
     def close(self) -> None:
         for container in reversed(self.containers):

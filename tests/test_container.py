@@ -25,7 +25,7 @@ from course.processes import Failed
 App = Callable[..., str]  # settings in, address of a server out
 
 QUESTION = "What is graceful shutdown?"
-PACED = "offline?tps=60"  # an answer takes seconds, so that a stream can be watched, and stopped half-way
+PACED = "offline?tps=150"  # an answer takes a second, so that a stream can be watched, and stopped half-way
 GRACE = 30  # seconds to stop in, as an orchestrator gives them
 START = 60  # seconds to start in, for a machine that has other things to do
 QUICK = ("--health-interval=500ms", "--health-timeout=1s", "--health-retries=2", "--health-start-period=1s")
@@ -36,6 +36,9 @@ KNOWN = {
     "research-agent:basic": {"runs_as_nobody", "holds_only_what_runs"},
     "research-agent:multistage": {"holds_only_what_runs"},
 }
+
+
+KNOWN_LAYERS: dict[str, list[tuple[str, bool]]] = {}  # images share layers; each is read once
 
 
 class Unknown(Exception):
@@ -85,11 +88,10 @@ class Subject:
                 last = f"status {answer.status_code}"
             except httpx2.TransportError as error:
                 last = type(error).__name__
-            time.sleep(0.1)
-        said = container.logs()[-500:]
-        return Unknown(
-            f"GET /health on port {self.image.port} gives {last}; its last words: {said or 'none'}"
-        )
+                if container.health == "healthy":  # from inside; so it will not become any better
+                    break
+            time.sleep(0.25)
+        return Unknown(f"GET /health on port {self.image.port} gives {last}; {container.last_words}")
 
     @cached_property
     def route(self) -> str:
@@ -100,7 +102,12 @@ class Subject:
     @cached_property
     def files(self) -> list[tuple[str, bool]]:
         """Every file of every layer, and whether a secret stands in it."""
-        return [(path, holds_secret(content)) for path, content in self.image.files()]
+        found: list[tuple[str, bool]] = []
+        for name, files in self.image.layers():
+            if name not in KNOWN_LAYERS:
+                KNOWN_LAYERS[name] = [(path, holds_secret(content)) for path, content in files]
+            found += KNOWN_LAYERS[name]
+        return found
 
     def ask(self) -> httpx2.Response:
         return httpx2.post(f"{self.url}{self.route}", json={"query": QUESTION}, timeout=60)
@@ -141,7 +148,7 @@ class Subject:
             return True
 
         until(answered, START)
-        return f"{said}; its last words: {container.logs()[-300:]}" if said else ""
+        return f"{said}; {container.last_words}" if said else ""
 
 
 @dataclass(frozen=True)
@@ -200,11 +207,8 @@ def tells_whether_it_is_ready(subject: Subject) -> None:
     assert becomes(200), "/ready is not 200 although the model answers."
     if subject.around is None:
         raise Unknown("with its model it is ready; taking the model away needs the image")
-    run("network", "disconnect", subject.around.name, subject.around.model.id)
-    try:
+    with subject.around.without_model():
         assert becomes(503), "/ready does not turn 503 when the model is gone: it sends callers to errors."
-    finally:
-        run("network", "connect", "--alias", "model", subject.around.name, subject.around.model.id)
     assert becomes(200), "/ready stays 503 when the model is back."
 
 
@@ -223,9 +227,8 @@ def streams_an_answer(subject: Subject) -> None:
     times = [at for at, name in events if name == "token"]
     assert times, f"No token comes; the events are {[name for _, name in events]}."
     assert events[-1][1] == "done", f"The last event is {events[-1][1]}, not done."
-    assert len(times) == 1 or times[-1] - times[0] > 0.2, (
-        "All tokens come at once: something holds them back."
-    )
+    if subject.around:  # whose model takes its time
+        assert times[-1] - times[0] > 0.2, "All tokens come at once: something holds them back."
 
 
 @check("05-images.md")
@@ -323,7 +326,7 @@ def works(subject: Subject, *options: str, named: str) -> None:
         said = subject.answers_within(container)
         killed = container.state["OOMKilled"]
         assert not killed, f"{named} it is killed for want of memory."
-        assert not said, f"{named} it does not answer: {said}"
+        assert not said, f"{named} it does not answer: {said}."
     finally:
         container.remove()
 
