@@ -1,0 +1,65 @@
+"""How long until a machine without Docker has one? `python bench/engine_cold.py`, ten minutes, as root.
+
+Stops the course's own engine, if it runs, and starts one in a folder of its own: nothing cached, then again.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+from rich.console import Console
+
+from bench.records import measured, save, series
+from course import docker_engine
+from course.figures import ROOT
+from course.processes import Failed
+
+ROUNDS = 2
+
+
+def engine(action: str, cache: str) -> float:
+    """Seconds that `make engine` or `make engine-down` takes with that cache folder."""
+    script = f"from rich.console import Console; from course import docker_engine as e; e.{action}(Console())"
+    began = time.monotonic()
+    env = os.environ | {"XDG_CACHE_HOME": cache}
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - began
+
+
+def main() -> None:
+    docker_engine.down(Console())
+    if docker_engine.works():
+        raise Failed("This machine has a Docker of its own; there is nothing to measure.")
+    cold, warm, running = [], [], []
+    for number in range(ROUNDS):
+        with tempfile.TemporaryDirectory() as cache:
+            cold.append(engine("up", cache))
+            running.append(engine("up", cache))
+            engine("down", cache)
+            warm.append(engine("up", cache))
+            version = docker_engine.docker("version", "--format", "{{.Server.Version}}").stdout.strip()
+            engine("down", cache)
+        print(f"round {number + 1}: {cold[-1]:.0f} s, then {warm[-1]:.1f} s", flush=True)
+    how = (
+        "an empty cache folder, then the same folder once more, then a running engine; "
+        f"{ROUNDS} rounds, median and spread; packages come over the network"
+    )
+    save(
+        "engine_cold",
+        {
+            "title": "Seconds until a machine without Docker has one",
+            "kind": "bars",
+            "alt": "Seconds that make engine takes with nothing cached, the second time, and when it runs.",
+            "measured": measured(how, Docker=version),
+            "unit": "seconds",
+            "groups": ["nothing cached", "the second time", "already running"],
+            "series": [series("make engine", [cold, warm, running])],
+            "target": {"label": "at most", "values": [120, 10, 5]},
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
