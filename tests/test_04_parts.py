@@ -11,15 +11,22 @@ from app.config import Settings
 from app.log import Log
 from app.models import Event, Notebook, Source
 
+SAID = "One [1]\nand [7], [2, 9] or [3](http://evil.example/), as [x](y)[2]."
 
-@pytest.mark.parametrize(
-    "pieces", [["One [1] and [7], as [x](y)[2]."], list("One [1] and [7], as [x](y)[2].")]
-)
+
+@pytest.mark.parametrize("pieces", [[SAID], list(SAID), re.findall(r"\s*\S+\s", SAID + " ")])
 def test_a_citation_of_nothing_is_dropped(pieces: list[str]) -> None:
-    known = [Source(n=n, title="", url=str(n), snippet="", step=1) for n in (1, 2)]
+    known = [Source(n=n, title="", url=str(n), snippet="", step=1) for n in (1, 2, 3)]
     citations = Citations(Notebook(sources=known))
-    text = "".join([citations.feed(piece) for piece in pieces] + [citations.rest()])
-    assert text == "One [1] and, as [x](y)[2].", "A citation points at nothing."
+    text = "".join([citations.feed(piece) for piece in pieces] + [citations.rest()]).strip()
+    assert text == "One [1]\nand, [2] or [3], as [x](y)[2].", "A citation points at nothing."
+
+
+def test_a_character_that_comes_in_halves_is_whole_again() -> None:
+    citations = Citations(Notebook())
+    told = [citations.feed(piece) for piece in ("so \ud83d", "\ude00", "\ud83d")] + [citations.rest()]
+    assert "".join(told) == "so \U0001f600\ufffd"
+    "".join(told).encode()
 
 
 async def test_a_log_that_is_behind_its_reader_tells_nothing_twice() -> None:
@@ -34,6 +41,13 @@ async def test_a_log_that_is_behind_its_reader_tells_nothing_twice() -> None:
     told = [event.id for event in [event async for event in log.follow((0, 5))] if event]
     assert told == [(0, 6), (0, 7), (0, 8)], "Events came twice when a stream was resumed."
     await rest
+
+
+@pytest.mark.parametrize("keys", [",", "sha256:zz", "sha256:"])
+def test_keys_that_are_none_do_not_open_the_door(monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
+    monkeypatch.setenv("API_KEYS", keys)
+    with pytest.raises(ValueError, match="api_keys"):
+        Settings(_env_file=None, openai_api_key="x")  # type: ignore[call-arg, arg-type]
 
 
 def test_every_setting_is_in_the_example_with_its_default(

@@ -91,7 +91,10 @@ def test_a_run_longer_than_the_drain_is_handed_over(replica: Replica) -> None:
 
 
 def test_a_run_can_be_cancelled_at_any_replica(replica: Replica) -> None:
-    with streaming(replica("a"), "Who cancels this from afar?") as (run_id, events):
+    with streaming(replica("slow", MODEL_NAME="offline?ttft=60"), "Who cancels from afar?") as (
+        run_id,
+        events,
+    ):
         next(events)
         assert httpx2.delete(f"{replica('b')}/v1/research/{run_id}").status_code == 202
         assert [*events][-1].data == {"reason": "cancelled"}

@@ -182,6 +182,17 @@ async def test_a_finished_run_is_nobodys_to_claim_and_expires(another: MakeStore
     assert 0 < await owner.redis.ttl(f"events:{mine.run.id}") <= 1
 
 
+async def test_a_finished_run_gets_no_lease_again(another: MakeStore) -> None:
+    owner, other = another(lease=0.05), another()
+    mine = record()
+    await owner.create(mine, None, 10)
+    mine.run.state = "done"
+    await append(owner, mine, tokens(1), first=True)
+    await owner.renew([mine.run.id])
+    await owner.release(mine.run.id)
+    assert await other.claim() is None, "A finished run would be carried out again."
+
+
 async def test_events_written_twice_are_there_once(another: MakeStore) -> None:
     owner = another()
     mine = record()

@@ -111,9 +111,13 @@ async def begin(request: Request, body: ResearchRequest, key: str | None) -> str
     caller = request.state.caller
     if runs.draining:
         raise HTTPException(503, "This server is about to stop.", {"Retry-After": "1"})
-    if key is None and (known := await runs.store.find(answer_alias(caller, body.query))):
+    alias = f"key:{caller}:{key}" if key else None
+    known = await runs.store.find(alias or answer_alias(caller, body.query))
+    if known and (earlier := await runs.get(known)):
+        if alias:
+            refuse_another_body(earlier, body)
         return known
-    if runs.slots.locked() and runs.queued >= runs.settings.max_queue:
+    if runs.full:
         telemetry.shed.inc()
         raise HTTPException(503, "Too many runs are waiting already.", {"Retry-After": "1"})
     if wait := runs.agent.circuit.wait():
@@ -123,12 +127,15 @@ async def begin(request: Request, body: ResearchRequest, key: str | None) -> str
     run = Run(query=body.query, background=body.background)
     record = Record(run=run, caller=caller, request_id=request.state.request_id)
     structlog.contextvars.bind_contextvars(run_id=run.id)
-    run_id = await runs.start(record, f"key:{caller}:{key}" if key else None)
-    if run_id != run.id:
-        earlier = await known_run(request, run_id)
-        if (earlier.run.query, earlier.run.background) != (body.query, body.background):
-            raise HTTPException(409, "This Idempotency-Key was used with another body.")
+    run_id = await runs.start(record, alias)
+    if run_id != run.id:  # the same key, in the same moment
+        refuse_another_body(await known_run(request, run_id), body)
     return run_id
+
+
+def refuse_another_body(earlier: Record, body: ResearchRequest) -> None:
+    if (earlier.run.query, earlier.run.background) != (body.query, body.background):
+        raise HTTPException(409, "This Idempotency-Key was used with another body.")
 
 
 async def known_run(request: Request, run_id: str) -> Record:

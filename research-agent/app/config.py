@@ -1,6 +1,7 @@
 """Settings: each field is the environment variable of the same name in capitals, or a line of `.env`."""
 
 import hashlib
+import re
 import sys
 from typing import Annotated, Literal
 
@@ -19,10 +20,15 @@ def digests(value: str | list[str]) -> list[str]:
 
     A slow hash is for passwords that people choose; a key is random and too long to guess.
     """
-    return [
-        key.removeprefix("sha256:") if key.startswith("sha256:") else hashlib.sha256(key.encode()).hexdigest()
-        for key in split(value)
-    ]
+    made = []
+    for key in split(value):
+        digest = key.removeprefix("sha256:").lower() if key.startswith("sha256:") else None
+        if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
+            raise ValueError("after sha256: come 64 hexadecimal digits")
+        made.append(digest or hashlib.sha256(key.encode()).hexdigest())
+    if value and not made:
+        raise ValueError("there is no key in it")  # rather than a door that is open by mistake
+    return made
 
 
 Names = Annotated[list[str], NoDecode, BeforeValidator(split)]

@@ -28,6 +28,7 @@ BODY_SECONDS = 5
 PROBES = {"/health", "/ready", "/metrics"}
 SAFE = [
     (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-opener-policy", b"same-origin"),
 ]

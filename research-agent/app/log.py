@@ -70,6 +70,7 @@ class Live(Log):
         self.heard_at = time.monotonic()
         self.task: asyncio.Task[None] | None = None
         self.cancel_asked = False
+        self.heard_elsewhere = False
 
     def emit(self, kind: str, data: dict[str, Any]) -> None:
         number = (

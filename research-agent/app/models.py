@@ -48,6 +48,8 @@ class Result(BaseModel):
     sources: list[Source]
     model: str
     tokens_used: int
+    finish_reason: str
+    """The model's own: "stop", or "length" when the answer was cut at MAX_TOKENS."""
 
 
 class Problem(BaseModel):

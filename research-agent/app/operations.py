@@ -44,7 +44,7 @@ class Health:
         try:
             async with asyncio.timeout(2):
                 await self.agent.model.root_async_client.with_options(max_retries=0).models.list()
-        except (TimeoutError, openai.OpenAIError):
+        except (TimeoutError, openai.OpenAIError, ValueError, TypeError, AttributeError):  # or is no such API
             return "unreachable"
         return "ok"
 

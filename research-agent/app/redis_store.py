@@ -85,7 +85,7 @@ local run, leases, heard = unpack(KEYS)
 local id, owner, lease = unpack(ARGV)
 local has = redis.call('HMGET', run, 'owner', 'cancelled')
 if has[1] and has[1] ~= owner then return {0, 0, 0} end
-redis.call('ZADD', leases, now + lease, id)
+redis.call('ZADD', leases, 'XX', now + lease, id)  -- XX: a run that is over has none
 return {1, has[2] and 1 or 0, redis.call('EXISTS', heard)}
 """
 )
@@ -95,14 +95,14 @@ CLAIM = (
     + """
 local leases = KEYS[1]
 local owner, lease, prefix = unpack(ARGV)
-local id = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 1)[1]
-if not id then return nil end
-local run = prefix .. id
-local record = redis.call('HGET', run, 'record')
-if not record then
-  redis.call('ZREM', leases, id)
-  return nil
-end
+local id, run, record
+repeat
+  id = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 1)[1]
+  if not id then return nil end
+  run = prefix .. id
+  record = redis.call('HGET', run, 'record')
+  if not record then redis.call('ZREM', leases, id) end
+until record
 local epoch = redis.call('HINCRBY', run, 'epoch', 1)
 redis.call('HSET', run, 'owner', owner)
 redis.call('ZADD', leases, now + lease, id)
@@ -113,7 +113,7 @@ return {record, epoch}
 RELEASE = """
 local run, leases = unpack(KEYS)
 local id, owner = unpack(ARGV)
-if redis.call('HGET', run, 'owner') == owner then redis.call('ZADD', leases, 0, id) end
+if redis.call('HGET', run, 'owner') == owner then redis.call('ZADD', leases, 'XX', 0, id) end
 """
 
 HIT = """

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
@@ -14,13 +15,15 @@ import structlog
 from langgraph.errors import GraphRecursionError
 
 from app import telemetry
-from app.agent import Agent
+from app.agent import Agent, BrokenOff
 from app.config import Settings
 from app.log import Live, Log
 from app.models import Event, EventId, Problem, Record, Result, wire_id
 from app.store import Store, StoreDown
 
 log = structlog.stdlib.get_logger("research-agent")
+STORE_SECONDS = 2
+"""What the store may take at the end of a drain."""
 FLUSH_SECONDS = 0.03
 """Between two writes to the store: what comes in the meantime is written at once."""
 
@@ -37,20 +40,27 @@ class Runs:
         self.live: dict[str, Live] = {}
         self.tails: dict[str, Log] = {}
         self.draining = False
+        self.starting = 0
         self.dirty = asyncio.Event()
         self.store_ok = True
-        self.store_lost_at = float("-inf")
+        self.store_lost_at = time.monotonic()  # as if: who starts now does not know who is alive
         self.loops: list[asyncio.Task[None]] = []
 
     # --- What a caller may do ---
 
     @property
-    def queued(self) -> int:
-        return sum(live.record.run.state == "queued" for live in self.live.values())
+    def full(self) -> bool:
+        """No place is left, nor one in the queue."""
+        going = self.starting + sum(not live.record.run.over for live in self.live.values())
+        return going >= self.settings.max_concurrency + self.settings.max_queue
 
     async def start(self, record: Record, alias: str | None = None) -> str:
         """Start a run, unless the alias names one already; the run's id."""
-        run_id = await self.store.create(record, alias, self.settings.max_runs_per_caller)
+        self.starting += 1
+        try:
+            run_id = await self.store.create(record, alias, self.settings.max_runs_per_caller)
+        finally:
+            self.starting -= 1
         if run_id == record.run.id:
             self.carry_out(Live(record))
         return run_id
@@ -77,11 +87,31 @@ class Runs:
                 return
             async with aclosing(log.follow(after)) as events:
                 async for event in events:
+                    if event is None and (last := await self.lost_end(run_id, log)):
+                        yield last
+                        return
                     yield event
                     if event:
                         after = event.id
             if self.draining or (log.events and log.events[-1].last):
                 return
+
+    async def lost_end(self, run_id: str, log: Log) -> Event | None:
+        """The last event of a run whose events the store has lost, or that it does not know any more."""
+        if isinstance(log, Live):
+            return None
+        try:
+            record = await self.store.load(run_id)
+        except StoreDown:
+            return None
+        if record and not record.run.over:
+            return None
+        end = (log.events[-1].id[0] + 1 if log.events else 0, 1)
+        if record and record.run.result:
+            return Event(end, "done", {"reason": record.run.result.finish_reason})
+        told = record.run.problem if record else None
+        told = told or Problem(title="Not Found", status=404, detail="The run is gone.", request_id="")
+        return Event(end, "error", {"problem": told.model_dump(exclude_none=True)})
 
     async def until_over(self, run_id: str) -> bool:
         """Wait for the end of a run; False when it will not come here."""
@@ -102,7 +132,7 @@ class Runs:
     async def abandon(self, run_id: str) -> None:
         """Its only caller has left."""
         live = self.live.get(run_id)
-        if live and not live.listeners and not live.record.run.background:
+        if live and not (live.listeners or live.heard_elsewhere or live.record.run.background):
             self.stop(live)
 
     async def cancel(self, run_id: str) -> None:
@@ -112,6 +142,8 @@ class Runs:
             await self.store.cancel(run_id)
 
     def stop(self, live: Live) -> None:
+        if live.record.run.over:
+            return
         live.cancel_asked = True
         if live.task:
             live.task.cancel()
@@ -147,7 +179,13 @@ class Runs:
                 raise  # lost or handed over: another replica goes on
             self.change(live, "cancelled")
             live.emit("done", {"reason": "cancelled"})
-        except (openai.OpenAIError, httpx2.HTTPError, ValueError, GraphRecursionError) as error:
+        except (
+            openai.OpenAIError,
+            httpx2.HTTPError,
+            json.JSONDecodeError,
+            GraphRecursionError,
+            BrokenOff,
+        ) as error:
             log.error("the model failed", error=repr(error))
             self.fail(live, 502, "The model failed, or could not be reached.")
         except Exception:
@@ -180,6 +218,7 @@ class Runs:
                     sources=notebook.sources,
                     model=self.settings.model_name,
                     tokens_used=used,
+                    finish_reason=data["reason"],
                 )
                 self.change(live, "done")
             live.emit(kind, data)
@@ -219,8 +258,9 @@ class Runs:
         live.record_changed = False
         try:
             told = await self.store.append(record, events, changed=changed, first=first)
-        except StoreDown:
+        except BaseException:
             live.record_changed = live.record_changed or changed
+            self.dirty.set()
             raise
         if told == "lost":
             self.lose(live)
@@ -228,11 +268,12 @@ class Runs:
             live.stored, live.record_changed = 0, True
         else:
             live.stored = start + len(events)
-            if record.run.over and live.written:
-                if record.run.state == "done" and self.settings.cache_ttl_seconds:
+            if record.run.over and live.written and record.run.id in self.live:
+                del self.live[record.run.id]
+                kept = min(self.settings.cache_ttl_seconds, self.settings.run_ttl_seconds)
+                if kept and record.run.result and record.run.result.finish_reason == "stop":
                     alias = answer_alias(record.caller, record.run.query)
-                    await self.store.alias(alias, record.run.id, self.settings.cache_ttl_seconds)
-                self.live.pop(record.run.id, None)
+                    await self.store.alias(alias, record.run.id, kept)
 
     def lose(self, live: Live) -> None:
         """Another replica has this run now."""
@@ -244,11 +285,16 @@ class Runs:
     async def flush_all(self) -> None:
         await self.dirty.wait()
         self.dirty.clear()
+        down: ExceptionGroup[StoreDown] | None = None
         try:
-            await asyncio.gather(*(self.flush(live) for live in self.unwritten()))
-        except StoreDown:
+            async with asyncio.TaskGroup() as group:
+                for live in self.unwritten():
+                    group.create_task(self.flush(live))
+        except* StoreDown as errors:
             self.dirty.set()
-            raise
+            down = errors
+        if down:
+            raise StoreDown(str(down.exceptions[0]))
 
     def unwritten(self) -> list[Live]:
         return [live for live in self.live.values() if not live.written]
@@ -277,15 +323,17 @@ class Runs:
             if not lease.held:
                 self.lose(live)
                 continue
+            live.heard_elsewhere = lease.heard
             if live.listeners or lease.heard or live.record.run.background:
                 live.heard_at = now
             if lease.cancelled or now - live.heard_at > grace:
                 self.stop(live)
         # After the store was away, all leases have ended: their holders get the time to renew them.
         settled = now - self.store_lost_at > self.settings.lease_seconds
-        if settled and not self.draining and len(self.live) < self.settings.max_concurrency:
-            while record := await self.store.claim():
-                await self.take_over(record)
+        while settled and not self.draining and len(self.live) < self.settings.max_concurrency:
+            if (record := await self.store.claim()) is None:
+                break
+            await self.take_over(record)
 
     async def take_over(self, record: Record) -> None:
         run_id = record.run.id
@@ -341,14 +389,19 @@ class Runs:
             tail.close()
         if tasks := [live.task for live in self.live.values() if live.task and not live.task.done()]:
             await asyncio.wait(tasks, timeout=seconds)
-        for live in [live for live in self.live.values() if not live.record.run.over]:
-            if self.store.shared:
-                await self.hand_over(live)
-            elif live.task:
-                self.fail(live, 503, "The server is stopping.")
+        rest = [live for live in self.live.values() if not live.record.run.over]
+        if self.store.shared:
+            with suppress(TimeoutError):  # Redis hangs: the leases will end by themselves
+                async with asyncio.timeout(STORE_SECONDS):
+                    await asyncio.gather(*(self.hand_over(live) for live in rest))
+            for live in rest:
+                live.close()
+        for live in rest if not self.store.shared else ():
+            self.fail(live, 503, "The server is stopping.")
+            if live.task:
                 live.task.cancel()
         with suppress(TimeoutError):
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(STORE_SECONDS):
                 while self.unwritten():
                     self.dirty.set()
                     await asyncio.sleep(FLUSH_SECONDS)
@@ -360,12 +413,12 @@ class Runs:
             await asyncio.wait([live.task])
         try:
             await self.flush(live)
-            self.live.pop(run_id, None)
-            await self.store.release(run_id)
+            if not live.record.run.over:
+                self.live.pop(run_id, None)
+                await self.store.release(run_id)
             log.info("handed over a run", run_id=run_id)
         except StoreDown as error:  # its lease will end by itself
             log.warning("could not hand over a run", run_id=run_id, error=repr(error))
-        live.close()
 
     async def end(self) -> None:
         for loop in self.loops:
