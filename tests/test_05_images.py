@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from course import images
 from course.containers import Image, Surroundings, run
+from course.docker_engine import docker
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 KINDS = ["basic", "multistage", "latest"]
@@ -69,6 +71,60 @@ def test_bill_of_materials_lists_every_package(
     there = run("run", "--rm", tag, "python", "-I", "-c", script).split()
     held = {f"{normal(name)}=={version}" for name, _, version in (each.partition("==") for each in there)}
     assert held <= listed, f"The image holds what its bill of materials does not list: {held - listed}."
+
+
+@pytest.mark.parametrize("kind", ["multistage", "latest"])
+def test_an_edit_of_the_source_keeps_the_packages(
+    kind: str, build: Callable[[str], str], lesson_root: Path, tmp_path: Path
+) -> None:
+    """Only the layer of the source is new, to be built, pushed and pulled."""
+    before = layer_ids(build(kind))
+    folder = shutil.copytree(lesson_root / "research-agent", tmp_path / "research-agent")
+    with (folder / "main.py").open("a") as program:
+        program.write(f"# an edit, {time.time_ns()}\n")
+    made = next(image for image in images.AGENTS if image.tag.endswith(f":{kind}"))
+    tag = f"edited:{kind}"
+    run("build", f"--tag={tag}", f"--file={folder / made.file}", str(folder), seconds=500)
+    try:
+        after = layer_ids(tag)
+    finally:
+        run("rmi", tag)
+    kept, largest = set(before) & set(after), max(before, key=lambda each: before[each])
+    assert largest in kept, "After an edit of the source, the layer of the packages is another one."
+    new = sum(size for layer, size in after.items() if layer not in kept)
+    assert new < 2_000_000, f"After an edit of the source, {new / 1e6:.1f} MB are new."
+
+
+def layer_ids(tag: str) -> dict[str, int]:
+    """The layers of an image, and what each holds in bytes."""
+    ids = json.loads(run("image", "inspect", "--format={{json .RootFS.Layers}}", tag))
+    sizes = [sum(len(content) for _, content in files) for _, files in Image(tag).layers()]
+    return dict(zip(ids, sizes, strict=True))
+
+
+def test_bytecode_is_taken_as_it_is(build: Callable[[str], str]) -> None:
+    """What is compiled again at every start costs half a second of every start."""
+    told = docker("run", "--rm", build("latest"), "python", "-v", "-c", "import app.api").stderr
+    stale = re.findall(r"^# bytecode is stale for '(\S+)'$", told, re.MULTILINE)
+    assert "matches" in told
+    assert not stale, (
+        f"The bytecode of {len(stale)} modules is thrown away at each start, such as {stale[0]}."
+    )
+    compiled = re.findall(r"^# code object from '?(/\S+\.py)'?$", told, re.MULTILINE)
+    assert not compiled, f"{len(compiled)} modules are compiled at each start, such as {compiled[0]}."
+
+
+@pytest.mark.parametrize("name", ["Dockerfile.basic", "Dockerfile.multistage", "Dockerfile"])
+def test_base_images_have_a_version(name: str, lesson_root: Path) -> None:
+    """The same Dockerfile a year later is another image when its base is whatever is newest."""
+    text = (lesson_root / "research-agent" / name).read_text()
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)$", text, re.MULTILINE)) | {"scratch", "${PYTHON_IMAGE}"}
+    bases = [
+        *re.findall(r"^FROM (\S+)", text, re.MULTILINE),
+        *re.findall(r"PYTHON_IMAGE=(\S+)$", text, re.MULTILINE),
+    ]
+    floating = [base for base in bases if base not in stages and not re.search(r":\d+\.\d+|@sha256:", base)]
+    assert not floating, f"{name} is built on {', '.join(floating)}, which is another image every month."
 
 
 def normal(name: str) -> str:
