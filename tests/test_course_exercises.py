@@ -25,7 +25,11 @@ def shared_model(monkeypatch: pytest.MonkeyPatch, offline_model: str) -> None:
 
 
 @pytest.mark.skipif(not os.environ.get("CI"), reason="minutes long; CI=true make test proves each exercise")
-@pytest.mark.parametrize("exercise", exercises(), ids=lambda exercise: exercise.slug)
+@pytest.mark.parametrize(
+    "exercise",
+    [pytest.param(e, marks=[pytest.mark.docker] if e.lesson in ("05", "06") else []) for e in exercises()],
+    ids=lambda exercise: exercise.slug,
+)
 @pytest.mark.usefixtures("shared_model")
 def test_the_fault_is_caught_by_the_tests_it_names(exercise: Exercise, tmp_path: Path) -> None:
     exercise.put_into(tmp_path)

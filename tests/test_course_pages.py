@@ -21,7 +21,11 @@ PAGES = sorted((ROOT / "docs").glob("[0-9][0-9]-*.md"))
 
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("literal_ports")
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=[pytest.mark.docker] if "docker" in read_page(p).needs else []) for p in PAGES],
+    ids=lambda path: path.stem,
+)
 def test_every_command_of_the_page_does_what_the_page_says(path: Path) -> None:
     page = read_page(path)
     lacking = [need.name for need in engines.missing(page.needs)]
