@@ -1,6 +1,6 @@
 """Does anybody notice a rolling restart? `python bench/lesson_06_rolling.py`, three minutes; needs Docker.
 
-Four replicas are restarted one after the other, under 50 requests a second and 100 streams.
+Four replicas are restarted one after the other, while others ask, and read streams.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ from bench.lesson_06_load import (
 )
 from bench.records import measured, save
 
-REPLICAS, STREAMS, KNOWN, NEW = 4, 100, 40, 10
-MODEL = "offline?tps=20"
+REPLICAS, STREAMS, KNOWN, NEW = 4, 30, 20, 1
+MODEL = "offline?tps=10"
 BEFORE = 5  # seconds of load before the restart, and after it
 
 
