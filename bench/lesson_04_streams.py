@@ -68,6 +68,7 @@ async def main() -> None:
             "MODEL_NAME": f"offline?tps={TOKENS_A_SECOND}",
             "MAX_CONCURRENCY": str(STREAMS),
             "TIMEOUT_SECONDS": "300",
+            "LEASE_SECONDS": "15",  # this is about resuming: no run shall move because the machine is busy
         }
         here, there = replica(processes, model, **settings), replica(processes, model, **settings)
         limits, most = httpx2.Limits(max_connections=None), [0.0, 0.0]
