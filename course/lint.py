@@ -36,7 +36,8 @@ def pages() -> list[str]:
         try:
             if embed_listings(path, text := path.read_text(encoding="utf-8")) != text:
                 found.append(f"{path.name}: a listing differs from the code; `make docs` mends it")
-            for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+            prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+            for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", prose):
                 if not (path.parent / link).exists():
                     found.append(f"{path.name}: the link {link} leads nowhere")
             for file in read_page(path).files:
