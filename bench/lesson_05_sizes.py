@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import re
 import tempfile
 from pathlib import Path
 
 from bench.records import measured, save
 from course.containers import run
+from course.figures import ROOT
 from course.images import AGENTS
 
 MB = 1_000_000
@@ -14,6 +16,7 @@ BASE = "python:3.13-slim"
 # What each distribution brought: its files on the disk, bytecode included.
 PACKAGES = """
 import json
+import re
 from importlib.metadata import distributions
 from pathlib import Path
 sizes = {}
@@ -43,8 +46,8 @@ def packed(tag: str) -> float:
 def layers(tag: str) -> list[tuple[str, float]]:
     """Each line of a Dockerfile, from the first, and what it added."""
     told = run("history", "--no-trunc", "--human=false", "--format={{.Size}}\t{{.CreatedBy}}", tag)
-    lines = [line.split("\t", 1) for line in reversed(told.splitlines())]
-    return [(made, int(size) / MB) for size, made in lines]
+    lines = [line.partition("\t") for line in reversed(told.splitlines())]
+    return [(made, int(size) / MB) for size, _, made in lines]
 
 
 def main() -> None:
@@ -80,7 +83,14 @@ def main() -> None:
         measured(how, Docker=version),
     )
     for name, image in zip(names[1:], AGENTS, strict=True):
-        steps = [(made, size) for made, size in layers(image.tag) if size >= 0.1]
+        # The builder's history does not say from which stage a layer came; the Dockerfile does.
+        text = (ROOT / image.folder / image.file).read_text()
+        stages = iter(re.findall(r"COPY --link --from=(\w+) /layer /", text))
+        told = [
+            (f"COPY --from={next(stages)} /layer /" if "COPY /layer /" in made else made, size)
+            for made, size in layers(image.tag)
+        ]
+        steps = [(made, size) for made, size in told if size >= 0.1]
         save_layers(
             f"lesson_05_layers_{name}",
             f"The layers of research-agent:{image.tag.partition(':')[2]}",
