@@ -21,6 +21,11 @@ def tokens(*numbers: int, epoch: int = 0) -> list[Event]:
     return [Event(id=(epoch, number), type="token", data={"text": str(number)}) for number in numbers]
 
 
+def own_database(server: RedisServer) -> str:
+    """Not the one in which other tests' replicas look for runs to take over."""
+    return server.url.removesuffix("/0") + "/1"
+
+
 MakeStore = Callable[..., RedisStore]
 
 
@@ -32,10 +37,10 @@ async def another(redis_server: RedisServer) -> AsyncIterator[MakeStore]:
     made: list[RedisStore] = []
 
     def make(lease: float = 0.3, ttl: int = 60) -> RedisStore:
-        made.append(RedisStore(redis_server.url, lease=lease, ttl=ttl, longest=60))
+        made.append(RedisStore(own_database(redis_server), lease=lease, ttl=ttl, longest=60))
         return made[-1]
 
-    await make().redis.flushall()
+    await make().redis.flushdb()
     yield make
     for store in made:
         await store.close()
@@ -47,8 +52,8 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
         yield MemoryStore(60, 100)
         return
     server: RedisServer = request.getfixturevalue("redis_server")
-    made = RedisStore(server.url, lease=0.3, ttl=60, longest=60)
-    await made.redis.flushall()
+    made = RedisStore(own_database(server), lease=0.3, ttl=60, longest=60)
+    await made.redis.flushdb()
     yield made
     await made.close()
 
@@ -207,7 +212,7 @@ async def test_a_run_that_redis_has_lost_is_written_anew(another: MakeStore) -> 
     mine = record()
     await owner.create(mine, None, 10)
     await append(owner, mine, tokens(1), first=True)
-    await owner.redis.flushall()
+    await owner.redis.flushdb()
     assert await append(owner, mine, tokens(2)) == "forgotten"
     assert await append(owner, mine, tokens(1, 2), first=True) == "written"
     assert await owner.load(mine.run.id) == mine
