@@ -3,10 +3,12 @@
 That the untouched lesson passes them is what the rest of `make test` shows.
 """
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,14 +53,16 @@ def course(*words: str) -> tuple[int, str]:
 
 @pytest.fixture
 def empty_workspace(tmp_path: Path) -> Iterator[None]:
-    """The learner's own workspace is put aside meanwhile."""
+    """The learner's own workspace is put aside meanwhile; tests that use it take turns."""
     aside = tmp_path / "aside"
-    if WORKSPACE.exists():
-        shutil.move(WORKSPACE, aside)
-    yield
-    shutil.rmtree(WORKSPACE, ignore_errors=True)
-    if aside.exists():
-        shutil.move(aside, WORKSPACE)
+    with (Path(tempfile.gettempdir()) / "course-workspace.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if WORKSPACE.exists():
+            shutil.move(WORKSPACE, aside)
+        yield
+        shutil.rmtree(WORKSPACE, ignore_errors=True)
+        if aside.exists():
+            shutil.move(aside, WORKSPACE)
 
 
 @pytest.mark.usefixtures("empty_workspace", "shared_model")
