@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -21,10 +22,11 @@ from course.processes import Failed
 
 TOOLS = ROOT / "tools" / "docker"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agents-in-containers" / "docker"
-PROGRAMS = CACHE / "26.1"  # a folder a version
+UNPACKED = CACHE / "docker-26.1-registry-2.8"  # a folder for each set of versions
 RUN = Path("/run/agents-in-containers")  # emptied by a reboot, as the record of what runs must be
-SOCKET, PID, LOG = RUN / "docker.sock", RUN / "docker.pid", CACHE / "dockerd.log"
-NETWORK = RUN / "ip_forward"
+PROGRAMS = RUN / "programs"  # of the daemon that runs, whoever's cache they are in
+SOCKET, NETWORK = RUN / "docker.sock", RUN / "ip_forward"
+MIRROR = "127.0.0.1:5055"  # the registry that stands in for Docker Hub
 BASE = "python:3.13-slim"
 
 
@@ -39,14 +41,14 @@ def environment() -> dict[str, str]:
     }
 
 
-def daemon() -> int | None:
-    """The process id of the daemon that `up` started, while it runs."""
+def daemon(name: str = "dockerd") -> int | None:
+    """The process id of a daemon that `up` started, while it runs: "dockerd" or "docker-registry"."""
     try:
-        pid = int(PID.read_text())
+        pid = int((RUN / f"{name}.pid").read_text())
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except (OSError, ValueError):
         return None
-    return pid if f"unix://{SOCKET}".encode() in command else None
+    return pid if f"/{name}\0".encode() in command else None
 
 
 def docker(*arguments: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
@@ -76,33 +78,32 @@ def has_images() -> bool:
 
 def up(console: Console) -> None:
     """See to a working Docker that has the course's base images; where there is one, change nothing."""
-    if daemon() is None and works() and has_images():
+    if daemon() is None and works():
+        if not has_images():  # stand-ins under those names are for nobody's own Docker
+            raise Failed(f"This machine's Docker works, but cannot pull {BASE}.")
         console.print("✓ docker: this machine's own works")
         return
     if sys.platform != "linux" or os.geteuid() != 0 or not shutil.which("apt-get"):
-        lacking = f"pull {BASE}" if works() else "reach a Docker daemon"
         raise Failed(
-            f"This machine cannot {lacking}. Get Docker Desktop or Docker Engine at "
+            "This machine cannot reach a Docker daemon. Get Docker Desktop or Docker Engine at "
             "docs.docker.com/get-docker; `make engine` can bring one only on Debian, and as root."
         )
     began = time.monotonic()
     with one_at_a_time():
-        if not PROGRAMS.exists():
-            step(console, "unpacking Docker's packages", TOOLS / "programs.sh", PROGRAMS)
-            plugins = PROGRAMS / "config" / "cli-plugins"
-            plugins.mkdir(parents=True)
-            for plugin in (PROGRAMS / "usr/libexec/docker/cli-plugins").iterdir():
-                (plugins / plugin.name).symlink_to(plugin)
-        if daemon() is None and not works():
+        if daemon() is None:
+            if not UNPACKED.exists():
+                step(console, "unpacking Docker's packages", TOOLS / "programs.sh", UNPACKED)
+                plugins = UNPACKED / "config" / "cli-plugins"
+                plugins.mkdir(parents=True)
+                for plugin in (UNPACKED / "usr/libexec/docker/cli-plugins").iterdir():
+                    (plugins / plugin.name).symlink_to(plugin)
             with console.status("starting the daemon ..."):
                 start()
-        step(console, "making the stand-in base images", TOOLS / "images.sh", PROGRAMS)
+        step(console, "making the stand-in base images", TOOLS / "images.sh", PROGRAMS, MIRROR)
     console.print(f"✓ docker: a daemon of the course's own runs ({time.monotonic() - began:.0f} s)")
-    if daemon():
-        shown = {name: value.replace(os.environ["PATH"], "$PATH") for name, value in environment().items()}
-        console.print("In your own terminal:")
-        for name, value in shown.items():
-            console.print(f'  export {name}="{value}"', soft_wrap=True)
+    console.print("In your own terminal:")
+    for name, value in environment().items():
+        console.print(f'  export {name}="{value.replace(os.environ["PATH"], "$PATH")}"', soft_wrap=True)
 
 
 @contextmanager
@@ -114,7 +115,7 @@ def one_at_a_time() -> Iterator[None]:
         yield
 
 
-def step(console: Console, name: str, script: Path, *arguments: Path) -> None:
+def step(console: Console, name: str, script: Path, *arguments: Path | str) -> None:
     with console.status(f"{name} ..."):
         done = subprocess.run(
             [script, *arguments],
@@ -129,50 +130,82 @@ def step(console: Console, name: str, script: Path, *arguments: Path) -> None:
 
 
 def start() -> None:
-    """Start dockerd, which starts containerd, and wait until it answers."""
+    """Start the registry, and dockerd, which starts containerd; wait until both answer."""
     RUN.mkdir(parents=True, exist_ok=True)
-    PID.unlink(missing_ok=True)
+    PROGRAMS.unlink(missing_ok=True)
+    PROGRAMS.symlink_to(UNPACKED)
     NETWORK.write_text(Path("/proc/sys/net/ipv4/ip_forward").read_text())
+    registry = ["docker-registry", "serve", str(TOOLS / "registry.yml")]
+    launch(registry, answers=mirror_works, REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=str(CACHE / "registry"))
+    dockerd = ["dockerd", "-H", f"unix://{SOCKET}", "-G", "root", "--registry-mirror", f"http://{MIRROR}"]
+    folders = [
+        "-p",
+        str(RUN / "docker.pid"),
+        "--data-root",
+        str(CACHE / "data"),
+        "--exec-root",
+        str(RUN / "exec"),
+    ]
+    launch([*dockerd, *folders], answers=works)
+
+
+def launch(command: list[str], answers: Callable[[], bool], **settings: str) -> None:
+    """Start an unpacked program, to outlive us; `Failed` with its log when it does not answer."""
     libraries = next((PROGRAMS / "usr/lib").glob("*-linux-gnu"))
-    env = os.environ | {
-        "PATH": f"{PROGRAMS}/usr/bin:{PROGRAMS}/usr/sbin:{os.environ['PATH']}",
+    path = f"{PROGRAMS}/usr/bin:{PROGRAMS}/usr/sbin:{os.environ['PATH']}"
+    settings |= {
         "LD_LIBRARY_PATH": str(libraries),
         "XTABLES_LIBDIR": str(libraries / "xtables"),
+        "PATH": path,
     }
-    command = ["dockerd", "-H", f"unix://{SOCKET}", "-p", str(PID), "-G", "root"]
-    folders = ["--data-root", str(CACHE / "data"), "--exec-root", str(RUN / "exec")]
-    with LOG.open("w") as log:
+    log = CACHE / f"{command[0]}.log"
+    with log.open("w") as output:
         process = subprocess.Popen(
-            [PROGRAMS / "usr/sbin" / command[0], *command[1:], *folders],
-            env=env,
+            [str(shutil.which(command[0], path=path)), *command[1:]],
+            env=os.environ | settings,
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
         )
+    (RUN / f"{command[0]}.pid").write_text(str(process.pid))
     deadline = time.monotonic() + 60
-    while daemon() is None or not works():
+    while not answers():
         if process.poll() is not None or time.monotonic() > deadline:
-            process.terminate()
-            raise Failed(f"The Docker daemon did not start:\n{LOG.read_text()[-2000:]}")
+            stop(command[0])
+            raise Failed(f"{command[0]} did not start:\n{log.read_text()[-2000:]}")
+        time.sleep(0.1)
+
+
+def mirror_works() -> bool:
+    """Whether the registry answers."""
+    with suppress(OSError), urllib.request.urlopen(f"http://{MIRROR}/v2/", timeout=5) as reply:
+        return bool(reply.status == 200)
+    return False
+
+
+def stop(name: str) -> None:
+    """Stop one of the daemons, and wait for its end."""
+    if (pid := daemon(name)) is None:
+        return
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + 60
+    while daemon(name) is not None:
+        if time.monotonic() > deadline:
+            raise Failed(f"{name} (pid {pid}) does not stop; its log is {CACHE / name}.log.")
         time.sleep(0.1)
 
 
 def down(console: Console) -> None:
-    """Stop the daemon that `up` started, its containers with it, and take its rules out of the network."""
-    pid = daemon()
-    if pid is None:
+    """Stop what `up` started, its containers with it, and take its rules out of the network."""
+    if not PROGRAMS.exists():
         console.print("No Docker of the course's own is running.")
         return
     for container in docker("ps", "--quiet").stdout.split():
         docker("stop", "--time", "10", container)
     with console.status("stopping the daemon ..."):
-        os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + 60
-        while daemon() is not None:
-            if time.monotonic() > deadline:
-                raise Failed(f"The Docker daemon (pid {pid}) does not stop; its log is {LOG}.")
-            time.sleep(0.1)
+        stop("dockerd")
+        stop("docker-registry")
     forget_network()
     shutil.rmtree(RUN)
     console.print(f"✓ docker: stopped. Programs and images stay in {CACHE} for the next start.")

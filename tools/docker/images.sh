@@ -1,7 +1,9 @@
 #!/bin/sh
-# Make the stand-in images with the docker on the PATH. Usage (root): images.sh PROGRAMS, the folder of programs.sh.
+# Make the stand-in images with the docker on the PATH, and give them to the registry that stands in for Docker Hub.
+# Usage (root): images.sh PROGRAMS REGISTRY, the folder of programs.sh and the registry's host:port.
 set -eu
 programs=$1
+registry=$2
 here=$(dirname "$0")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -24,3 +26,12 @@ if [ -n "$index" ]; then
   printf '[[index]]\nurl = "%s"\ndefault = true\n' "$index" >> "$work/host/etc/uv/uv.toml"
 fi
 HOST="$work/host" docker buildx bake --progress=quiet -f "$here/images/docker-bake.hcl" --set "*.context=$here/images"
+
+# The official images are in the folder library/ there, as everybody's `docker pull` expects.
+docker buildx bake --print -f "$here/images/docker-bake.hcl" 2>/dev/null | sed -n 's/^ *"\([a-z/]*:[^"]*\)"$/\1/p' |
+  while read -r image; do
+    case $image in */*) there=$registry/$image ;; *) there=$registry/library/$image ;; esac
+    docker tag "$image" "$there"
+    docker push --quiet "$there"
+    docker rmi "$there"
+  done

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Docker beside the system, for a Debian 12 or newer without one: packages unpacked into a folder, nothing installed.
 # Usage: programs.sh FOLDER. Debian 12's own BuildKit knows no `COPY --link`, so Docker comes from Debian 13 (trixie);
-# what needs an older C library (runc, iptables) comes from the machine's own release. The mirror is the machine's.
+# what needs an older C library (runc, iptables, the registry) comes from the machine's own release. The mirror is the machine's.
 set -eu
 folder=$1
-own="runc mmdebstrap iptables libip4tc2 libip6tc2 libmnl0 libnetfilter-conntrack3 libnfnetlink0 libnftnl11 libxtables12"
+own="docker-registry runc mmdebstrap iptables libip4tc2 libip6tc2 libmnl0 libnetfilter-conntrack3 libnfnetlink0 libnftnl11 libxtables12"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 chmod 755 "$work"
