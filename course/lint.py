@@ -6,6 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import yaml
+
 from course import figures
 from course.exercises import exercises
 from course.pages import ROOT, BadPage, embed_listings, read_page
@@ -15,16 +17,17 @@ from course.processes import Failed
 def commands() -> list[list[str]]:
     """The linters of others. Lessons are typed one by one: each must be whole on its own."""
     tools = Path(sys.executable).parent
-    scripts = [str(path) for path in (ROOT / ".ci/run", *sorted((ROOT / "tools").glob("**/*.sh")))]
-    images = [ROOT / folder for folder in ("code", "offline-model", "research-agent", "tools")]
-    dockerfiles = [str(path) for folder in images for path in sorted(folder.glob("**/Dockerfile*"))]
+    folders = [ROOT / folder for folder in ("code", "offline-model", "research-agent", "tools")]
+    scripts = [str(path) for folder in folders for path in sorted(folder.glob("**/*.sh"))]
+    # Those in tests/images are bad on purpose; each has its test.
+    dockerfiles = [str(path) for folder in folders for path in sorted(folder.glob("**/Dockerfile*"))]
     lessons = [[str(path)] for path in sorted((ROOT / "code").iterdir()) if path.suffix == ".py"]
     typed = [["course", "bench", "tests"], ["offline-model/offline_model"], ["research-agent"], *lessons]
     return [
         [str(tools / "ruff"), "check", "--quiet"],
         [str(tools / "ruff"), "format", "--check", "--quiet"],
         *[[str(tools / "mypy"), "--no-error-summary", *paths] for paths in typed],
-        [str(tools / "shellcheck"), *scripts],
+        [str(tools / "shellcheck"), str(ROOT / ".ci/run"), *scripts],
         [str(tools / "hadolint"), "--no-color", *dockerfiles],
     ]
 
@@ -45,6 +48,18 @@ def pages() -> list[str]:
                     found.append(f"{path.name}: the file {file} of its front matter is not there")
         except BadPage as bad:
             found.append(str(bad))
+    return found
+
+
+def settings() -> list[str]:
+    """Files such as Compose's that do not parse: Compose's own check needs a Docker, this one does not."""
+    found = []
+    for pattern in ("research-agent/**/*.yml", "tools/**/*.yml", ".github/**/*.yml", ".devcontainer/*.json"):
+        for path in sorted(ROOT.glob(pattern)):
+            try:
+                yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML, too
+            except yaml.YAMLError as bad:
+                found.append(f"{path.relative_to(ROOT)}: {' '.join(str(bad).split())}")
     return found
 
 
@@ -77,4 +92,4 @@ def lint() -> list[str]:
         run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if run.returncode:
             found.append((run.stdout + run.stderr).strip() or f"{Path(command[0]).name} failed")
-    return found + pages() + broken_exercises() + addresses() + figures.problems()
+    return found + settings() + pages() + broken_exercises() + addresses() + figures.problems()
