@@ -88,8 +88,8 @@ class Subject:
                 last = f"status {answer.status_code}"
             except httpx2.TransportError as error:
                 last = type(error).__name__
-                if container.health == "healthy":  # from inside; so it will not become any better
-                    break
+                if container.health == "healthy":  # so it thinks; it will hardly become any better
+                    deadline = min(deadline, time.monotonic() + 10)
             time.sleep(0.25)
         return Unknown(f"GET /health on port {self.image.port} gives {last}; {container.last_words}")
 

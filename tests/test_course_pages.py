@@ -1,6 +1,7 @@
 """Pages: every one runs as it stands, and the format is kept."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,12 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from course import engines
+from course.exercises import exercises
 from course.models import OFFLINE_PORT
 from course.pages import ROOT, BadPage, embed_listings, listing, matches, read_page
 from course.processes import holder, port_of
 
 PageOf = Callable[..., Path]
 PAGES = sorted((ROOT / "docs").glob("[0-9][0-9]-*.md"))
+PROSE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CHECKLIST = ROOT / "docs" / "best-practice.md"
 
 
 @pytest.mark.timeout(900)
@@ -111,3 +115,38 @@ def test_any_text_is_a_page_or_refused_as_one(tmp_path_factory: pytest.TempPathF
     except BadPage:
         return
     assert all(block.kind == "prose" or block.line > 3 for block in page.blocks)
+
+
+@pytest.mark.parametrize("path", PROSE, ids=lambda path: path.stem)
+def test_every_exercise_that_a_page_names_is_there(path: Path) -> None:
+    there = {name for exercise in exercises() for name in (exercise.lesson, exercise.slug, exercise.slug[3:])}
+    named = set(re.findall(r"\bmake exercise-([a-z0-9-]+)", path.read_text(encoding="utf-8")))
+    assert named <= there, f"{path.name} names exercises that are not there: {sorted(named - there)}."
+
+
+def test_every_exercise_about_containers_is_on_the_checklist() -> None:
+    commands = set(re.findall(r"`make exercise-([a-z0-9-]+)`", CHECKLIST.read_text(encoding="utf-8")))
+    missing = {exercise.slug for lesson in ("05", "06") for exercise in exercises(lesson)} - commands
+    assert not missing, f"The checklist leaves out what these exercises teach: {sorted(missing)}."
+
+
+def test_every_point_of_the_checklist_can_be_seen_to_hold() -> None:
+    points = re.findall(
+        r"^- \[ \] .*?(?=\n- |\n\n)", CHECKLIST.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    assert points
+    for point in points:
+        assert re.search(r"`make exercise-|tests/|05-images.md#", point), f"No proof is named: {point}"
+        for slug, linked in re.findall(r"\[`make exercise-([a-z0-9-]+)`\]\((.*?)\)", point):
+            assert linked == f"../exercises/{slug}.toml", f"The link of {slug} leads to {linked}."
+
+
+@pytest.mark.parametrize("path", PROSE, ids=lambda path: path.stem)
+def test_every_link_to_a_section_leads_to_one(path: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for page, section in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", text):
+        headings = re.findall(
+            r"^#+ (.+)$", (path.parent / page if page else path).read_text("utf-8"), re.MULTILINE
+        )
+        anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert section in anchors, f"{path.name}: {page} has no section #{section}."

@@ -54,6 +54,8 @@ requests = counter("agent_requests_total", "Requests", ["method", "endpoint", "s
 latency = histogram("agent_request_latency_seconds", "To the last byte", ["method", "endpoint"])
 open_streams = gauge("agent_open_streams", "Who follows a run now")
 runs = counter("agent_runs_total", "Finished runs", ["outcome"])
+for outcome in ("done", "failed", "cancelled"):
+    runs.labels(outcome)  # each begins with 0, or the first failure would be no increase
 run_seconds = histogram(
     "agent_run_seconds",
     "From the request to the end of the run",
