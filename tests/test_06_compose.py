@@ -498,8 +498,8 @@ def test_a_replica_that_takes_too_much_memory_is_killed_and_comes_back(stack: St
     assert {event["Action"] for event in died} == {"oom", "die"}, "Nobody can see that it was the memory."
     codes = [event["Actor"]["Attributes"]["exitCode"] for event in died if event["Action"] == "die"]
     assert codes == ["137"]
-    stack.wait(lambda: stack.ready() == 1, "the replica is ready again")
-    assert ask(stack.url, "Who answers after the memory was used up?").status_code == 200
+    again = "Who answers after the memory was used up?"
+    assert until(lambda: ask(stack.url, again).status_code == 200, 20), "The replica does not come back."
 
 
 def test_prometheus_asks_every_replica_and_its_alerts_are_sound(stack: Stack) -> None:
