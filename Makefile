@@ -56,9 +56,9 @@ smoke: .venv/dev.done images ## test each image of the research agent, in contai
 audit: .venv/dev.done ## the same test for your own agent: make audit TARGET=image-or-url
 	@$(COURSE) audit $(TARGET)
 
-# CI sets up every engine first, and there a missing one is a failure. DOCKER=1: also the tests of lessons 05 and 06.
-test: $(if $(CI),engine) lint ## run every test (those whose engine is missing are skipped; DOCKER=1: images, too)
-	@.venv/bin/pytest -n auto --dist worksteal $(if $(DOCKER),,-m "not docker")
+# CI sets up every engine first, and there a missing one is a failure.
+test: $(if $(CI),engine) lint ## run every test (those whose engine is missing are skipped)
+	@.venv/bin/pytest -n auto --dist worksteal
 
 lint: .venv/dev.done ## check style, types, scripts, pages and figures
 	@$(COURSE) lint
@@ -75,5 +75,6 @@ bench: .venv/dev.done ## measure everything again on this machine (minutes)
 lock: .venv/dev.done ## write requirements/*.txt anew from pyproject.toml
 	@$(COURSE) lock
 
-clean: ## remove what set-up and tests made (your workspace stays)
+clean: ## remove what set-up, engines and tests made, here and in your caches (your workspace stays)
+	@[ ! -e .venv/lessons.done ] || $(COURSE) clean
 	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks && find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,6 +9,8 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from bench.lesson_06_load import (
 )
 from bench.records import measured, save
 
-REPLICAS, STREAMS, KNOWN, NEW = 4, 30, 20, 1
+REPLICAS, STREAMS, KNOWN, NEW = 4, 100, 40, 2
 MODEL = "offline?tps=10"
 BEFORE = 5  # seconds of load before the restart, and after it
 
@@ -36,13 +38,23 @@ def rolling_restart(stack: Stack) -> None:
     subprocess.run([script], cwd=stack.folder, env=stack.env, check=True, capture_output=True)
 
 
-def lifelines(stack: Stack, began: float, ended: float) -> list[dict[str, Any]]:
-    """A lane for each replica: when it served, drained and started, from Docker's own record of events."""
-    filters = [f"--filter=label=com.docker.compose.project={stack.name}", "--filter=type=container"]
-    period = [f"--since={began:.3f}", f"--until={ended:.3f}"]
-    told = [
-        json.loads(line) for line in stack.docker("events", *period, *filters, "--format=json").splitlines()
-    ]
+@contextmanager
+def recorded(stack: Stack, path: Path) -> Iterator[None]:
+    """Docker's events go into a file meanwhile: its own memory of them is short, and full of checks."""
+    events = [f"--filter=event={name}" for name in ("kill", "die", "start", "health_status")]
+    filters = [f"--filter=label=com.docker.compose.project={stack.name}", *events]
+    with path.open("w") as file:
+        told = subprocess.Popen(["docker", "events", *filters, "--format=json"], env=stack.env, stdout=file)
+        try:
+            yield
+        finally:
+            told.terminate()
+            told.wait()
+
+
+def lifelines(stack: Stack, path: Path, began: float, ended: float) -> list[dict[str, Any]]:
+    """A lane for each replica: when it served, drained and started."""
+    told = [json.loads(line) for line in path.read_text().splitlines()]
     lanes = []
     for number, replica in enumerate(stack.replicas(), 1):
         spans, state, since = [], "serves", 0.0
@@ -85,14 +97,15 @@ async def main() -> None:
                 new = group.create_task(ask_steadily(client, stack.url, NEW, unlike, stop))
                 await asyncio.sleep(BEFORE)
                 began, clock = time.time(), time.monotonic()
-                await asyncio.to_thread(rolling_restart, stack)
+                with recorded(stack, Path(folder) / "events"):
+                    await asyncio.to_thread(rolling_restart, stack)
                 ended, seconds = time.time(), time.monotonic() - clock
                 print(f"restarted in {seconds:.0f} s, {len(readings)} streams so far", flush=True)
                 await asyncio.sleep(BEFORE)
                 stop.set()
             wrong = [lost_or_doubled(seen, await stored(client, stack.url, seen)) for seen in readings]
             versions = stack.docker("version", "--format", "{{.Server.Version}}")
-        lanes = lifelines(stack, began, ended)
+        lanes = lifelines(stack, Path(folder) / "events", began, ended)
     failed = known.result().failed + new.result().failed + [why for seen in readings for why in seen.failed]
     print(*failed[:10], sep="\n")
     how = (

@@ -1,6 +1,7 @@
 """The commands behind the Makefile: `python -m course lesson 01`."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,8 +157,7 @@ def engine() -> None:
     from course import engines
 
     engines.set_up(console)
-    if os.environ.get("DOCKER") or not os.environ.get("CI"):  # CI's tests of images are a run of their own
-        docker_engine.up(console)
+    docker_engine.up(console)
 
 
 @cli.command("engine-down")
@@ -175,6 +175,19 @@ def images() -> None:
         with console.status(f"building {image.tag} ..."):
             images.build(image)
         console.print(f"✓ {image.tag}")
+
+
+@cli.command()
+def clean() -> None:
+    """Remove what the course keeps outside its folder: images, its own Docker, the offline model's index."""
+    from offline_model.books.index import cache_folder
+
+    from course import images
+
+    images.remove()
+    docker_engine.down(console)
+    for folder in (docker_engine.CACHE.parent, cache_folder()):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_container(*arguments: str) -> None:

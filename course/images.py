@@ -5,7 +5,7 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from course.docker_engine import environment
+from course.docker_engine import docker, environment
 from course.pages import ROOT
 from course.processes import Failed
 
@@ -65,3 +65,11 @@ def build(image: Image, *more: str, root: Path = ROOT) -> None:
         raise Failed("Docker is missing. `make doctor` says how to get it.") from None
     if done.returncode:
         raise Failed(f"{image.tag} could not be built:\n{done.stderr[-3000:]}")
+
+
+def remove() -> None:
+    """Remove the course's images; those of a learner's own keep their names and stay."""
+    ours = {image.tag.partition(":")[0] for image in (MODEL, *AGENTS, *LESSONS)}
+    for tag in docker("images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split():
+        if tag.partition(":")[0] in ours:
+            docker("rmi", "--force", tag)

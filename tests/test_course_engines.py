@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from conftest import RedisServer, require
+from rich.console import Console
 
+from course import engines
 from course.pages import ROOT
 
 
@@ -31,11 +33,14 @@ def test_a_missing_engine_is_named_with_its_package_where_we_may_not_install_it(
     assert "apt-get install redis-server chromium" in said
 
 
-def test_nothing_is_done_where_every_engine_is_there(tmp_path: Path) -> None:
+def test_nothing_is_done_where_every_engine_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("redis-server", "chromium", "apt-get"):
         (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
         (tmp_path / name).chmod(0o755)
-    assert engine(str(tmp_path)) == (0, "Every engine that the lessons so far need is there.\n")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with (console := Console()).capture() as said:
+        engines.set_up(console)
+    assert said.get() == "Every engine that the lessons so far need is there.\n"
 
 
 def test_a_test_without_its_engine_is_skipped_and_in_ci_fails(
