@@ -27,7 +27,7 @@ SHORT = "What is graceful shutdown?"
 
 
 class Stack:
-    """A copy of the compose project, with a name, a port and an image of its own; removed at the end.
+    """A copy of the compose project, with a name, a port and images of its own; removed at the end.
 
     `settings` are the lines of its `.env`; `agent` is laid over the agent's part of the compose file.
     """
@@ -45,7 +45,9 @@ class Stack:
         shutil.copytree(source / "research-agent", self.folder, ignore=ignored)
         for neighbour in ("offline-model", "docs"):  # what the offline model's image is built from
             (folder / neighbour).symlink_to(ROOT / neighbour)
-        self.image = f"research-agent:{self.name}"
+        self.image, self.model = f"research-agent:{self.name}", f"offline-model:{self.name}"
+        model = self.folder / "compose" / "model.yml"
+        model.write_text(model.read_text().replace("offline-model:latest", self.model))
         over = {"services": {"agent": {"image": self.image} | (agent or {})}}
         (self.folder / "docker-compose.override.yml").write_text(yaml.safe_dump(over))
         port = free_port()
@@ -67,7 +69,7 @@ class Stack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.compose("--profile", "*", "down", "--volumes", "--timeout", "1")
-        self.docker("image", "rm", "--force", self.image)
+        self.docker("image", "rm", "--force", self.image, self.model)
 
     def docker(self, *arguments: str, seconds: float = 120) -> str:
         """What a docker command prints; `Failed` with what it said when it does not succeed."""

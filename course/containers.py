@@ -20,6 +20,21 @@ OFFLINE = {
     "MODEL_NAME": "offline",
     "SEARCH_URL": "http://model:9000",
 }
+# A health check that runs at this moment is no child of process 1; stopped, it would hold up all later ones.
+SIGNAL_OFFSPRING = """
+import os, signal, sys
+from contextlib import suppress
+parents = {}
+for number in filter(str.isdigit, os.listdir("/proc")):
+    with suppress(OSError), open(f"/proc/{number}/stat") as file:
+        parents[int(number)] = int(file.read().rpartition(")")[2].split()[1])
+family = {1}
+while more := {number for number, parent in parents.items() if parent in family} - family:
+    family |= more
+for number in family - {1}:
+    with suppress(ProcessLookupError):
+        os.kill(number, getattr(signal, f"SIG{sys.argv[1]}"))
+"""
 
 
 def run(*arguments: str, seconds: float = 60) -> str:
@@ -116,11 +131,9 @@ class Container:
         return f"its last words: {lines[-1].strip()[:300]}" if lines else "it said nothing"
 
     def signal(self, name: str) -> None:
-        """Signal every process in it: process 1 from outside, for nobody inside can stop that one."""
-        script = f"import os, signal; os.kill(-1, signal.SIG{name})"
-        docker(
-            "exec", self.id, "python", "-c", script
-        )  # fails where process 1 is alone, or there is no python
+        """Signal process 1 from outside, for nobody inside can stop that one, and its offspring."""
+        # It fails where there is no python, which leaves process 1.
+        docker("exec", self.id, "python", "-c", SIGNAL_OFFSPRING, name)
         run("kill", "--signal", name, self.id)
 
     def stop(self, grace: int) -> tuple[int, float]:

@@ -51,10 +51,9 @@ def origin(folder: str) -> list[str]:
 
 def build(image: Image, *more: str, root: Path = ROOT) -> None:
     """Build an image from the course, or from a copy at `root`; `Failed` with the builder's last words."""
-    options = (*origin(image.folder), *more) if image == AGENTS[-1] else more
     try:
         done = subprocess.run(
-            image.command(*options),
+            image.command(*origin(image.folder), *more),
             cwd=root,
             env=os.environ | environment(),
             capture_output=True,

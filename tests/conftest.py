@@ -9,7 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +58,18 @@ def offline_model(processes: Processes) -> str:
     return start_model(processes)
 
 
+@contextmanager
+def turn(name: str) -> Iterator[None]:
+    """Tests that need the same thing take turns, in whatever process they run."""
+    with (Path(tempfile.gettempdir()) / f"course-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture
 def literal_ports() -> Iterator[None]:
-    """Tests that use the ports 8000 and 9000 of the pages take turns, in whatever process they run."""
-    with (Path(tempfile.gettempdir()) / "course-literal-ports.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    """The ports 8000 and 9000 of the pages."""
+    with turn("literal-ports"):
         yield
 
 
@@ -156,23 +165,29 @@ def docker() -> None:
 
 
 @pytest.fixture(scope="session")
-def build(docker: None, lesson_root: Path) -> Callable[[str], str]:
+def build(docker: None, lesson_root: Path) -> Iterator[Callable[[str], str]]:
     """A function that builds the research agent of the lesson under test ("basic", ...); the image's name.
 
     Workers take turns: whoever comes second finds all steps in the builder's cache.
     """
 
+    mended = set()
+
     def built(kind: str) -> str:
         image = next(image for image in images.AGENTS if image.tag.endswith(f":{kind}"))
-        if lesson_root != ROOT:  # a mend is not to take the name of the course's own image
-            image = dataclasses.replace(image, tag=f"{image.tag}-mended")
-        with (Path(tempfile.gettempdir()) / "course-images.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        if (
+            lesson_root != ROOT
+        ):  # a mend is not to take the name of the course's own image, nor of another mend
+            image = dataclasses.replace(image, tag=f"{image.tag}-{zlib.crc32(bytes(lesson_root)):08x}")
+            mended.add(image.tag)
+        with turn("images"):
             images.build(images.MODEL)
             images.build(image, root=lesson_root)
         return image.tag
 
-    return built
+    yield built
+    for tag in mended:
+        docker_engine.docker("rmi", "--force", tag)
 
 
 class RedisServer:

@@ -3,16 +3,15 @@
 That the untouched lesson passes them is what the rest of `make test` shows.
 """
 
-import fcntl
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import turn
 
 from course.exercises import STATE, WORKSPACE, Change, Exercise, exercises, run_tests
 from course.pages import ROOT
@@ -55,8 +54,7 @@ def course(*words: str) -> tuple[int, str]:
 def empty_workspace(tmp_path: Path) -> Iterator[None]:
     """The learner's own workspace is put aside meanwhile; tests that use it take turns."""
     aside = tmp_path / "aside"
-    with (Path(tempfile.gettempdir()) / "course-workspace.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with turn("workspace"):
         if WORKSPACE.exists():
             shutil.move(WORKSPACE, aside)
         yield
