@@ -66,7 +66,9 @@ def lifelines(stack: Stack, path: Path, began: float, ended: float) -> list[dict
                     spans.append(span(since, now, state))
                 if state != after[action]:
                     state, since = after[action], now
-        lanes.append({"name": f"replica {number}", "spans": [*spans, span(since, ended - began, state)]})
+        spans.append(span(since, ended - began, state))
+        seen = [each for each in spans if each["end"] - each["start"] >= 0.5]  # what can be seen in a picture
+        lanes.append({"name": f"replica {number}", "spans": seen})
     return lanes
 
 
