@@ -235,15 +235,22 @@ class Asking:
 
 
 async def ask_steadily(
-    client: httpx2.AsyncClient, url: str, rate: float, query: Callable[[int], str], stop: asyncio.Event
+    client: httpx2.AsyncClient,
+    url: str,
+    rate: float,
+    query: Callable[[int], str],
+    stop: asyncio.Event,
+    keys: bool = False,
 ) -> Asking:
+    """Ask so many times a second; with `keys` such that the proxy may ask another replica again."""
     seen = Asking()
 
     async def ask(number: int) -> None:
         began = time.monotonic()
         seen.at.append(began)
+        headers = {"Idempotency-Key": uuid.uuid4().hex} if keys else {}
         try:
-            reply = await client.post(f"{url}/v1/research", json={"query": query(number)})
+            reply = await client.post(f"{url}/v1/research", json={"query": query(number)}, headers=headers)
             if reply.status_code != 200:
                 seen.failed.append(f"{reply.status_code} {reply.text[:200]}")
         except httpx2.TransportError as error:

@@ -96,7 +96,7 @@ async def main() -> None:
                 for number in range(STREAMS):
                     group.create_task(reader(number))
                 known = group.create_task(ask_steadily(client, stack.url, KNOWN, lambda _: SHORT, stop))
-                new = group.create_task(ask_steadily(client, stack.url, NEW, unlike, stop))
+                new = group.create_task(ask_steadily(client, stack.url, NEW, unlike, stop, keys=True))
                 await asyncio.sleep(BEFORE)
                 began, clock = time.time(), time.monotonic()
                 with recorded(stack, Path(folder) / "events"):

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -258,8 +259,8 @@ def test_the_proxy_repeats_only_what_may_be_repeated(lesson_root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def project(docker: None, lesson_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The project, built but not started: a model of forty tokens a second, replicas that drain for 4 s."""
-    env = {"DRAIN_SECONDS": "4", "CIRCUIT_FAILURES": "3", "CIRCUIT_SECONDS": "2", "MODEL_RETRIES": "0"}
+    """The project, built but not started: a model of forty tokens a second, replicas that drain for 3 s."""
+    env = {"DRAIN_SECONDS": "3", "CIRCUIT_FAILURES": "3", "CIRCUIT_SECONDS": "2", "MODEL_RETRIES": "0"}
     folder = tmp_path_factory.mktemp("compose")
     settings = {"OFFLINE_MODEL_NAME": "offline?tps=40", "MAX_CONCURRENCY": "64"}
     with Stack(folder, settings, lesson_root, {"environment": env}) as made:
@@ -341,7 +342,7 @@ async def loaded(
             for number in range(readers):
                 group.create_task(reader(number))
             known = group.create_task(ask_steadily(client, stack.url, 5, lambda _: SHORT, stop))
-            new = group.create_task(ask_steadily(client, stack.url, 0.5, unlike, stop))
+            new = group.create_task(ask_steadily(client, stack.url, 0.5, unlike, stop, keys=True))
             await operation()
             stop.set()
         for seen in found:
@@ -401,6 +402,28 @@ async def test_nobody_notices_a_rolling_restart(stack: Stack) -> None:
 def rolling_restart(stack: Stack) -> None:
     script = stack.folder / "compose/rolling-restart.sh"
     subprocess.run([script], cwd=stack.folder, env=stack.env, check=True, timeout=150, capture_output=True)
+
+
+@pytest.mark.timeout(120)
+async def test_who_asks_with_a_key_does_not_notice_that_a_run_is_handed_over(stack: Stack) -> None:
+    stack.up(2)
+    first = stack.replicas()[0]
+    async with new_client() as client:
+
+        async def ask_with_key(number: int) -> httpx2.Response:
+            key = {"Idempotency-Key": uuid.uuid4().hex}
+            return await client.post(
+                f"{stack.url}/v1/research", json={"query": f"{LONG} {number}"}, headers=key
+            )
+
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(ask_with_key(number)) for number in range(4)]
+            busy = 'haproxy_server_current_sessions{proxy="ready",server="replica1"} 2'
+            assert await asyncio.to_thread(until, lambda: busy in stack.from_proxy("/metrics"), 10)
+            await asyncio.to_thread(stack.docker, "restart", first)
+    assert "handed over a run" in stack.docker("logs", first)
+    for reply in (task.result() for task in asked):
+        assert reply.status_code == 200, f"A caller was told of the hand-over: {reply.text}"
 
 
 @pytest.mark.timeout(120)
