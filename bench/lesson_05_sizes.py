@@ -94,7 +94,7 @@ def main() -> None:
         save_layers(
             f"lesson_05_layers_{name}",
             f"The layers of research-agent:{image.tag.partition(':')[2]}",
-            f"The layers of the {name} image, the first at the bottom, and what each weighs.",
+            f"What each step of {image.file} adds, the first at the bottom.",
             [(short(made), size) for made, size in steps],
             measured(how, Docker=version),
         )
