@@ -164,6 +164,8 @@ def engine() -> None:
 def engine_down() -> None:
     """Stop what `engine` started."""
     docker_engine.down(console)
+    if docker_engine.CACHE.exists():
+        console.print(f"For the next start its programs and images stay in {docker_engine.CACHE}.")
 
 
 @cli.command()
@@ -186,8 +188,10 @@ def clean() -> None:
 
     images.remove()
     docker_engine.down(console)
-    for folder in (docker_engine.CACHE.parent, cache_folder()):
-        shutil.rmtree(folder, ignore_errors=True)
+    with console.status("removing what it kept ..."):
+        docker_engine.remove(docker_engine.CACHE)
+        for folder in (docker_engine.CACHE.parent, cache_folder()):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_container(*arguments: str) -> None:

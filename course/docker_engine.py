@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from course.processes import Failed
 
 TOOLS = ROOT / "tools" / "docker"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agents-in-containers" / "docker"
+STORES = CACHE / "data", CACHE / "registry"  # the daemon's images and the registry's
 UNPACKED = CACHE / "docker-26.1-registry-2.8"  # a folder for each set of versions
 RUN = Path("/run/agents-in-containers")  # emptied by a reboot, as the record of what runs must be
 PROGRAMS = RUN / "programs"  # of the daemon that runs, whoever's cache they are in
@@ -90,20 +92,36 @@ def up(console: Console) -> None:
         )
     began = time.monotonic()
     with one_at_a_time():
-        if daemon() is None:
-            if not UNPACKED.exists():
-                step(console, "unpacking Docker's packages", TOOLS / "programs.sh", UNPACKED)
-                plugins = UNPACKED / "config" / "cli-plugins"
-                plugins.mkdir(parents=True)
-                for plugin in (UNPACKED / "usr/libexec/docker/cli-plugins").iterdir():
-                    (plugins / plugin.name).symlink_to(plugin)
-            with console.status("starting the daemon ..."):
-                start()
-        step(console, "making the stand-in base images", TOOLS / "images.sh", PROGRAMS, MIRROR)
+        filled = STORES[0].exists()
+        start(console)
+        try:
+            make_images(console)
+        except Failed as failure:
+            if not filled:
+                raise
+            # A power cut or somebody's tidying can damage a store; all that is in it can be made again.
+            console.print(f"{failure}\nOnce more, with an empty store of images:", markup=False)
+            stop_daemons()
+            for store in STORES:
+                remove(store)
+            start(console)
+            make_images(console)
     console.print(f"✓ docker: a daemon of the course's own runs ({time.monotonic() - began:.0f} s)")
     console.print("In your own terminal:")
     for name, value in environment().items():
         console.print(f'  export {name}="{value.replace(os.environ["PATH"], "$PATH")}"', soft_wrap=True)
+
+
+def make_images(console: Console) -> None:
+    step(console, "making the stand-in base images", TOOLS / "images.sh", PROGRAMS, MIRROR)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder; should that be interrupted, nobody takes the rest of it for the whole."""
+    if folder.exists():
+        doomed = Path(tempfile.mkdtemp(prefix="removed-", dir=CACHE.parent))
+        folder.rename(doomed / folder.name)
+        shutil.rmtree(doomed)
 
 
 @contextmanager
@@ -129,20 +147,27 @@ def step(console: Console, name: str, script: Path, *arguments: Path | str) -> N
         raise Failed(f"{name} failed:\n{(done.stdout + done.stderr)[-2000:]}")
 
 
-def start() -> None:
+def start(console: Console) -> None:
     """Start the registry, and dockerd, which starts containerd; wait until both answer."""
+    if daemon() is not None:
+        return
+    if not UNPACKED.exists():
+        step(console, "unpacking Docker's packages", TOOLS / "programs.sh", UNPACKED)
     RUN.mkdir(parents=True, exist_ok=True)
     PROGRAMS.unlink(missing_ok=True)
     PROGRAMS.symlink_to(UNPACKED)
-    NETWORK.write_text(Path("/proc/sys/net/ipv4/ip_forward").read_text())
+    if not NETWORK.exists():  # else a daemon that crashed has already changed it
+        NETWORK.write_text(Path("/proc/sys/net/ipv4/ip_forward").read_text())
     registry = ["docker-registry", "serve", str(TOOLS / "registry.yml")]
-    launch(registry, answers=mirror_works, REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=str(CACHE / "registry"))
+    launch(registry, answers=mirror_works, REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=str(STORES[1]))
     dockerd = ["dockerd", "-H", f"unix://{SOCKET}", "-G", "root", "--registry-mirror", f"http://{MIRROR}"]
     folders = [
+        "--config-file",
+        str(TOOLS / "daemon.json"),
         "-p",
         str(RUN / "docker.pid"),
         "--data-root",
-        str(CACHE / "data"),
+        str(STORES[0]),
         "--exec-root",
         str(RUN / "exec"),
     ]
@@ -196,6 +221,11 @@ def stop(name: str) -> None:
         time.sleep(0.1)
 
 
+def stop_daemons() -> None:
+    stop("dockerd")
+    stop("docker-registry")
+
+
 def down(console: Console) -> None:
     """Stop what `up` started, its containers with it, and take its rules out of the network."""
     if not PROGRAMS.exists():
@@ -204,11 +234,10 @@ def down(console: Console) -> None:
     for container in docker("ps", "--quiet").stdout.split():
         docker("stop", "--time", "10", container)
     with console.status("stopping the daemon ..."):
-        stop("dockerd")
-        stop("docker-registry")
+        stop_daemons()
     forget_network()
     shutil.rmtree(RUN)
-    console.print(f"✓ docker: stopped. Programs and images stay in {CACHE} for the next start.")
+    console.print("✓ docker: stopped")
 
 
 def forget_network() -> None:

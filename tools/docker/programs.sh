@@ -30,7 +30,9 @@ trixie download docker.io docker-cli docker-buildx docker-compose containerd tin
 for package in *.deb; do dpkg -x "$package" "$work/unpacked"; done
 ln -s iptables-nft "$work/unpacked/usr/sbin/iptables"
 ln -s ip6tables-nft "$work/unpacked/usr/sbin/ip6tables"
-mkdir -p "$work/unpacked/etc"
+mkdir -p "$work/unpacked/etc" "$work/unpacked/config/cli-plugins"
+ln -s ../../usr/libexec/docker/cli-plugins/docker-buildx ../../usr/libexec/docker/cli-plugins/docker-compose \
+  "$work/unpacked/config/cli-plugins/"
 cp "$work/trixie.list" "$work/unpacked/etc/trixie.list" # what stand-in images are made from
 mkdir -p "$(dirname "$folder")"
 rm -rf "$folder"
