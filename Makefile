@@ -77,4 +77,5 @@ lock: .venv/dev.done ## write requirements/*.txt anew from pyproject.toml
 
 clean: ## remove what set-up, engines and tests made, here and in your caches (your workspace stays)
 	@[ ! -e .venv/lessons.done ] || $(COURSE) clean
-	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks && find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@rm -rf .venv .pytest_cache .ruff_cache .hypothesis .benchmarks
+	@find . \( -name __pycache__ -o -name .mypy_cache \) -type d -prune -exec rm -rf {} +

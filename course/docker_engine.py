@@ -160,6 +160,7 @@ def start(console: Console) -> None:
         NETWORK.write_text(Path("/proc/sys/net/ipv4/ip_forward").read_text())
     registry = ["docker-registry", "serve", str(TOOLS / "registry.yml")]
     launch(registry, answers=mirror_works, REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=str(STORES[1]))
+    (RUN / "docker.pid").unlink(missing_ok=True)  # of one that was killed
     dockerd = ["dockerd", "-H", f"unix://{SOCKET}", "-G", "root", "--registry-mirror", f"http://{MIRROR}"]
     folders = [
         "--config-file",
@@ -222,8 +223,14 @@ def stop(name: str) -> None:
 
 
 def stop_daemons() -> None:
+    """Stop both; and what a dockerd that was killed has mounted, the next one does not unmount."""
     stop("dockerd")
     stop("docker-registry")
+    store = f"{PROGRAMS.resolve().parent / STORES[0].name}"
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for mount in reversed(mounts):
+        if mount == store or mount.startswith(f"{store}/"):
+            subprocess.run(["umount", "--lazy", mount], check=True)
 
 
 def down(console: Console) -> None:
@@ -231,6 +238,7 @@ def down(console: Console) -> None:
     if not PROGRAMS.exists():
         console.print("No Docker of the course's own is running.")
         return
+    start(console)  # one that was killed left its containers running: only it can stop them
     for container in docker("ps", "--quiet").stdout.split():
         docker("stop", "--time", "10", container)
     with console.status("stopping the daemon ..."):
