@@ -21,6 +21,8 @@ def commands() -> list[list[str]]:
     scripts = [str(path) for folder in folders for path in sorted(folder.glob("**/*.sh"))]
     # Those in tests/images are bad on purpose; each has its test.
     dockerfiles = [str(path) for folder in folders for path in sorted(folder.glob("**/Dockerfile*"))]
+    compose = [path for path in ROOT.glob("research-agent/**/*.yml") if "services:" in path.read_text()]
+    schema = [str(tools / "check-jsonschema"), "--builtin-schema"]
     lessons = [[str(path)] for path in sorted((ROOT / "code").iterdir()) if path.suffix == ".py"]
     typed = [["course", "bench", "tests"], ["offline-model/offline_model"], ["research-agent"], *lessons]
     return [
@@ -29,6 +31,8 @@ def commands() -> list[list[str]]:
         *[[str(tools / "mypy"), "--no-error-summary", *paths] for paths in typed],
         [str(tools / "shellcheck"), str(ROOT / ".ci/run"), *scripts],
         [str(tools / "hadolint"), "--no-color", *dockerfiles],
+        [*schema, "vendor.compose-spec", *map(str, compose)],
+        [*schema, "vendor.github-workflows", *map(str, ROOT.glob(".github/workflows/*.yml"))],
     ]
 
 
@@ -52,9 +56,9 @@ def pages() -> list[str]:
 
 
 def settings() -> list[str]:
-    """Files such as Compose's that do not parse: Compose's own check needs a Docker, this one does not."""
+    """Files without a schema of their own that do not parse."""
     found = []
-    for pattern in ("research-agent/**/*.yml", "tools/**/*.yml", ".github/**/*.yml", ".devcontainer/*.json"):
+    for pattern in ("research-agent/**/*.yml", "tools/**/*.yml", "tools/**/*.json", ".devcontainer/*.json"):
         for path in sorted(ROOT.glob(pattern)):
             try:
                 yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML, too

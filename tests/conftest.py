@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +30,10 @@ sys.path.insert(0, str(Path(os.environ.get("LESSON_ROOT", ROOT)) / "research-age
 
 # None are installed; looking for them would take a tenth of a second of each of hundreds of starts.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
+# A script's background job ignores Ctrl-C, and so would all that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)

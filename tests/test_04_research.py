@@ -408,6 +408,14 @@ def test_runs_steps_and_tokens_are_counted(start: App) -> None:
     assert "agent_run_seconds_count 1.0" in text
 
 
+def test_tokens_of_a_run_that_fails_are_counted(start: App) -> None:
+    model = "offline?fault=500&every=2"
+    server = start(APP_NAME="paid", MODEL_NAME=model, MODEL_RETRIES="0")
+    assert_problem(ask(server, QUESTION), 502)
+    counted = metrics(server).get(("agent_tokens_total", model), 0)
+    assert counted > 0, "A call that was paid is missing in agent_tokens_total, for its run has failed later."
+
+
 def test_health_awaits_nothing_and_shows_what_is_known(start: App) -> None:
     server = start(APP_NAME="health")
     health = httpx2.get(f"{server}/health").json()

@@ -27,7 +27,7 @@ from app.config import Settings
 from app.fetch import FetchFailed, Refused
 from app.models import Notebook, Source, Step
 from app.search import Search, SearchFailed
-from app.telemetry import span
+from app.telemetry import span, tokens
 
 PROMPT = """You are a research agent. Find out what is asked with your tools, then answer.
 
@@ -215,7 +215,7 @@ class Agent:
                     if isinstance(message, AIMessage):
                         if rest := citations.rest():
                             yield "token", {"text": rest}
-                        count(message, notebook)
+                        self.count(message, notebook)
                         unfinished = [message]
                         if not message.tool_calls:
                             reason = message.response_metadata.get("finish_reason")
@@ -244,8 +244,8 @@ class Agent:
                             for source in done.sources:
                                 yield "source", source.model_dump()
 
-
-def count(message: AIMessage, notebook: Notebook) -> None:
-    if used := message.usage_metadata:
-        notebook.prompt_tokens += used["input_tokens"]
-        notebook.completion_tokens += used["output_tokens"]
+    def count(self, message: AIMessage, notebook: Notebook) -> None:
+        if used := message.usage_metadata:
+            notebook.prompt_tokens += used["input_tokens"]
+            notebook.completion_tokens += used["output_tokens"]
+            tokens.labels(self.model.model_name).inc(used["total_tokens"])

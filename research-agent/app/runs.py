@@ -208,8 +208,6 @@ class Runs:
                 telemetry.tool_calls.labels(data["tool"], data["outcome"]).inc()
             elif kind == "done":
                 notebook = record.notebook
-                used = notebook.prompt_tokens + notebook.completion_tokens
-                telemetry.tokens.labels(self.settings.model_name).inc(used)
                 record.run.result = Result(
                     id=record.run.id,
                     query=record.run.query,
@@ -217,7 +215,7 @@ class Runs:
                     steps=notebook.steps,
                     sources=notebook.sources,
                     model=self.settings.model_name,
-                    tokens_used=used,
+                    tokens_used=notebook.prompt_tokens + notebook.completion_tokens,
                     finish_reason=data["reason"],
                 )
                 self.change(live, "done")

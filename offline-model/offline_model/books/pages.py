@@ -9,6 +9,7 @@ from offline_model.books.markup import inline, paragraphs, sentences
 from offline_model.books.passage import Passage
 
 FENCE = re.compile(r"^(```+|~~~+).*?^\1\s*$", re.MULTILINE | re.DOTALL)
+FIGURE = re.compile(r"<!-- figure: .*?<!-- /figure -->", re.DOTALL)
 FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*$", re.MULTILINE)
 TITLE = re.compile(r"^title:\s*[\"']?(.+?)[\"']?\s*$", re.MULTILINE)
@@ -22,6 +23,7 @@ def read(folder: Path) -> Iterator[Passage]:
 
 def passages(text: str, place: str) -> Iterator[Passage]:
     """Split one page by its headings; the place of each is the anchor that Markdown renderers give it."""
+    text = FIGURE.sub("", text)  # a chart's caption explains nothing, yet has all the words of its subject
     front = FRONT_MATTER.match(text)
     page = TITLE.search(front[1]) if front else None
     title = page[1] if page else ""
