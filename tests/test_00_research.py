@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +23,11 @@ ValueError, collections.Counter, functools.lru_cache, itertools.chain, contextli
 base64, csv reader, argparse, signal, multiprocessing pool, shared memory, queue, concurrent futures,
 xml etree, html parser, cookie, socket, ssl, secrets, uuid, weakref, copy deepcopy, pickle, struct pack,
 heapq, bisect, statistics mean, decimal, fractions""".replace("\n", " ").split(", ")
+
+INTRODUCTION = Path(__file__).parent.parent / "docs" / "index.md"
+ASKED_BY_THE_INTRODUCTION = re.findall(
+    r"^## ((?!What will you).+\?)$", INTRODUCTION.read_text(), re.MULTILINE
+)
 
 STRING = {"type": "string"}
 
@@ -198,6 +204,15 @@ class TestTheWeb:
         lesson = "https://agents-in-containers.example/docs/00-offline-model.html"
         assert "python -m offline_model --port 9000" in read(lesson), "Listings belong to a page, too."
         assert len(read(f"{lesson}#predict")) < len(read(lesson))
+
+    @pytest.mark.parametrize("question", ASKED_BY_THE_INTRODUCTION)
+    def test_a_section_answers_the_question_that_is_its_heading(
+        self, http: httpx2.Client, question: str
+    ) -> None:
+        anchor = re.sub(r"\W+", "-", question.lower()).strip("-")
+        assert results(http, question)[0]["url"].endswith(f"/docs/index.html#{anchor}"), (
+            f"Another page's words have displaced the introduction's answer to {question!r}."
+        )
 
     def test_nothing_is_found_about_what_is_not_there(self, http: httpx2.Client) -> None:
         assert results(http, "qwxzk vvqpt") == []

@@ -45,6 +45,9 @@ class Library:
         for number, title in connection.execute("select id, title from passages where kind = 'library'"):
             self.titles.setdefault(title.lower(), []).append(number)
             self.called.setdefault(title.rpartition(".")[2].lower(), []).append(number)
+        self.headings: dict[str, list[int]] = {}
+        for number, title in connection.execute("select id, title from passages where kind = 'page'"):
+            self.headings.setdefault(" ".join(stems(title.rpartition(": ")[2])), []).append(number)
         # Pages and manual come first in the index.
         self.told = min(map(min, self.titles.values()))
         self.entry = cache(self.read_entry)
@@ -59,7 +62,7 @@ class Library:
     def find_results(self, query: str) -> list[Found]:
         """What a search engine shows: of each URL the best passage, best first."""
         every = self.find(query, MOST_RESULTS, COVERED_BY_RESULTS)
-        if len(terms(query)) <= SHORT:
+        if len(terms(query)) <= SHORT and not DEFINITION.match(query):
             # A word or two: first of all what that is.
             every = self.find(f"What is {query}?", MOST_RESULTS, COVERED_BY_RESULTS) + every
         found: dict[str, Found] = {}
@@ -98,6 +101,7 @@ class Library:
             hits |= dict.fromkeys(called[:CANDIDATES], 0.0)
             hits |= self.query(" AND ".join(f'"{term}"' for term in known[:RAREST]), self.told)
         hits = hits if judge.defines and hits else hits | self.matching(known)
+        hits |= dict.fromkeys(self.headings.get(judge.whole.strip(), ()), 0.0)  # the question itself
         entries = [(self.entry(number), relevance) for number, relevance in hits.items()]
         rated = [(judge.rate(entry, relevance), entry) for entry, relevance in entries]
         rated.sort(key=lambda each: -each[0])
