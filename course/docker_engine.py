@@ -158,8 +158,11 @@ def start(console: Console) -> None:
     PROGRAMS.symlink_to(UNPACKED)
     if not NETWORK.exists():  # else a daemon that crashed has already changed it
         NETWORK.write_text(Path("/proc/sys/net/ipv4/ip_forward").read_text())
-    registry = ["docker-registry", "serve", str(TOOLS / "registry.yml")]
-    launch(registry, answers=mirror_works, REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=str(STORES[1]))
+    if daemon("docker-registry") is None:  # who killed dockerd has not killed it, too
+        if mirror_works():
+            raise Failed(f"Something else than the course's registry listens on {MIRROR}.")
+        registry = ["docker-registry", "serve", str(TOOLS / "registry.yml")]
+        launch(registry, mirror_works, REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=str(STORES[1]))
     (RUN / "docker.pid").unlink(missing_ok=True)  # of one that was killed
     dockerd = ["dockerd", "-H", f"unix://{SOCKET}", "-G", "root", "--registry-mirror", f"http://{MIRROR}"]
     folders = [
