@@ -142,21 +142,20 @@ class Reading:
     """How often the stream ended without a last event."""
     failed: list[str] = field(default_factory=list)
     """Requests that were refused."""
-    gap: float = 0
-    """The longest silence between two events, in seconds."""
-    first: float = 0
-    last: float = 0
-    """When the first and the last event came, on time.monotonic()'s clock."""
+    times: list[float] = field(default_factory=list)
+    """When each event came, on time.monotonic()'s clock."""
+
+    @property
+    def gap(self) -> float:
+        """The longest silence between two events, in seconds."""
+        return max((later - earlier for earlier, later in itertools.pairwise(self.times)), default=0)
 
     @property
     def over(self) -> bool:
         return bool(self.types) and self.types[-1] in ("done", "error")
 
     def saw(self, event_id: str, kind: str) -> None:
-        now = time.monotonic()
-        self.first = self.first or now
-        self.gap = max(self.gap, now - (self.last or now))
-        self.last = now
+        self.times.append(time.monotonic())
         self.ids.append(event_id)
         self.types.append(kind)
 
