@@ -416,6 +416,13 @@ def test_tokens_of_a_run_that_fails_are_counted(start: App) -> None:
     assert counted > 0, "A call that was paid is missing in agent_tokens_total, for its run has failed later."
 
 
+@pytest.mark.parametrize("path", ["/", "/health", "/ready"])
+def test_monitors_may_ask_with_head(server: Server, path: str) -> None:
+    whole, head = httpx2.get(f"{server}{path}"), httpx2.head(f"{server}{path}")
+    assert (head.status_code, head.headers["Content-Type"]) == (200, whole.headers["Content-Type"])
+    assert head.content == b""
+
+
 def test_health_awaits_nothing_and_shows_what_is_known(start: App) -> None:
     server = start(APP_NAME="health")
     health = httpx2.get(f"{server}/health").json()

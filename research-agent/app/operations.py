@@ -60,6 +60,7 @@ class Health:
 operations = APIRouter(include_in_schema=True, tags=["operations"])
 
 
+@operations.head("/health", include_in_schema=False)
 @operations.get("/health")
 async def health(request: Request) -> dict[str, Any]:
     """Liveness: this process turns its event loop. Awaits nothing; shows what was last known."""
@@ -73,6 +74,7 @@ async def health(request: Request) -> dict[str, Any]:
     }
 
 
+@operations.head("/ready", include_in_schema=False)
 @operations.get("/ready")
 async def ready(request: Request) -> dict[str, Any]:
     """Readiness: all that this app depends on answers, and nobody has asked us to stop; else 503."""
@@ -90,6 +92,7 @@ async def metrics() -> Response:
     return Response(telemetry.metrics(), media_type="text/plain; version=1.0.0; charset=utf-8")
 
 
+@operations.head("/", include_in_schema=False)
 @operations.get("/", include_in_schema=False)
 async def page() -> FileResponse:
     headers = {"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-cache"}
