@@ -54,7 +54,7 @@ smoke: .venv/dev.done images ## test each image of the research agent, in contai
 	@$(COURSE) smoke
 
 audit: .venv/dev.done ## the same test for your own agent: make audit TARGET=image-or-url
-	@$(COURSE) audit $(TARGET)
+	@$(COURSE) audit $(or $(TARGET),$(error What is to be tested? Such as: make audit TARGET=your-image:latest))
 
 # CI sets up every engine first, and there a missing one is a failure.
 test: $(if $(CI),engine) lint ## run every test (those whose engine is missing are skipped)

@@ -75,7 +75,7 @@ def exercise(name: str) -> None:
     """Put a broken copy of a lesson into the workspace."""
     from course import exercises
 
-    chosen = exercises.choose(name)
+    chosen = exercises.choose(name, console.print)
     console.print(f"\n{chosen.title} ({chosen.slug})\n", style="bold")
     console.print(" ".join(chosen.story.split()) + "\n", markup=False)
     for path in exercises.workspace_of(chosen):

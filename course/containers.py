@@ -60,7 +60,7 @@ class Image:
         if inspected.returncode and docker("pull", "--quiet", name, seconds=600).returncode == 0:
             inspected = docker("image", "inspect", name)
         if inspected.returncode:
-            raise Failed(f"There is no image {name}: {inspected.stderr.strip()}")
+            raise Failed(f"There is no image {name} here, nor to pull. (A URL begins with http://.)")
         self.config: dict[str, Any] = json.loads(inspected.stdout)[0]["Config"]
 
     @property

@@ -57,9 +57,8 @@ def choose(processes: Processes, log: IO[str], page_starts_model: bool = False) 
         return Model(env | real(), False, "MODEL=real: your key is used, and your provider bills every call.")
     if base_url := os.environ.get("OPENAI_BASE_URL"):
         return Model(env | other_server(base_url), False, f"The model is yours, at {base_url}.")
-    model = Model(
-        env | OFFLINE, True, f"The model is the offline one, on port {OFFLINE_PORT}: no key, no network."
-    )
+    where = "which the page starts" if page_starts_model else f"on port {OFFLINE_PORT}"
+    model = Model(env | OFFLINE, True, f"The model is the offline one, {where}: no key, no network.")
     if not page_starts_model:
         model.wait = start_offline_model(processes, log)
     return model

@@ -17,6 +17,7 @@ from course.pages import ROOT, Block, Page, matches
 from course.processes import Failed, Processes, holder, port_of, require_free, wait_ready
 
 COMMAND_SECONDS = 300
+CONTAINERS_GRACE = 90  # for a page's trap that takes containers down, each of which may drain first
 END = "\x1e"  # printed after a command: the record separator, which no command of a page prints
 OFFLINE_ONLY = re.compile(r"offline\?|/debug/")
 EXECUTED = ("run", "server", "output")
@@ -71,6 +72,8 @@ class Lesson:
             elif section == "## Predict" or (first and index == 0) or (last and index == len(parts) - 1):
                 self.show(f"{heading}\n\n{part}" if heading else part)
                 heading = ""
+        if heading and last:
+            self.show(heading)
 
     def show(self, markdown: str) -> None:
         if self.console.is_terminal:
@@ -168,12 +171,16 @@ def run_lesson(page: Page, console: Console) -> None:
     """Run a page from first to last; raises `Failed`, leaves nothing behind unless KEEP=1."""
     began = time.monotonic()
     console.rule(f"Lesson {page.number}: {page.title}")
-    with tempfile.TemporaryFile("w+") as log, Processes() as processes:
+    grace = CONTAINERS_GRACE if "docker" in page.needs else 5
+    with tempfile.TemporaryFile("w+") as log, Processes(grace) as processes:
         model = models.choose(processes, log, page.starts_model)
         console.print(f"{model.notice}\n", style="dim", highlight=False)
         lesson = Lesson(page, console, processes, model, log)
         try:
             lesson.run()
+        except KeyboardInterrupt:
+            console.print("\nStopping what the page has started ...")
+            raise
         finally:
             if os.environ.get("KEEP"):
                 keep(lesson)

@@ -1,7 +1,13 @@
 """The research agent: `python main.py`. This file only wires."""
 
-import os
+import signal
 import sys
+
+# Process 1 of a container gets no signal that it does not handle. Until the server listens to them, after a
+# second or so of imports, there is nothing that could be finished.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+import os
 import tempfile
 from multiprocessing import connection
 from socket import socket

@@ -58,5 +58,5 @@ def test_every_setting_is_in_the_example_with_its_default(
     example = lesson_root / "research-agent" / ".env.example"
     named = re.findall(r"^([A-Z_]+)=", example.read_text(), re.MULTILINE)
     assert sorted(named) == sorted(name.upper() for name in Settings.model_fields)
-    shown = Settings(_env_file=example)  # type: ignore[call-arg]
-    assert shown == Settings(_env_file=None, openai_api_key=shown.openai_api_key)  # type: ignore[call-arg]
+    shown, default = (Settings(_env_file=file, openai_api_key="x") for file in (example, None))  # type: ignore[call-arg, arg-type]
+    assert shown == default

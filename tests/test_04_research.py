@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -409,7 +410,7 @@ def test_runs_steps_and_tokens_are_counted(start: App) -> None:
 
 
 def test_tokens_of_a_run_that_fails_are_counted(start: App) -> None:
-    model = "offline?fault=500&every=2"
+    model = "offline?every=2&fault=500"  # a name that no other test calls: its second call fails
     server = start(APP_NAME="paid", MODEL_NAME=model, MODEL_RETRIES="0")
     assert_problem(ask(server, QUESTION), 502)
     counted = metrics(server).get(("agent_tokens_total", model), 0)
@@ -473,3 +474,15 @@ def test_an_idle_agent_stops_at_once(start: App) -> None:
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(10) == 0
     assert time.monotonic() - began < 5
+
+
+def test_a_stop_is_heard_while_the_program_still_starts(lesson_root: Path, tmp_path: Path) -> None:
+    """Process 1 of a container is not ended by a signal that it does not handle."""
+    (tmp_path / "uvicorn.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)")
+    env = os.environ | {"OPENAI_API_KEY": "x", "PYTHONPATH": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "main.py"], env=env, cwd=lesson_root / "research-agent", stdout=subprocess.PIPE
+    ) as program:
+        assert program.stdout and program.stdout.readline() == b"importing\n"
+        program.terminate()
+        assert program.wait(10) == 0, "A stop during the start is lost: in a container it ends in a kill."

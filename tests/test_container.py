@@ -20,7 +20,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # as a script, its own folder alone is on the path
 from course.containers import Container, Image, Surroundings, run, until
-from course.processes import Failed
+from course.processes import Failed, free_port
 
 App = Callable[..., str]  # settings in, address of a server out
 
@@ -78,6 +78,10 @@ class Subject:
     def reached(self) -> str | Unknown:
         """Its address; or why there is none, which is waited for only once."""
         if self.named is None:
+            try:
+                httpx2.get(self.target)
+            except (httpx2.TransportError, httpx2.InvalidURL) as error:
+                return Unknown(f"nothing answers at {self.target} ({error})")
             return self.target.rstrip("/")
         container, last = self.container, "nothing"
         deadline = time.monotonic() + START
@@ -188,17 +192,17 @@ def answers_on_its_port(subject: Subject) -> None:
     try:
         assert httpx2.get(f"{subject.url}/health").status_code == 200
     except (Unknown, httpx2.TransportError) as failure:
-        raise AssertionError(
-            f"{failure}. In a container a program must listen on 0.0.0.0: 127.0.0.1 is the container itself."
-        ) from None
+        advice = " In a container a program must listen on 0.0.0.0: 127.0.0.1 is the container itself."
+        raise AssertionError(f"{failure}.{advice if subject.around else ''}") from None
 
 
 @check("05-images.md")
 def turns_healthy(subject: Subject) -> None:
     """Its health check turns healthy."""
     assert subject.container.health != "none", "The image has no HEALTHCHECK."
+    healthy = subject.was_healthy
     log = [entry["Output"].strip() for entry in subject.container.state["Health"]["Log"][-1:]]
-    assert subject.was_healthy, f"It serves, but its check says: {' '.join(log)[:300]}."
+    assert healthy, f"It serves, but its check says: {' '.join(log)[:300]}."
 
 
 @check("01-basic-api.md")
@@ -427,6 +431,8 @@ def examine(target: str, *aliases: str) -> Iterator[Outcome]:
                 yield Outcome(each, "failed", str(failure).splitlines()[0])  # pytest adds lines of its own
             except Unknown as why:
                 yield Outcome(each, "unknown", str(why))
+            except httpx2.TransportError as error:
+                yield Outcome(each, "failed", f"The connection broke off: {error!r}.")
             else:
                 yield Outcome(each, "passed")
 
@@ -449,8 +455,9 @@ def main(target: str, audit: bool) -> int:
     """Print what was found; the exit code. An audit takes no fault for granted."""
     known: set[str] = set() if audit else KNOWN.get(target, set())
     print(f"\n{target}")
-    failed = 0
+    failed = unknown = 0
     for outcome in examine(target):
+        unknown += outcome.result == "unknown"
         expected = outcome.check.name in known
         wrong = (outcome.result == "failed") != expected and outcome.result != "unknown"
         mark = {"passed": "✓", "failed": "✗", "unknown": "?"}[outcome.result]
@@ -464,7 +471,10 @@ def main(target: str, audit: bool) -> int:
                 if not expected
                 else "    No longer a known fault."
             )
-    print(f"{failed} of {len(CHECKS)} checks failed." if failed else "Nothing failed.")
+    told = f"{failed} of {len(CHECKS)} checks failed" if failed else "Nothing failed"
+    print(f"{told}, {unknown} could not be made." if unknown else f"{told}.")
+    if known:
+        print("– is a fault that its Dockerfile tells of.")
     return 1 if failed else 0
 
 
@@ -481,7 +491,7 @@ def subject(request: pytest.FixtureRequest, build: Callable[[str], str]) -> Iter
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("each", CHECKS, ids=lambda check: check.name)
 def test_image(subject: Subject, each: Check) -> None:
-    known = each.name in KNOWN.get(subject.target.removesuffix("-mended"), ())
+    known = each.name in KNOWN.get(re.sub(r"-[0-9a-f]{8}$", "", subject.target), ())  # a mend's own name
     try:
         each.made(subject)
     except AssertionError:
@@ -499,6 +509,7 @@ BAD = {
 
 
 @pytest.mark.docker
+@pytest.mark.of_the_course
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", sorted(BAD))
 def test_bad_image_fails_exactly_its_check(name: str, build: Callable[[str], str]) -> None:
@@ -511,6 +522,13 @@ def test_bad_image_fails_exactly_its_check(name: str, build: Callable[[str], str
         run("rmi", "--force", tag)
     assert set(failed) == {expected}, failed
     assert failed[expected].endswith("."), f"It does not say what is wrong in a sentence: {failed[expected]}"
+
+
+def test_audit_of_a_url_where_nobody_answers_says_so() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    failed = faults(examine(url))
+    assert set(failed) == {"answers_on_its_port"}
+    assert failed["answers_on_its_port"].startswith(f"nothing answers at {url}")
 
 
 def test_audit_of_a_url_says_what_it_cannot_check(research_agent: App, offline_model: str) -> None:

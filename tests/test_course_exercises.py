@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import turn
 
-from course.exercises import STATE, WORKSPACE, Change, Exercise, exercises, run_tests
+from course.exercises import CONTAINERS, STATE, WORKSPACE, Change, Exercise, exercises, run_tests
 from course.pages import ROOT
 
 pytestmark = pytest.mark.timeout(300)
@@ -28,7 +28,7 @@ def shared_model(monkeypatch: pytest.MonkeyPatch, offline_model: str) -> None:
 @pytest.mark.skipif(not os.environ.get("CI"), reason="minutes long; CI=true make test proves each exercise")
 @pytest.mark.parametrize(
     "exercise",
-    [pytest.param(e, marks=[pytest.mark.docker] if e.lesson in ("05", "06") else []) for e in exercises()],
+    [pytest.param(e, marks=[pytest.mark.docker] if e.lesson in CONTAINERS else []) for e in exercises()],
     ids=lambda exercise: exercise.slug,
 )
 @pytest.mark.usefixtures("shared_model")
@@ -92,6 +92,27 @@ def test_a_learner_begins_fails_asks_mends_and_is_counted() -> None:
     said = course("progress")[1]
     assert "✓ 01-endless-query" in said
     assert "01 A basic agent API: 1 of 10 mended" in said
+
+
+@pytest.mark.usefixtures("empty_workspace")
+def test_what_was_changed_for_one_exercise_is_kept_when_another_begins() -> None:
+    course("exercise", "endless-query")
+    (WORKSPACE / "code/01_basic_api.py").write_text("# my mend")
+    other = next(e.slug for e in exercises("01") if e.slug != "01-endless-query")
+    code, said = course("exercise", other)
+    kept = WORKSPACE / "earlier/01-endless-query/code/01_basic_api.py"
+    assert (code, str(kept.relative_to(ROOT)) in said) == (0, True), said
+    assert kept.read_text() == "# my mend"
+    assert (WORKSPACE / "code/01_basic_api.py").read_text() != "# my mend"
+
+
+@pytest.mark.docker
+@pytest.mark.usefixtures("shared_model")
+def test_what_a_dockerfile_says_of_itself_is_known_of_a_learners_copy_too(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "research-agent", tmp_path / "research-agent")
+    known = "basic and (runs_as_nobody or holds_only_what_runs)"
+    outcomes = run_tests(tmp_path, "test_container.py", options=("-k", known))
+    assert [outcome.sentence for outcome in outcomes] == ["", ""]
 
 
 @pytest.mark.usefixtures("empty_workspace")
