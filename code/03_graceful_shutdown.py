@@ -23,6 +23,10 @@ from socket import socket
 from typing import Annotated, Any
 from weakref import WeakSet
 
+# Process 1 of a container gets no signal that it does not handle. During the imports there is nothing to end.
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
 import httpx2
 import openai
 import uvicorn

@@ -5,7 +5,8 @@ import sys
 
 # Process 1 of a container gets no signal that it does not handle. Until the server listens to them, after a
 # second or so of imports, there is nothing that could be finished.
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 import os
 import tempfile

@@ -252,3 +252,15 @@ def calls(model: str, text: str) -> list[dict[str, Any]]:
     """The calls that reached the offline model with `text` in their body, oldest first."""
     found: list[dict[str, Any]] = httpx2.get(f"{model}/debug/requests", params={"contains": text}).json()
     return found
+
+
+def assert_heard_during_imports(program: Path, folder: Path) -> None:
+    """SIGTERM ends a program whose imports take long: process 1 of a container has no default for it."""
+    (folder / "uvicorn.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)")
+    env = os.environ | {"OPENAI_API_KEY": "x", "PYTHONPATH": str(folder)}
+    with subprocess.Popen(
+        [sys.executable, program.name], env=env, cwd=program.parent, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout and process.stdout.readline() == b"importing\n"
+        process.terminate()
+        assert process.wait(10) == 0, "A stop during the start is lost: in a container it ends in a kill."

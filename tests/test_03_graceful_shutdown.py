@@ -17,7 +17,7 @@ from typing import Any
 import httpx2
 import psutil
 import pytest
-from conftest import calls, until
+from conftest import assert_heard_during_imports, calls, until
 from schemathesis import GenerationMode
 from test_01_basic_api import leave_after
 from test_01_hostile_input import PROMISES, assert_promises_kept
@@ -348,6 +348,10 @@ def test_process_1_drains_too(start: Start, workers: str) -> None:
 
 
 # --- Answers, errors and settings ---
+
+
+def test_a_stop_is_heard_while_the_program_still_starts(lesson_root: Path, tmp_path: Path) -> None:
+    assert_heard_during_imports(lesson_root / "code/03_graceful_shutdown.py", tmp_path)
 
 
 def test_answers_and_errors_keep_their_form(start: Start) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import json
-import os
 import re
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 
 import httpx2
 import pytest
-from conftest import App, Server, calls, until
+from conftest import App, Server, assert_heard_during_imports, calls, until
 from schemathesis import GenerationMode
 from test_01_basic_api import HUNG, assert_problem, leave_after
 from test_01_hostile_input import BOTH, assert_promises_kept
@@ -477,12 +476,4 @@ def test_an_idle_agent_stops_at_once(start: App) -> None:
 
 
 def test_a_stop_is_heard_while_the_program_still_starts(lesson_root: Path, tmp_path: Path) -> None:
-    """Process 1 of a container is not ended by a signal that it does not handle."""
-    (tmp_path / "uvicorn.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)")
-    env = os.environ | {"OPENAI_API_KEY": "x", "PYTHONPATH": str(tmp_path)}
-    with subprocess.Popen(
-        [sys.executable, "main.py"], env=env, cwd=lesson_root / "research-agent", stdout=subprocess.PIPE
-    ) as program:
-        assert program.stdout and program.stdout.readline() == b"importing\n"
-        program.terminate()
-        assert program.wait(10) == 0, "A stop during the start is lost: in a container it ends in a kill."
+    assert_heard_during_imports(lesson_root / "research-agent/main.py", tmp_path)
