@@ -4,7 +4,6 @@ A replica is killed while it streams to 100 readers; a second replica goes on.
 """
 
 import asyncio
-import itertools
 import statistics
 import tempfile
 import time
@@ -46,9 +45,7 @@ async def main() -> None:
         if at := taken_over(seen):
             # From the kill, or the last that the killed one said after it, until the other one speaks.
             silences.append(seen.times[at] - max(killed, seen.times[at - 1]))
-            pauses = [later - earlier for earlier, later in itertools.pairwise(seen.times)]
-            otherwise += pauses[: at - 1] + pauses[at:]
-    resets = sum("reset" in seen.types for seen in going)
+            otherwise += seen.pauses[: at - 1] + seen.pauses[at:]
     how = (
         f"{STREAMS} streams of {MODEL.partition('=')[2]} tokens a second at one replica, killed, another "
         f"behind the same HAProxy; a lease of {LEASE} s; readers come back after 0.5 s; stand-in images"
@@ -65,7 +62,7 @@ async def main() -> None:
                 "completed_elsewhere": sum(
                     seen.types[-1] == "done" and "reset" in seen.types for seen in going
                 ),
-                "resets": resets,
+                "resets": len(silences),
                 "lost_or_doubled": sum(wrong),
                 "events": sum(len(seen.ids) for seen in going),
                 "events_before": sum(before),

@@ -146,9 +146,14 @@ class Reading:
     """When each event came, on time.monotonic()'s clock."""
 
     @property
+    def pauses(self) -> list[float]:
+        """The silences between each event and the next, in seconds."""
+        return [later - earlier for earlier, later in itertools.pairwise(self.times)]
+
+    @property
     def gap(self) -> float:
-        """The longest silence between two events, in seconds."""
-        return max((later - earlier for earlier, later in itertools.pairwise(self.times)), default=0)
+        """The longest of them."""
+        return max(self.pauses, default=0)
 
     @property
     def over(self) -> bool:

@@ -23,7 +23,7 @@ from course.processes import Failed
 
 TOOLS = ROOT / "tools" / "docker"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agents-in-containers" / "docker"
-STORES = CACHE / "data", CACHE / "registry"  # the daemon's images and the registry's
+DATA, REGISTRY = CACHE / "data", CACHE / "registry"  # the daemon's images and the registry's
 UNPACKED = CACHE / "docker-26.1-registry-2.8"  # a folder for each set of versions
 RUN = Path("/run/agents-in-containers")  # emptied by a reboot, as the record of what runs must be
 PROGRAMS = RUN / "programs"  # of the daemon that runs, whoever's cache they are in
@@ -92,7 +92,7 @@ def up(console: Console) -> None:
         )
     began = time.monotonic()
     with one_at_a_time():
-        filled = STORES[0].exists()
+        filled = DATA.exists()
         start(console)
         try:
             make_images(console)
@@ -102,7 +102,7 @@ def up(console: Console) -> None:
             # A power cut or somebody's tidying can damage a store; all that is in it can be made again.
             console.print(f"{failure}\nOnce more, with an empty store of images:", markup=False)
             stop_daemons()
-            for store in STORES:
+            for store in (DATA, REGISTRY):
                 remove(store)
             start(console)
             make_images(console)
@@ -162,7 +162,7 @@ def start(console: Console) -> None:
         if mirror_works():
             raise Failed(f"Something else than the course's registry listens on {MIRROR}.")
         registry = ["docker-registry", "serve", str(TOOLS / "registry.yml")]
-        launch(registry, mirror_works, REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=str(STORES[1]))
+        launch(registry, mirror_works, REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=str(REGISTRY))
     (RUN / "docker.pid").unlink(missing_ok=True)  # of one that was killed
     dockerd = ["dockerd", "-H", f"unix://{SOCKET}", "-G", "root", "--registry-mirror", f"http://{MIRROR}"]
     folders = [
@@ -171,7 +171,7 @@ def start(console: Console) -> None:
         "-p",
         str(RUN / "docker.pid"),
         "--data-root",
-        str(STORES[0]),
+        str(DATA),
         "--exec-root",
         str(RUN / "exec"),
     ]
@@ -229,7 +229,7 @@ def stop_daemons() -> None:
     """Stop both; and what a dockerd that was killed has mounted, the next one does not unmount."""
     stop("dockerd")
     stop("docker-registry")
-    store = f"{PROGRAMS.resolve().parent / STORES[0].name}"
+    store = f"{PROGRAMS.resolve().parent / DATA.name}"
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for mount in reversed(mounts):
         if mount == store or mount.startswith(f"{store}/"):

@@ -180,9 +180,8 @@ def build(docker: None, lesson_root: Path) -> Iterator[Callable[[str], str]]:
 
     def built(kind: str) -> str:
         image = next(image for image in images.AGENTS if image.tag.endswith(f":{kind}"))
-        if (
-            lesson_root != ROOT
-        ):  # a mend is not to take the name of the course's own image, nor of another mend
+        if lesson_root != ROOT:
+            # A mend is not to take the name of the course's own image, nor of another mend.
             image = dataclasses.replace(image, tag=f"{image.tag}-{zlib.crc32(bytes(lesson_root)):08x}")
             mended.add(image.tag)
         with turn("images"):
