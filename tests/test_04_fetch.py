@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import re
 import subprocess
 import time
 import tracemalloc
@@ -28,6 +29,8 @@ class Site:
         self.tasks: list[asyncio.Task[None]] = []
         self.heads: list[str] = []
         """What the requests said, up to the blank line."""
+        self.bodies: list[str] = []
+        """What came behind it."""
 
     async def __aenter__(self) -> "Site":
         self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0, ssl=self.tls)
@@ -48,6 +51,8 @@ class Site:
         with suppress(OSError, asyncio.IncompleteReadError):  # the client has left
             try:
                 self.heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
+                length = re.search(r"content-length: *(\d+)", self.heads[-1].lower())
+                self.bodies.append((await reader.readexactly(int(length[1]) if length else 0)).decode())
                 path = self.heads[-1].split()[1].partition("?")[0]
                 await self.pages.get(path, page(b"", status="404 Not Found"))(writer)
                 await writer.drain()
