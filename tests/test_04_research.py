@@ -139,6 +139,12 @@ def server(start: App) -> Server:
     return start()
 
 
+@pytest.fixture
+def hung(start: App) -> Server:
+    """Its model never answers, and its runs end when somebody ends them: the time they are given is long."""
+    return start(MODEL_NAME=HUNG, RESUME_GRACE_SECONDS="60")
+
+
 # --- Answers ---
 
 
@@ -208,7 +214,7 @@ def assert_says_that_the_search_failed(reply: httpx2.Response, model: str, query
     # The offline model says so in words of its own, or, where it knows no better, repeats what it was told.
     said = " ".join(reply.json()["response"].split())
     assert re.search(r"search.*fail", said, re.IGNORECASE) or " ".join(told.split())[:80] in said, (
-        f"The search failed, and the answer does not say so. The model was told: {told}"
+        f"The search failed, and the answer does not say so. The model was told: {told!r}."
     )
 
 
@@ -342,51 +348,50 @@ def is_cancelled(model: str, query: str) -> bool:
     return bool(calls(model, query)[0]["state"] == "cancelled")
 
 
-def test_a_deleted_run_is_cancelled_down_to_the_model(start: App, offline_model: str) -> None:
+def test_a_deleted_run_is_cancelled_down_to_the_model(hung: Server, offline_model: str) -> None:
     query = "Who cancels this one?"
-    server = start(MODEL_NAME=HUNG)
-    with streaming(server, query) as (run_id, events):
+    with streaming(hung, query) as (run_id, events):
         assert until(lambda: calls(offline_model, query), 20), "The call never reached the model."
-        deleted = httpx2.delete(f"{server}/v1/research/{run_id}").status_code
+        deleted = httpx2.delete(f"{hung}/v1/research/{run_id}").status_code
         assert deleted == 202, f"A run was to be cancelled, and the answer has status {deleted}, not 202."
         told = [(event.type, event.data) for event in events][1:]
         assert told == [("done", {"reason": "cancelled"})], f"A cancelled run ends with {told}."
     assert until(lambda: is_cancelled(offline_model, query), 20), (
         "The run is cancelled, and the model still works for it."
     )
-    ended = until_over(server, run_id)["state"]
+    ended = until_over(hung, run_id)["state"]
     assert ended == "cancelled", f"A cancelled run has the state {ended!r}."
-    again = httpx2.delete(f"{server}/v1/research/{run_id}").status_code
+    again = httpx2.delete(f"{hung}/v1/research/{run_id}").status_code
     assert again == 202, f"To cancel a run twice is no error, and yet it is a {again}."
 
 
-def test_a_client_that_leaves_cancels_its_run_down_to_the_model(start: App, offline_model: str) -> None:
+def test_a_client_that_leaves_cancels_its_run_down_to_the_model(hung: Server, offline_model: str) -> None:
     query = "Does the agent notice that nobody waits?"
-    leave_after(start(MODEL_NAME=HUNG), "/v1/research", query, lambda: calls(offline_model, query))
+    leave_after(hung, "/v1/research", query, lambda: calls(offline_model, query))
     assert until(lambda: is_cancelled(offline_model, query), 8), (
         "The client has left, and the model still works for it."
     )
 
 
-def test_a_client_that_leaves_ends_no_run_that_another_waits_for(start: App, offline_model: str) -> None:
-    query, server = "Who else waits for this one?", start(MODEL_NAME=HUNG)
+def test_a_client_that_leaves_ends_no_run_that_another_waits_for(hung: Server, offline_model: str) -> None:
+    query = "Who else waits for this one?"
     key = {"Idempotency-Key": "shared-by-two"}
-    parts = urlsplit(server)
+    parts = urlsplit(hung)
     with closing(HTTPConnection(parts.hostname or "", parts.port)) as leaving:
         headers = key | {"Content-Type": "application/json", "X-Request-ID": "leaves-early"}
         leaving.request("POST", "/v1/research", json.dumps({"query": query}), headers)
         assert until(lambda: calls(offline_model, query), 20), "The call never reached the model."
-        with streaming(server, query, key) as (run_id, events):
+        with streaming(hung, query, key) as (run_id, events):
             next(events)
             leaving.close()
-            assert until(lambda: "leaves-early" in server.log.read_text(), 20), (
+            assert until(lambda: "leaves-early" in hung.log.read_text(), 20), (
                 "The server has not noticed that a client of a plain POST has left."
             )
-            now = state(server, run_id)["state"]
+            now = state(hung, run_id)["state"]
             assert now == "running", (
                 f"Two have asked with one Idempotency-Key. One has left, and for the other the run is {now}."
             )
-            httpx2.delete(f"{server}/v1/research/{run_id}")
+            httpx2.delete(f"{hung}/v1/research/{run_id}")
             list(events)
 
 
@@ -563,7 +568,7 @@ def test_a_bad_setting_stops_the_start_with_one_line_that_names_it(
         f"{name}={value} is a bad setting, and the program ends with {run.returncode}."
     )
     assert re.fullmatch(rf"Bad setting {name}: .*\n", run.stderr), (
-        f"{name}={value} is a bad setting, and what is said of it is not one line that names it: {run.stderr}"
+        f"{name}={value} is a bad setting, and there is not one line that names it, but this: {run.stderr!r}."
     )
 
 
@@ -645,7 +650,7 @@ def test_health_awaits_nothing_and_shows_what_is_known(server: Server) -> None:
 def test_a_model_that_is_away_makes_the_agent_unready_and_not_unhealthy(start: App) -> None:
     server = start(OPENAI_BASE_URL="http://127.0.0.1:1/v1")
     detail = assert_problem(httpx2.get(f"{server}/ready"), 503)["detail"]
-    assert "model" in detail, f"The model is away, and /ready does not name it: {detail}"
+    assert "model" in detail, f"The model is away, and /ready does not name it: {detail!r}."
     known = httpx2.get(f"{server}/health").json()["dependencies"]["model"]
     assert known == "unreachable", f"The model is away, and /health shows it as {known!r}."
 
