@@ -4,10 +4,11 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import httpx2
 import pytest
-from conftest import App, RedisServer, Server, calls, until
+from conftest import ROOT, App, RedisServer, Server, calls, until
 from test_01_basic_api import assert_problem
 from test_02_production_api import metrics
 from test_04_research import (
@@ -27,13 +28,15 @@ Replica = Callable[..., Server]
 
 
 @pytest.fixture
-def replica(research_agent: App, redis_server: RedisServer) -> Replica:
+def replica(research_agent: App, redis_server: RedisServer, lesson_root: Path) -> Replica:
     """Starts a replica by name; the same name and settings are the same replica while it lives."""
     redis_server.start()
+    # Replicas of the course are not to take over the runs of a broken copy. Database 1 is test_04_store's.
+    url = redis_server.url if lesson_root == ROOT else redis_server.url.removesuffix("/0") + "/2"
 
     def start(name: str, **settings: str) -> Server:
         limits = {"RATE_LIMIT_RPM": "100000", "MAX_RUNS_PER_CALLER": "1000", "MODEL_NAME": PACED}
-        return research_agent(REDIS_URL=redis_server.url, APP_NAME=name, **(limits | settings))
+        return research_agent(REDIS_URL=url, APP_NAME=name, **(limits | settings))
 
     return start
 

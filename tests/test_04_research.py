@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
@@ -120,6 +121,11 @@ def text_of(events: list[Event]) -> str:
 
 def pair(event_id: str) -> tuple[int, ...]:
     return tuple(map(int, event_id.split("-")))
+
+
+def never_asked(question: str) -> str:
+    """A question that is in no call of the model so far, not even of the same test on another copy."""
+    return f"{question} ({uuid.uuid4().hex})"
 
 
 def given_by_tools(model: str, query: str) -> list[str]:
@@ -349,7 +355,7 @@ def is_cancelled(model: str, query: str) -> bool:
 
 
 def test_a_deleted_run_is_cancelled_down_to_the_model(hung: Server, offline_model: str) -> None:
-    query = "Who cancels this one?"
+    query = never_asked("Who cancels this one?")
     with streaming(hung, query) as (run_id, events):
         assert until(lambda: calls(offline_model, query), 20), "The call never reached the model."
         deleted = httpx2.delete(f"{hung}/v1/research/{run_id}").status_code
@@ -366,7 +372,7 @@ def test_a_deleted_run_is_cancelled_down_to_the_model(hung: Server, offline_mode
 
 
 def test_a_client_that_leaves_cancels_its_run_down_to_the_model(hung: Server, offline_model: str) -> None:
-    query = "Does the agent notice that nobody waits?"
+    query = never_asked("Does the agent notice that nobody waits?")
     leave_after(hung, "/v1/research", query, lambda: calls(offline_model, query))
     assert until(lambda: is_cancelled(offline_model, query), 8), (
         "The client has left, and the model still works for it."
@@ -374,17 +380,17 @@ def test_a_client_that_leaves_cancels_its_run_down_to_the_model(hung: Server, of
 
 
 def test_a_client_that_leaves_ends_no_run_that_another_waits_for(hung: Server, offline_model: str) -> None:
-    query = "Who else waits for this one?"
-    key = {"Idempotency-Key": "shared-by-two"}
+    query = never_asked("Who else waits for this one?")
+    key = {"Idempotency-Key": uuid.uuid4().hex}
     parts = urlsplit(hung)
     with closing(HTTPConnection(parts.hostname or "", parts.port)) as leaving:
-        headers = key | {"Content-Type": "application/json", "X-Request-ID": "leaves-early"}
+        headers = key | {"Content-Type": "application/json", "X-Request-ID": key["Idempotency-Key"]}
         leaving.request("POST", "/v1/research", json.dumps({"query": query}), headers)
         assert until(lambda: calls(offline_model, query), 20), "The call never reached the model."
         with streaming(hung, query, key) as (run_id, events):
             next(events)
             leaving.close()
-            assert until(lambda: "leaves-early" in hung.log.read_text(), 20), (
+            assert until(lambda: key["Idempotency-Key"] in hung.log.read_text(), 20), (
                 "The server has not noticed that a client of a plain POST has left."
             )
             now = state(hung, run_id)["state"]
