@@ -12,7 +12,7 @@ import time
 from rich.console import Console
 
 from bench.records import measured, save, series
-from course import docker_engine
+from course.engines.docker import Docker, works
 from course.figures import ROOT
 from course.processes import Failed
 
@@ -21,7 +21,8 @@ ROUNDS = 2
 
 def engine(action: str, cache: str) -> float:
     """Seconds that `make engine` or `make engine-down` takes with that cache folder."""
-    script = f"from rich.console import Console; from course import docker_engine as e; e.{action}(Console())"
+    code = "from rich.console import Console; from course.engines.docker import Docker"
+    script = f"{code}; Docker().{action}(Console())"
     began = time.monotonic()
     env = os.environ | {"XDG_CACHE_HOME": cache}
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
@@ -29,18 +30,18 @@ def engine(action: str, cache: str) -> float:
 
 
 def main() -> None:
-    docker_engine.down(Console())
-    if docker_engine.works():
+    Docker().stop(Console())
+    if works():
         raise Failed("This machine has a Docker of its own; there is nothing to measure.")
     cold, warm, running = [], [], []
     for number in range(ROUNDS):
         with tempfile.TemporaryDirectory() as cache:
-            cold.append(engine("up", cache))
-            running.append(engine("up", cache))
-            engine("down", cache)
-            warm.append(engine("up", cache))
-            version = docker_engine.docker("version", "--format", "{{.Server.Version}}").stdout.strip()
-            engine("down", cache)
+            cold.append(engine("set_up", cache))
+            running.append(engine("set_up", cache))
+            engine("stop", cache)
+            warm.append(engine("set_up", cache))
+            version = str(Docker().version())
+            engine("stop", cache)
         print(f"round {number + 1}: {cold[-1]:.0f} s, then {warm[-1]:.1f} s", flush=True)
     how = (
         "an empty cache folder, then the same folder once more, then a running engine; "
