@@ -3,14 +3,13 @@
 import shutil
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 
 from rich.console import Console
 
 from course.engines import debian
 from course.engines.chromium import CHROMIUM
 from course.engines.docker import Docker
-from course.engines.engine import Engine, Program
+from course.engines.engine import CACHE, Engine, Program
 from course.engines.redis import REDIS
 from course.processes import Failed
 
@@ -57,7 +56,8 @@ def announce(console: Console, chosen: list[Engine]) -> None:
         if cost:
             console.print(f"{name} will take {cost}.")
     if any(costs.values()):
-        console.print(f"Free on this disk: {shutil.disk_usage(Path.home()).free / 1e9:.0f} GB.\n")
+        folder = next(each for each in (CACHE, *CACHE.parents) if each.exists())
+        console.print(f"Free on this disk: {shutil.disk_usage(folder).free / 1e9:.0f} GB.\n")
 
 
 def stop(console: Console) -> None:
