@@ -6,7 +6,7 @@ COURSE = .venv/bin/python -m course
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-TARGETS := help model test lint docs figures bench lock progress doctor engine engine-down images smoke audit clean
+TARGETS := help model test lint docs figures bench lock mends progress doctor engine engine-down images smoke audit clean
 .PHONY: $(TARGETS)
 
 help: ## list the targets
@@ -32,6 +32,9 @@ hint-%: .venv/lessons.done ## the next of three hints
 
 solution-%: .venv/lessons.done ## show what was broken, as a difference
 	@$(COURSE) solution $*
+
+mends: .venv/dev.done ## prove every exercise, its wrong and its right mends (hours; ONLY=01 or ONLY=01-torn-stream)
+	@$(COURSE) mends $(ONLY)
 
 progress: .venv/lessons.done ## what you have mended so far
 	@$(COURSE) progress
@@ -66,7 +69,8 @@ audit: .venv/dev.done ## the same test for your own agent: make audit TARGET=ima
 
 # CI sets up every engine first, and there a missing one is a failure.
 test: $(if $(CI),engine) lint ## run every test (those whose engine is missing are skipped)
-	@.venv/bin/pytest -n auto --dist worksteal
+	@.venv/bin/pytest -n auto --dist worksteal -m "not serial"
+	@.venv/bin/pytest -m serial
 
 lint: .venv/dev.done ## check style, types, scripts, pages and figures
 	@$(COURSE) lint
