@@ -1,5 +1,6 @@
 """Engines: what is missing is said with the way to get it, and what is there is a real server."""
 
+import json
 import os
 import re
 import shutil
@@ -99,6 +100,12 @@ def test_an_engine_that_is_installed_and_does_not_answer_is_a_failure(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Failed, match="redis is installed, and still does not tell its version"):
         engines.set_up(Console(quiet=True), ["redis"])
+
+
+def test_what_docker_says_it_takes_was_measured() -> None:
+    values = json.loads((ROOT / "docs/figures/engine_cold.json").read_text())["values"]
+    for name in ("gigabytes", "gigabytes_with_lessons"):
+        assert f" {values[name]:.1f} GB" in f" {docker.SIZE}", "What is announced was not measured."
 
 
 @pytest.mark.parametrize("page", ["05-images", "06-compose"])
