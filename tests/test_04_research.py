@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -465,14 +464,6 @@ def test_a_run_longer_than_the_drain_ends_with_a_word(start: App) -> None:
         last = list(events)[-1]
         assert (last.type, last.data["problem"]["status"]) == ("error", 503)
     assert server.process.wait(5) == 0
-
-
-def test_an_idle_agent_stops_at_once(start: App) -> None:
-    server = start(APP_NAME="idle", DRAIN_DELAY_SECONDS="30")
-    began = time.monotonic()
-    server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(10) == 0
-    assert time.monotonic() - began < 5
 
 
 def test_a_stop_is_heard_while_the_program_still_starts(lesson_root: Path, tmp_path: Path) -> None:

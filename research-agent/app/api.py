@@ -5,7 +5,7 @@ import gc
 import json
 import math
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from importlib.resources import files
 from typing import Annotated, Any
 
@@ -27,6 +27,8 @@ from app.server import Stop
 from app.store import MemoryStore, Store
 
 log = structlog.stdlib.get_logger("research-agent")
+TRACE_SECONDS = 2
+"""What the last traces may take at the end."""
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # no proxy may hold events back
 any_problem: dict[int | str, dict[str, Any]] = {
     "default": {"description": "A problem", "content": {"application/problem+json": {}}, "model": Problem}
@@ -80,7 +82,9 @@ def create_app(settings: Settings, stop: Stop) -> FastAPI:
         yield {"settings": settings, "runs": runs, "health": health, "stop": stop}
         await stop.drained()
         await runs.end()
-        flush_traces()
+        with suppress(TimeoutError):  # the collector hangs
+            async with asyncio.timeout(TRACE_SECONDS):
+                await asyncio.to_thread(flush_traces)
         telemetry.worker_ends()
 
     app = FastAPI(
