@@ -1,19 +1,28 @@
 """Lesson 04 below its routes: heads without an end, connections that say nothing, and the way out."""
 
 import asyncio
+import json
+import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 import psutil
 import pytest
 from conftest import App, Server, until
+from openapi_spec_validator import validate
+from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
+from test_01_basic_api import assert_problem
 from test_04_fetch import Site, silence
-from test_04_research import ask
+from test_04_research import ask, streaming
 
 QUESTION = "What is graceful shutdown?"
 POST = b"POST /v1/research HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -168,6 +177,121 @@ def test_a_caller_cannot_choose_its_address(start: App) -> None:
     assert codes(start(FORWARDED_ALLOW_IPS="127.0.0.1", **limit)) == [200] * 3, (
         "Behind a proxy that is trusted, all callers together have the quota of one."
     )
+
+
+# --- Answers as HTTP and its clients have them ---
+
+
+def test_who_has_the_last_event_is_told_to_stay_away(server: Server) -> None:
+    with streaming(server, "What is a layer?") as (run_id, events):
+        told = list(events)
+    path = f"{server}/v1/research/{run_id}/events"
+    reply = httpx2.get(path, headers={"Last-Event-ID": told[-1].id})
+    assert (reply.status_code, reply.content) == (204, b""), (
+        "The run is over and its last event known: only 204 keeps an EventSource from asking for ever."
+    )
+    assert httpx2.get(path, headers={"Last-Event-ID": told[-2].id}).status_code == 200
+
+
+def test_the_pause_before_a_retry_comes_with_the_first_event(server: Server) -> None:
+    body = {"query": "What is a container registry?"}
+    blocks = httpx2.post(f"{server}/v1/research/stream", json=body, timeout=30).text.split("\n\n")
+    assert "\nretry: 500" in blocks[0] and "\ndata: " in blocks[0], (
+        "`retry:` stands in a block of its own: some clients make an empty event of it."
+    )
+    assert sum("retry:" in block for block in blocks) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/health", {"GET", "HEAD"}),
+        ("/v1/research/some-run", {"GET", "DELETE"}),
+        ("/v1/research", {"POST"}),
+        ("/static/app.js", {"GET", "HEAD"}),
+    ],
+)
+def test_a_405_names_every_method_that_is_allowed(server: Server, path: str, methods: set[str]) -> None:
+    allowed = assert_problem(httpx2.put(f"{server}{path}"), 405) and httpx2.put(f"{server}{path}").headers
+    assert set(allowed["allow"].split(", ")) == methods, "A 405 has to name all methods: RFC 9110, 15.5.6."
+
+
+def test_monitors_may_ask_for_metrics_with_head(server: Server) -> None:
+    assert httpx2.head(f"{server}/metrics").status_code == 200
+
+
+def described(server: str) -> dict[str, Any]:
+    document: dict[str, Any] = httpx2.get(f"{server}/openapi.json").json()
+    return document
+
+
+def test_openapi_is_valid_in_the_version_that_it_claims(server: Server) -> None:
+    try:
+        validate(described(server))
+    except OpenAPIValidationError as error:
+        pytest.fail(
+            f"The API's description is not valid OpenAPI, so no tool can be trusted with it: {error}."
+        )
+
+
+def test_openapi_says_where_the_key_goes(server: Server) -> None:
+    document = described(server)
+    (scheme,) = document["components"]["securitySchemes"].values()
+    assert (scheme["type"], scheme["in"], scheme["name"]) == ("apiKey", "header", "X-API-Key")
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert bool(operation.get("security")) is path.startswith("/v1/"), (
+                f"{path}: its description says the wrong thing about keys, and clients believe it."
+            )
+
+
+def test_openapi_says_that_metrics_are_text(server: Server) -> None:
+    reply = described(server)["paths"]["/metrics"]["get"]["responses"]["200"]
+    assert list(reply["content"]) == ["text/plain"], (
+        "Metrics are text, and not JSON as their description says."
+    )
+
+
+def test_a_generated_client_gets_problems_with_types(start: App, tmp_path: Path) -> None:
+    server = start(API_KEYS="the-right-key")
+    (tmp_path / "openapi.json").write_text(json.dumps(described(server)))
+    options = "generate --meta none --path openapi.json --output-path client --config settings.yml"
+    (tmp_path / "settings.yml").write_text("post_hooks: []\n")
+    made = subprocess.run(
+        [Path(sys.executable).with_name("openapi-python-client"), *options.split()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert made.returncode == 0 and "Warning" not in made.stdout, (
+        f"No client could be generated: {made.stdout}"
+    )
+    program = f"""
+from client import AuthenticatedClient
+from client.api.research import research_state_v1_research_run_id_get as state
+for key in ("a-wrong-key", "the-right-key"):
+    asking = AuthenticatedClient("{server}", token=key, prefix="", auth_header_name="X-API-Key")
+    told = state.sync("unknown", client=asking)
+    print(type(told).__name__, told.status)
+"""
+    said = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert said.stdout.splitlines() == ["Problem 401", "Problem 404"], (
+        f"A generated client should get an object of type Problem, it got: {said.stdout}{said.stderr}."
+    )
+
+
+def test_long_runs_can_be_told_apart(server: Server) -> None:
+    ask(server, QUESTION)
+    text = httpx2.get(f"{server}/metrics").text
+    for name in ("agent_request_latency_seconds", "agent_run_seconds", "agent_time_to_first_token_seconds"):
+        bounds = {float(b) for b in re.findall(rf'{name}_bucket{{.*?le="([\d.]+)"', text)}
+        assert max(bounds) >= 120, f"{name} ends at {max(bounds):g} s: runs of 20 s and of 120 s look alike."
+
+
+def test_the_process_is_measured(server: Server) -> None:
+    text = httpx2.get(f"{server}/metrics").text
+    for name in ("process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"):
+        assert f"\n{name} " in text, f"{name} is missing: a leak is seen when the kernel ends the process."
 
 
 # --- The way out ---

@@ -8,7 +8,7 @@ from typing import Any
 import openai
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
 
 from app import telemetry
 from app.agent import Agent
@@ -86,7 +86,8 @@ async def ready(request: Request) -> dict[str, Any]:
     return {"ready": True, "agent": "ready", "dependencies": known}
 
 
-@operations.get("/metrics")
+@operations.head("/metrics", include_in_schema=False)
+@operations.get("/metrics", response_class=PlainTextResponse)
 async def metrics() -> Response:
     """Prometheus's text format."""
     return Response(telemetry.metrics(), media_type="text/plain; version=1.0.0; charset=utf-8")
