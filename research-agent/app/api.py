@@ -80,7 +80,8 @@ def create_app(settings: Settings, stop: Stop) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         flush_traces = telemetry.configure_traces(settings)
-        agent = Agent(settings, make_search(settings))
+        search = make_search(settings)
+        agent = Agent(settings, search)
         runs = Runs(settings, make_store(settings), agent)
         health = Health(settings, agent, runs.store)
         await health.check()
@@ -88,7 +89,7 @@ def create_app(settings: Settings, stop: Stop) -> FastAPI:
         stop.app_stops(runs)
         gc.collect()
         gc.freeze()  # what the imports made stays for ever; no later collection need look at it
-        yield {"settings": settings, "runs": runs, "health": health, "stop": stop}
+        yield {"settings": settings, "runs": runs, "health": health, "stop": stop, "search": search}
         await stop.drained()
         await runs.end()
         with suppress(TimeoutError):  # the collector hangs

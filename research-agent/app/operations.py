@@ -13,6 +13,8 @@ from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
 from app import telemetry
 from app.agent import Agent
 from app.config import Settings
+from app.fetch import FetchFailed
+from app.search import Search
 from app.store import Store, StoreDown
 
 STATIC = Path(__file__).parent / "static"
@@ -98,6 +100,19 @@ async def metrics() -> Response:
 async def page() -> FileResponse:
     headers = {"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-cache"}
     return FileResponse(STATIC / "index.html", headers=headers)
+
+
+@operations.get("/source", include_in_schema=False)
+async def source(request: Request, url: str) -> PlainTextResponse:
+    """A page that the search server itself has, such as one of the course: it is nowhere in the web."""
+    search: Search = request.state.search
+    try:
+        text = await search.own_page(url)
+    except FetchFailed:
+        raise HTTPException(502, "The search server did not answer.") from None
+    if text is None:
+        raise HTTPException(404, "The search server has no such page.")
+    return PlainTextResponse(text)
 
 
 @operations.get("/docs", include_in_schema=False)
