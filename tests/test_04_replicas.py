@@ -7,9 +7,10 @@ from contextlib import suppress
 
 import httpx2
 import pytest
+import redis
 from conftest import App, RedisServer, Server, calls, until
 from test_01_basic_api import assert_problem
-from test_02_production_api import metrics
+from test_02_production_api import log_lines, metrics
 from test_04_research import Event, ask, pair, resume, state, streaming, text_of
 
 PACED = "offline?tps=40"
@@ -135,6 +136,48 @@ def test_a_run_goes_on_while_redis_is_away_and_is_there_when_it_is_back(
     assert until(lambda: httpx2.get(f"{server}/ready").status_code == 200, 10)
     assert until(lambda: state(server, run_id).get("state") == "done", 10)
     assert resume(replica("b"), run_id) == told, "What was said while Redis was away is not there."
+
+
+def test_a_long_run_that_redis_has_missed_is_written_when_it_is_back(
+    replica: Replica, redis_server: RedisServer
+) -> None:
+    server = replica("long", MODEL_NAME="offline?fault=long&tokens=5000", MAX_TOKENS="100000", MAX_STEPS="0")
+    redis_server.kill()  # not before the run is known there, or it could not start
+    redis_server.start()
+    with streaming(server, "What is longer than Lua's stack?") as (run_id, events):
+        told = [next(events)]
+        redis_server.kill()
+        told += events
+    assert told[-1].type == "done" and len(told) > 4000
+    redis_server.start()
+    assert until(lambda: state(replica("b"), run_id).get("state") == "done", 20), (
+        "A run of thousands of unwritten events is never stored, though its reader was told that it is done."
+    )
+    assert resume(replica("b"), run_id) == told
+
+
+def test_a_run_whose_writes_are_refused_fails_alone(replica: Replica, redis_server: RedisServer) -> None:
+    server = replica("refused")
+    with (
+        streaming(server, "Whose key is broken?") as (poisoned, broken),
+        streaming(server, "Who is the neighbour?") as (_, events),
+        redis.Redis.from_url(redis_server.url) as client,
+    ):
+        next(broken)
+        next(events)
+        client.set(f"run:{poisoned}", "not a hash")
+        last = [*broken][-1]
+        assert last.type == "error", "A run that cannot be stored is reported as done."
+        assert last.data["problem"]["status"] == 503
+        assert httpx2.get(f"{server}/ready").status_code == 200, "One run's trouble makes a replica unready."
+        assert [*events][-1].type == "done"
+    lines = log_lines(server)
+    assert not [line for line in lines if line["event"] == "the store is down"], (
+        "One refused write counts as a store that is down."
+    )
+    why = [line for line in lines if line.get("run_id") == poisoned and "WRONGTYPE" in str(line.get("error"))]
+    assert why, "The log does not say why Redis refused to store the run."
+    client.delete(f"run:{poisoned}")
 
 
 def test_workers_share_their_runs_and_add_up_their_metrics(replica: Replica) -> None:

@@ -10,7 +10,7 @@ from conftest import RedisServer
 
 from app.models import Event, Record, Run
 from app.redis_store import RedisStore
-from app.store import Busy, MemoryStore, Store, StoreDown
+from app.store import Busy, MemoryStore, Store, StoreDown, StoreRefused
 
 
 def record(caller: str = "me", **fields: Any) -> Record:
@@ -196,6 +196,32 @@ async def test_a_finished_run_gets_no_lease_again(another: MakeStore) -> None:
     await owner.renew([mine.run.id])
     await owner.release(mine.run.id)
     assert await other.claim() is None, "A finished run would be carried out again."
+
+
+async def test_a_run_of_any_length_is_written(another: MakeStore) -> None:
+    owner = another()
+    mine = record()
+    await owner.create(mine, None, 10)
+    mine.run.state = "done"
+    many = tokens(*range(1, 10_001))
+    assert await append(owner, mine, many, first=True) == "written", (
+        "A long run cannot be stored: Lua's stack holds some 8,000 values."
+    )
+    assert (await owner.read({mine.run.id: (0, 0)}))[mine.run.id] == many
+    assert await owner.redis.zcard("leases") == 0, "The run is written to its end, and still has a lease."
+
+
+async def test_a_refused_write_is_told_apart_from_a_redis_that_is_away(another: MakeStore) -> None:
+    owner = another()
+    mine, other = record(), record()
+    for each in (mine, other):
+        await owner.create(each, None, 10)
+    await owner.redis.set(f"run:{mine.run.id}", "not a hash")
+    with pytest.raises(StoreRefused, match="WRONGTYPE"):
+        await append(owner, mine, tokens(1), first=True)
+    leases = await owner.renew([mine.run.id, other.run.id])
+    assert leases[other.run.id].held, "One broken key costs all other runs their leases."
+    assert await append(owner, other, tokens(1), first=True) == "written"
 
 
 async def test_events_written_twice_are_there_once(another: MakeStore) -> None:

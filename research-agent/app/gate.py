@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import telemetry
 from app.models import Problem
-from app.store import Busy, StoreDown
+from app.store import Busy, StoreError
 
 log = structlog.stdlib.get_logger("research-agent")
 BODY_SECONDS = 5
@@ -175,9 +175,9 @@ def tell_problems(app: FastAPI) -> None:
     async def busy(request: Request, error: Busy) -> Response:
         return problem(request, HTTPException(429, "You have too many runs going.", {"Retry-After": "1"}))
 
-    @app.exception_handler(StoreDown)
-    async def store_down(request: Request, error: StoreDown) -> Response:
-        log.error("the store is down", error=str(error))
+    @app.exception_handler(StoreError)
+    async def store_failed(request: Request, error: StoreError) -> Response:
+        log.error("the store failed", error=f"{type(error).__name__}: {error}")
         return problem(request, HTTPException(503, "The store of runs is down.", {"Retry-After": "1"}))
 
     @app.exception_handler(Exception)

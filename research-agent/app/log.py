@@ -71,6 +71,8 @@ class Live(Log):
         self.task: asyncio.Task[None] | None = None
         self.cancel_asked = False
         self.heard_elsewhere = False
+        self.refused = False
+        self.retry_at = 0.0  # when a refused write may be tried again
 
     def emit(self, kind: str, data: dict[str, Any]) -> None:
         number = (

@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 from app import telemetry
 from app.agent import Agent
 from app.config import Settings
-from app.store import Store, StoreDown
+from app.store import Store, StoreError
 
 STATIC = Path(__file__).parent / "static"
 PAGE_POLICY = (
@@ -52,7 +52,7 @@ class Health:
         try:
             async with asyncio.timeout(2):
                 await self.store.ping()
-        except (TimeoutError, StoreDown):
+        except (TimeoutError, StoreError):
             return "unreachable"
         return "ok"
 

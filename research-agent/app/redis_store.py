@@ -21,10 +21,12 @@ from typing import Any
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
 from app.models import Event, EventId, Record, event_id, wire_id
-from app.store import Busy, Lease, Quota, StoreDown, Written
+from app.store import Busy, Lease, Quota, StoreDown, StoreRefused, Written
+
+BATCH_EVENTS = 500
 
 NOW = "local t = redis.call('TIME') local now = t[1] + t[2] / 1000000 "
 
@@ -53,7 +55,7 @@ APPEND = (
     NOW
     + """
 local run, leases, going, events = unpack(KEYS)
-local id, owner, epoch, record, over, lease, longest, ttl, first = unpack(ARGV)
+local id, owner, epoch, record, over, lease, longest, ttl, first = unpack(ARGV, 1, 9)
 local has = redis.call('HMGET', run, 'owner', 'epoch')
 if has[1] and (has[1] ~= owner or has[2] ~= epoch) then return 'lost' end
 if not has[1] then
@@ -62,7 +64,8 @@ if not has[1] then
 end
 if record ~= '' then redis.call('HSET', run, 'record', record) end
 for n = 10, #ARGV, 2 do
-  redis.pcall('XADD', events, ARGV[n], 'event', ARGV[n + 1])
+  local added = redis.pcall('XADD', events, ARGV[n], 'event', ARGV[n + 1])
+  if added.err and not string.find(added.err, 'equal or smaller') then return added end  -- written before
 end
 local keep = math.ceil(longest + ttl)
 if over == '1' then
@@ -124,11 +127,17 @@ return {used, redis.call('TTL', KEYS[1])}
 
 
 @contextmanager
-def told_down() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
+    """Only a Redis that cannot be reached is down; one that answers with an error refuses this command.
+
+    The text is the error's own: redis-py's `repr` shows no more than its class.
+    """
     try:
         yield
-    except (OSError, RedisError) as error:
-        raise StoreDown(repr(error)) from error
+    except (OSError, ConnectionError, TimeoutError) as error:
+        raise StoreDown(f"{type(error).__name__}: {error}") from error
+    except RedisError as error:
+        raise StoreRefused(f"{type(error).__name__}: {error}") from error
 
 
 class RedisStore:
@@ -163,41 +172,53 @@ class RedisStore:
         keys = [f"run:{run_id}", "leases", f"going:{record.caller}", f"alias:{alias}" if alias else ""]
         values: list[str | float] = [run_id, self.owner, record.model_dump_json(), self.lease]
         values += [self.longest, max_runs, self.ttl]
-        with told_down():
+        with translate_errors():
             known = await self.scripts["create"](keys, values)
         if known == "busy":
             raise Busy
         return str(known)
 
     async def find(self, alias: str) -> str | None:
-        with told_down():
+        with translate_errors():
             known: str | None = await self.redis.get(f"alias:{alias}")  # type: ignore[assignment]
         return known
 
     async def alias(self, alias: str, run_id: str, seconds: float) -> None:
-        with told_down():
+        with translate_errors():
             await self.redis.set(f"alias:{alias}", run_id, px=max(1, round(seconds * 1000)))
 
     async def load(self, run_id: str) -> Record | None:
-        with told_down():
+        with translate_errors():
             record = await self.redis.hget(f"run:{run_id}", "record")
         return Record.model_validate_json(record) if record else None
 
     async def append(self, record: Record, events: list[Event], *, changed: bool, first: bool) -> Written:
+        """In batches: one script call holds up all others, and the last one says that the run is over."""
+        *batches, rest = [events[n : n + BATCH_EVENTS] for n in range(0, len(events) or 1, BATCH_EVENTS)]
+        for batch in batches:
+            whole = record.model_dump_json() if first else ""
+            if (told := await self.append_batch(record, batch, whole, over=False, first=first)) != "written":
+                return told
+            first = False
+        whole = record.model_dump_json() if changed or first else ""
+        return await self.append_batch(record, rest, whole, over=record.run.over, first=first)
+
+    async def append_batch(
+        self, record: Record, events: list[Event], whole: str, *, over: bool, first: bool
+    ) -> Written:
         run = record.run
         keys = [f"run:{run.id}", "leases", f"going:{record.caller}", f"events:{run.id}"]
-        whole = record.model_dump_json() if changed or first else ""
-        values: list[str | float] = [run.id, self.owner, record.epoch, whole, int(run.over), self.lease]
+        values: list[str | float] = [run.id, self.owner, record.epoch, whole, int(over), self.lease]
         values += [self.longest, self.ttl, int(first)]
         for event in events:
             values += [wire_id(event.id), json.dumps([event.type, event.data])]
-        with told_down():
+        with translate_errors():
             written: Written = await self.scripts["append"](keys, values)
         return written
 
     async def read(self, after: dict[str, EventId]) -> dict[str, list[Event]]:
         streams: dict[Any, Any] = {f"events:{run_id}": wire_id(last) for run_id, last in after.items()}
-        with told_down():
+        with translate_errors():
             found: Any = await self.redis.xread(streams)
         return {
             name.removeprefix("events:"): [from_wire(number, fields) for number, fields in entries]
@@ -205,20 +226,24 @@ class RedisStore:
         }
 
     async def renew(self, run_ids: list[str]) -> dict[str, Lease]:
-        with told_down():
+        with translate_errors():
             async with self.redis.pipeline(transaction=False) as pipeline:
                 for run_id in run_ids:
                     keys = [f"run:{run_id}", "leases", f"heard:{run_id}"]
                     await self.scripts["renew"](keys, [run_id, self.owner, self.lease], client=pipeline)
-                leases = await pipeline.execute()
-        return {run_id: Lease(*map(bool, told)) for run_id, told in zip(run_ids, leases, strict=True)}
+                leases = await pipeline.execute(raise_on_error=False)
+        return {
+            run_id: Lease(*map(bool, told))
+            for run_id, told in zip(run_ids, leases, strict=True)
+            if not isinstance(told, RedisError)
+        }
 
     async def release(self, run_id: str) -> None:
-        with told_down():
+        with translate_errors():
             await self.scripts["release"]([f"run:{run_id}", "leases"], [run_id, self.owner])
 
     async def claim(self) -> Record | None:
-        with told_down():
+        with translate_errors():
             claimed = await self.scripts["claim"](["leases"], [self.owner, self.lease, "run:"])
         if not claimed:
             return None
@@ -227,23 +252,23 @@ class RedisStore:
         return record
 
     async def cancel(self, run_id: str) -> None:
-        with told_down():
+        with translate_errors():
             await self.redis.hset(f"run:{run_id}", "cancelled", "1")
 
     async def hear(self, run_ids: list[str], seconds: float) -> None:
-        with told_down():
+        with translate_errors():
             async with self.redis.pipeline(transaction=False) as pipeline:
                 for run_id in run_ids:
                     pipeline.set(f"heard:{run_id}", "1", px=max(1, round(seconds * 1000)))
                 await pipeline.execute()
 
     async def hit(self, caller: str, per_minute: int) -> Quota:
-        with told_down():
+        with translate_errors():
             used, wait = await self.scripts["hit"]([f"rate:{caller}"])
         return Quota(used <= per_minute, max(0, per_minute - used), time.time() + wait)
 
     async def ping(self) -> None:
-        with told_down():
+        with translate_errors():
             await self.redis.ping()
 
     async def close(self) -> None:

@@ -19,13 +19,15 @@ from app.agent import Agent, BrokenOff
 from app.config import Settings
 from app.log import Live, Log
 from app.models import Event, EventId, Problem, Record, Result, wire_id
-from app.store import Store, StoreDown
+from app.store import Store, StoreDown, StoreError, StoreRefused
 
 log = structlog.stdlib.get_logger("research-agent")
 STORE_SECONDS = 2
 """What the store may take at the end of a drain."""
 FLUSH_SECONDS = 0.03
 """Between two writes to the store: what comes in the meantime is written at once."""
+REFUSED_SECONDS = 1
+"""Until a write that the store has refused is tried again."""
 
 
 def answer_alias(caller: str, query: str) -> str:
@@ -83,7 +85,7 @@ class Runs:
         while True:
             try:
                 log = await self.follow(run_id)
-            except StoreDown:
+            except StoreError:
                 return
             async with aclosing(log.follow(after)) as events:
                 async for event in events:
@@ -102,7 +104,7 @@ class Runs:
             return None
         try:
             record = await self.store.load(run_id)
-        except StoreDown:
+        except StoreError:
             return None
         if record and not record.run.over:
             return None
@@ -258,7 +260,6 @@ class Runs:
             told = await self.store.append(record, events, changed=changed, first=first)
         except BaseException:
             live.record_changed = live.record_changed or changed
-            self.dirty.set()
             raise
         if told == "lost":
             self.lose(live)
@@ -281,21 +282,37 @@ class Runs:
         live.close()
 
     async def flush_all(self) -> None:
+        """Write what is new of all runs; a failure of one keeps no other from being written."""
         await self.dirty.wait()
         self.dirty.clear()
-        down: ExceptionGroup[StoreDown] | None = None
-        try:
-            async with asyncio.TaskGroup() as group:
-                for live in self.unwritten():
-                    group.create_task(self.flush(live))
-        except* StoreDown as errors:
-            self.dirty.set()
-            down = errors
-        if down:
-            raise StoreDown(str(down.exceptions[0]))
+        unwritten = self.unwritten()
+        results = await asyncio.gather(*map(self.flush, unwritten), return_exceptions=True)
+        for live, error in zip(unwritten, results, strict=True):
+            if isinstance(error, Exception) and not isinstance(error, StoreDown):
+                self.refused(live, error)
+        for error in results:
+            if isinstance(error, StoreDown):
+                self.dirty.set()
+                raise error
 
     def unwritten(self) -> list[Live]:
-        return [live for live in self.live.values() if not live.written]
+        now = time.monotonic()
+        return [live for live in self.live.values() if not live.written and live.retry_at <= now]
+
+    def refused(self, live: Live, error: Exception) -> None:
+        """End a run that cannot be stored; that end is written later, if the store takes it in time."""
+        run = live.record.run
+        if not live.refused:
+            log.error("a run cannot be stored", run_id=run.id, error=f"{type(error).__name__}: {error}")
+        live.refused = True
+        live.retry_at = time.monotonic() + REFUSED_SECONDS
+        asyncio.get_running_loop().call_later(REFUSED_SECONDS, self.dirty.set)
+        if not run.over:
+            self.fail(live, 503, "The run could not be stored.")
+            if live.task:
+                live.task.cancel()
+        elif time.time() > run.created_at + self.settings.timeout_seconds:
+            self.live.pop(run.id, None)  # whoever claims it now fails it at once
 
     async def read_tails(self) -> None:
         """Bring the logs of other replicas' runs up to date, all of them in one read."""
@@ -349,7 +366,7 @@ class Runs:
     def store_is(self, ok: bool, error: Exception | None = None) -> None:
         if ok != self.store_ok:
             log.warning(
-                "the store is back" if ok else "the store is down", error=repr(error) if error else None
+                "the store is back" if ok else "the store is down", error=str(error) if error else None
             )
         if not ok:
             self.store_lost_at = time.monotonic()
@@ -370,6 +387,8 @@ class Runs:
             except StoreDown as error:
                 self.store_is(False, error)
                 await asyncio.sleep(0.2)
+            except StoreRefused as error:
+                log.error("the store refuses a command", error=str(error))
             except Exception:  # a fault of ours; all runs depend on this, so it goes on
                 log.exception("work in the background failed")
             await asyncio.sleep(pause)
@@ -415,8 +434,8 @@ class Runs:
                 self.live.pop(run_id, None)
                 await self.store.release(run_id)
             log.info("handed over a run", run_id=run_id)
-        except StoreDown as error:  # its lease will end by itself
-            log.warning("could not hand over a run", run_id=run_id, error=repr(error))
+        except StoreError as error:  # its lease will end by itself
+            log.warning("could not hand over a run", run_id=run_id, error=str(error))
 
     async def end(self) -> None:
         for loop in self.loops:

@@ -12,8 +12,16 @@ from limits.aio.strategies import FixedWindowRateLimiter
 from app.models import Event, EventId, Record
 
 
-class StoreDown(Exception):
-    """The store does not answer."""
+class StoreError(Exception):
+    """The store did not do what it was asked for; the text says why, for the log alone."""
+
+
+class StoreDown(StoreError):
+    """The store cannot be reached."""
+
+
+class StoreRefused(StoreError):
+    """The store answers, and refuses this one command: it is out of memory, say, or a key is broken."""
 
 
 class Busy(Exception):
@@ -42,7 +50,7 @@ class Quota:
 
 
 class Store(Protocol):
-    """Every method may raise StoreDown, and none waits long for it.
+    """Every method may raise StoreDown or StoreRefused, and none waits long for it.
 
     A run belongs to the replica that holds its lease. Only that one may write; the lease ends by itself when
     it is not renewed, and then whoever claims the run first has it.
@@ -73,7 +81,8 @@ class Store(Protocol):
     async def read(self, after: dict[str, EventId]) -> dict[str, list[Event]]:
         """For each run the events after that id, which are there already; waits for none."""
 
-    async def renew(self, run_ids: list[str]) -> dict[str, Lease]: ...
+    async def renew(self, run_ids: list[str]) -> dict[str, Lease]:
+        """Hold on to these runs; one whose lease the store refuses to renew is missing in the reply."""
 
     async def release(self, run_id: str) -> None:
         """End the lease now: another replica may go on at once."""
