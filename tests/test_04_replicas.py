@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
 import httpx2
@@ -12,6 +12,10 @@ from conftest import App, RedisServer, Server, calls, until
 from test_01_basic_api import assert_problem
 from test_02_production_api import log_lines, metrics
 from test_04_research import Event, ask, pair, resume, state, streaming, text_of
+from test_04_store import until_claimed
+
+from app.models import Record, Run
+from app.redis_store import RedisStore
 
 PACED = "offline?tps=40"
 
@@ -25,9 +29,27 @@ def replica(research_agent: App, redis_server: RedisServer) -> Replica:
 
     def start(name: str, **settings: str) -> Server:
         limits = {"RATE_LIMIT_RPM": "100000", "MAX_RUNS_PER_CALLER": "1000", "MODEL_NAME": PACED}
-        return research_agent(REDIS_URL=redis_server.url, APP_NAME=name, **(limits | settings))
+        return research_agent(**({"REDIS_URL": redis_server.url, "APP_NAME": name} | limits | settings))
 
     return start
+
+
+@pytest.fixture
+def own_redis_url(redis_server: RedisServer) -> str:
+    """An empty database in which no other test's replica looks for runs to take over."""
+    url = redis_server.url.removesuffix("/0") + "/2"
+    redis_server.start()
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    return url
+
+
+@pytest.fixture
+async def short_leases(own_redis_url: str) -> AsyncIterator[RedisStore]:
+    """The store of replicas that let go of their runs at once, without a word."""
+    store = RedisStore(own_redis_url, lease=0.05, ttl=60, longest=60)
+    yield store
+    await store.close()
 
 
 def test_a_run_can_be_followed_at_any_replica(replica: Replica) -> None:
@@ -178,6 +200,50 @@ def test_a_run_whose_writes_are_refused_fails_alone(replica: Replica, redis_serv
     why = [line for line in lines if line.get("run_id") == poisoned and "WRONGTYPE" in str(line.get("error"))]
     assert why, "The log does not say why Redis refused to store the run."
     client.delete(f"run:{poisoned}")
+
+
+async def claimed_by_replicas_that_end(store: RedisStore, times: int) -> Record:
+    """A run that so many replicas have claimed, none of which has written or released it."""
+    run = Record(run=Run(query="Who survives this run?"), caller="127.0.0.1", request_id="r")
+    await store.create(run, None, 10)
+    for _ in range(times):
+        await until_claimed(store)
+    return run
+
+
+async def test_a_run_that_ends_its_replicas_is_given_up_after_three_takeovers(
+    replica: Replica, short_leases: RedisStore, own_redis_url: str
+) -> None:
+    run = await claimed_by_replicas_that_end(short_leases, 3)
+    server = replica("last", REDIS_URL=own_redis_url, LEASE_SECONDS="0.6")
+    last = resume(server, run.run.id)[-1]
+    assert last.type == "error", "A run that has ended three replicas is begun by a fourth."
+    assert "given up" in last.data["problem"]["detail"]
+    assert until(lambda: state(server, run.run.id)["state"] == "failed")
+    assert await short_leases.redis.zcard("leases") == 0, "A run that was given up is claimed again."
+
+
+async def test_a_handed_over_run_is_not_counted_as_a_takeover(
+    short_leases: RedisStore,
+) -> None:
+    run = await claimed_by_replicas_that_end(short_leases, 0)
+    for _ in range(5):
+        await short_leases.release(run.run.id)
+        claimed = await until_claimed(short_leases)
+        assert claimed.takeovers == 0, "Five orderly restarts would give up a healthy run."
+
+
+async def test_a_record_that_cannot_be_read_is_given_up_and_not_claimed_for_ever(
+    replica: Replica, short_leases: RedisStore, own_redis_url: str
+) -> None:
+    run = await claimed_by_replicas_that_end(short_leases, 0)
+    await short_leases.redis.hset(f"run:{run.run.id}", "record", '{"run": 1')
+    server = replica("reader", REDIS_URL=own_redis_url, LEASE_SECONDS="0.6")
+    assert until(lambda: httpx2.get(f"{server}/v1/research/{run.run.id}").status_code == 200, 15), (
+        "A record that cannot be read is claimed again at the end of each lease."
+    )
+    assert "given up" in state(server, run.run.id)["problem"]["detail"]
+    assert await short_leases.redis.zcard("leases") == 0
 
 
 def test_workers_share_their_runs_and_add_up_their_metrics(replica: Replica) -> None:

@@ -109,6 +109,8 @@ class Record(BaseModel):
     notebook: Notebook = Notebook()
     epoch: int = 0
     """Counts the replicas that have had the run."""
+    takeovers: int = 0
+    """Those among them that took it from a replica that had ended without handing it over."""
 
 
 EventId = tuple[int, int]

@@ -1,6 +1,6 @@
 """The store of many replicas: Redis, with a stream for the events of each run.
 
-    run:{id}          hash: record, owner, epoch, cancelled
+    run:{id}          hash: record, caller, owner, epoch, takeovers, released, cancelled
     events:{id}       stream; its ids are the events' own, so that none is written twice
     leases            sorted set: run id by the time its lease ends
     going:{caller}    sorted set: the caller's runs by the time they are over at the latest
@@ -18,13 +18,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pydantic import ValidationError
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
-from app.models import Event, EventId, Record, event_id, wire_id
-from app.store import Busy, Lease, Quota, StoreDown, StoreRefused, Written
+from app.models import Event, EventId, Record, Run, event_id, wire_id
+from app.store import MAX_TAKEOVERS, Busy, Lease, Quota, StoreDown, StoreRefused, Written
 
 BATCH_EVENTS = 500
 
@@ -34,7 +35,7 @@ CREATE = (
     NOW
     + """
 local run, leases, going, alias = unpack(KEYS)
-local id, owner, record, lease, longest, most, ttl = unpack(ARGV)
+local id, caller, owner, record, lease, longest, most, ttl = unpack(ARGV)
 if alias ~= '' then
   local known = redis.call('GET', alias)
   if known then return known end
@@ -43,7 +44,7 @@ redis.call('ZREMRANGEBYSCORE', going, '-inf', now)
 if redis.call('ZCARD', going) >= tonumber(most) then return 'busy' end
 redis.call('ZADD', going, now + longest, id)
 redis.call('EXPIRE', going, math.ceil(longest))
-redis.call('HSET', run, 'record', record, 'owner', owner, 'epoch', 0)
+redis.call('HSET', run, 'record', record, 'caller', caller, 'owner', owner, 'epoch', 0)
 redis.call('EXPIRE', run, math.ceil(longest + ttl))
 redis.call('ZADD', leases, now + lease, id)
 if alias ~= '' then redis.call('SET', alias, id, 'EX', ttl) end
@@ -107,16 +108,21 @@ repeat
   if not record then redis.call('ZREM', leases, id) end
 until record
 local epoch = redis.call('HINCRBY', run, 'epoch', 1)
+local handed_over = redis.call('HDEL', run, 'released') == 1
+local takeovers = redis.call('HINCRBY', run, 'takeovers', handed_over and 0 or 1)
 redis.call('HSET', run, 'owner', owner)
 redis.call('ZADD', leases, now + lease, id)
-return {record, epoch}
+return {id, redis.call('HGET', run, 'caller') or '', record, epoch, takeovers}
 """
 )
 
 RELEASE = """
 local run, leases = unpack(KEYS)
 local id, owner = unpack(ARGV)
-if redis.call('HGET', run, 'owner') == owner then redis.call('ZADD', leases, 'XX', 0, id) end
+if redis.call('HGET', run, 'owner') == owner then
+  redis.call('HSET', run, 'released', 1)
+  redis.call('ZADD', leases, 'XX', 0, id)
+end
 """
 
 HIT = """
@@ -170,7 +176,7 @@ class RedisStore:
     async def create(self, record: Record, alias: str | None, max_runs: int) -> str:
         run_id = record.run.id
         keys = [f"run:{run_id}", "leases", f"going:{record.caller}", f"alias:{alias}" if alias else ""]
-        values: list[str | float] = [run_id, self.owner, record.model_dump_json(), self.lease]
+        values: list[str | float] = [run_id, record.caller, self.owner, record.model_dump_json(), self.lease]
         values += [self.longest, max_runs, self.ttl]
         with translate_errors():
             known = await self.scripts["create"](keys, values)
@@ -247,8 +253,14 @@ class RedisStore:
             claimed = await self.scripts["claim"](["leases"], [self.owner, self.lease, "run:"])
         if not claimed:
             return None
-        record = Record.model_validate_json(claimed[0])
-        record.epoch = claimed[1]
+        run_id, caller, text, epoch, takeovers = claimed
+        try:
+            record = Record.model_validate_json(text)
+        except ValidationError:
+            if takeovers <= MAX_TAKEOVERS:  # another replica may have a version of this app that can read it
+                raise StoreRefused(f"the record of the run {run_id} cannot be read") from None
+            record = Record(run=Run(id=run_id, query=""), caller=caller, request_id="")
+        record.epoch, record.takeovers = epoch, takeovers
         return record
 
     async def cancel(self, run_id: str) -> None:

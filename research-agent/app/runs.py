@@ -19,7 +19,7 @@ from app.agent import Agent, BrokenOff
 from app.config import Settings
 from app.log import Live, Log
 from app.models import Event, EventId, Problem, Record, Result, wire_id
-from app.store import Store, StoreDown, StoreError, StoreRefused
+from app.store import MAX_TAKEOVERS, Store, StoreDown, StoreError, StoreRefused
 
 log = structlog.stdlib.get_logger("research-agent")
 STORE_SECONDS = 2
@@ -356,12 +356,22 @@ class Runs:
             self.lose(old)
         events = (await self.store.read({run_id: (0, 0)})).get(run_id, [])
         live = Live(record, events)
+        if record.takeovers > MAX_TAKEOVERS:
+            self.give_up(live)
+            return
         sound = [event.id for event in events if event.type != "token"]
         last = sound[-1] if sound else (0, 0)
         log.warning("took over a run", run_id=run_id, epoch=record.epoch)
         telemetry.takeovers.inc()
         live.emit("reset", {"from_id": wire_id(last)})
         self.carry_out(live)
+
+    def give_up(self, live: Live) -> None:
+        """Fail a run that has ended every replica so far, before it ends this one."""
+        log.error("gave up a run", run_id=live.record.run.id, takeovers=MAX_TAKEOVERS)
+        self.live[live.record.run.id] = live
+        self.fail(live, 500, f"The run was given up: {MAX_TAKEOVERS + 1} replicas ended while they had it.")
+        self.finished(live)
 
     def store_is(self, ok: bool, error: Exception | None = None) -> None:
         if ok != self.store_ok:

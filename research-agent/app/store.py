@@ -11,6 +11,9 @@ from limits.aio.strategies import FixedWindowRateLimiter
 
 from app.models import Event, EventId, Record
 
+MAX_TAKEOVERS = 3
+"""Of a run by another replica, because the one that had it has ended without a word."""
+
 
 class StoreError(Exception):
     """The store did not do what it was asked for; the text says why, for the log alone."""
@@ -88,7 +91,10 @@ class Store(Protocol):
         """End the lease now: another replica may go on at once."""
 
     async def claim(self) -> Record | None:
-        """Take over a run whose lease has ended, in its next epoch."""
+        """Take over a run whose lease has ended, in its next epoch.
+
+        A record that cannot be read is refused, until the run has had all its takeovers: then an empty one.
+        """
 
     async def cancel(self, run_id: str) -> None:
         """Leave word for whoever holds the lease."""
