@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import httpx2
@@ -11,7 +12,7 @@ import redis
 from conftest import App, RedisServer, Server, calls, until
 from test_01_basic_api import assert_problem
 from test_02_production_api import log_lines, metrics
-from test_04_research import Event, ask, pair, resume, state, streaming, text_of
+from test_04_research import Event, ask, pair, resume, state, stream, streaming, text_of
 from test_04_store import until_claimed
 
 from app.models import Record, Run
@@ -200,6 +201,28 @@ def test_a_run_whose_writes_are_refused_fails_alone(replica: Replica, redis_serv
     why = [line for line in lines if line.get("run_id") == poisoned and "WRONGTYPE" in str(line.get("error"))]
     assert why, "The log does not say why Redis refused to store the run."
     client.delete(f"run:{poisoned}")
+
+
+@pytest.mark.parametrize("way", ["stream", "post", "state"])
+def test_no_client_is_told_of_an_end_that_is_not_stored(
+    replica: Replica, own_redis_url: str, way: str
+) -> None:
+    """A replica that is killed right after would take the answer with it, and another would find another."""
+    server = replica("unstored", REDIS_URL=own_redis_url, MODEL_NAME="offline?tps=100")
+    query = f"Is this end stored, {way}?"
+    with redis.Redis.from_url(own_redis_url) as client, ThreadPoolExecutor(1) as pool:
+        reply = pool.submit(ask if way == "post" else stream, server, query)
+        (run_id,) = (key.decode() for key in until(lambda: client.zrange("leases", 0, -1), 10))
+        assert until(lambda: any(b'"token"' in e[b"event"] for _, e in client.xrange(f"events:{run_id}")), 20)
+        client.execute_command("CLIENT", "PAUSE", 1500, "WRITE")  # shorter than what counts as a hang
+        if way == "state":
+            assert until(lambda: state(server, run_id)["state"] == "done", 20)
+        else:
+            reply.result()
+        last = client.xrevrange(f"events:{run_id}", count=1)
+        assert last and b'"done"' in last[0][1][b"event"], (
+            "A client was told of an end that Redis does not know: after a kill -9 it may read another answer."
+        )
 
 
 async def claimed_by_replicas_that_end(store: RedisStore, times: int) -> Record:

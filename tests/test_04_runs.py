@@ -1,6 +1,7 @@
 """What the run manager owes each run, however its neighbours fare: on a real store that fails on demand."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from test_04_store import record
@@ -28,8 +29,8 @@ class FailingStore(MemoryStore):
         return await super().append(record, events, **fields)
 
 
-def run_manager(store: MemoryStore) -> Runs:
-    settings = Settings(openai_api_key="offline", _env_file=None)  # type: ignore[arg-type, call-arg]
+def run_manager(store: MemoryStore, **fields: Any) -> Runs:
+    settings = Settings(openai_api_key="offline", _env_file=None, **fields)
     return Runs(settings, store, Agent(settings, make_search(settings)))
 
 
@@ -49,3 +50,26 @@ async def test_a_run_that_cannot_be_written_does_not_keep_others_from_being_writ
         "One run's failed write cancels the writes of all others."
     )
     assert not poisoned.written
+
+
+async def test_a_deadline_in_the_closing_of_the_graph_adds_no_second_end() -> None:
+    store = MemoryStore(60, 100)
+    runs = run_manager(store, timeout_seconds=0.3)
+
+    class SlowToClose(Agent):
+        """An agent whose graph takes longer to close than the run may take."""
+
+        async def research(self, *_: Any) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
+            yield "token", {"text": "An answer."}
+            yield "done", {"reason": "stop"}
+            await asyncio.sleep(60)
+
+    runs.agent = SlowToClose(runs.settings, make_search(runs.settings))
+    mine = record()
+    await runs.start(mine)
+    live = runs.live[mine.run.id]
+    assert live.task
+    await live.task
+    ends = [event.type for event in live.events if event.last]
+    assert ends == ["done"], "After its last event a run has told its readers of another end."
+    assert mine.run.state == "done" and mine.run.problem is None

@@ -176,7 +176,7 @@ async def research_whole(request: Request, body: ResearchRequest, idempotency_ke
                 "The run goes on at another replica; its Location tells.",
                 {"Retry-After": "1"} | location,
             )
-        record = record if record.run.over else await known_run(request, run_id)
+        record = await known_run(request, run_id)
     if told := record.run.problem:
         raise HTTPException(told.status, told.detail)
     if record.run.result is None:

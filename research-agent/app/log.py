@@ -29,6 +29,15 @@ class Log:
         self.closed = True
         self.wake()
 
+    @property
+    def readable(self) -> int:
+        """How many of the events may be told."""
+        return len(self.events)
+
+    @property
+    def ended(self) -> bool:
+        return self.readable > 0 and self.events[self.readable - 1].last
+
     def wake(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
@@ -40,7 +49,7 @@ class Log:
         try:
             position = 0
             while True:
-                while position < len(self.events):
+                while position < self.readable:
                     event = self.events[position]
                     position += 1
                     if event.id > after:  # what comes late may still be older than what its reader has seen
@@ -71,8 +80,29 @@ class Live(Log):
         self.task: asyncio.Task[None] | None = None
         self.cancel_asked = False
         self.heard_elsewhere = False
+        self.end_told = False
+        self.settled = asyncio.Event()  # its end is told, or will be told by another replica
         self.refused = False
         self.retry_at = 0.0  # when a refused write may be tried again
+
+    @property
+    def readable(self) -> int:
+        """All events, but the last one not before it is settled.
+
+        Otherwise a client could be told of an end that dies with this replica, and then read another one.
+        """
+        held = bool(self.events) and self.events[-1].last and not self.end_told
+        return len(self.events) - held
+
+    def settle(self) -> None:
+        """Tell the last event: it is stored, or the store cannot take it."""
+        self.end_told = True
+        self.settled.set()
+        self.wake()
+
+    def close(self) -> None:
+        self.settled.set()
+        super().close()
 
     def emit(self, kind: str, data: dict[str, Any]) -> None:
         number = (

@@ -69,7 +69,10 @@ class Runs:
 
     async def get(self, run_id: str) -> Record | None:
         live = self.live.get(run_id)
-        return live.record if live else await self.store.load(run_id)
+        if live and live.record.run.over:
+            await live.settled.wait()
+        known_here = live and (live.end_told or not live.record.run.over)
+        return live.record if live and known_here else await self.store.load(run_id)
 
     async def follow(self, run_id: str) -> Log:
         """The log to follow: this replica's own, or the store's, kept up to date from now on."""
@@ -95,7 +98,7 @@ class Runs:
                     yield event
                     if event:
                         after = event.id
-            if self.draining or (log.events and log.events[-1].last):
+            if self.draining or log.ended:
                 return
 
     async def lost_end(self, run_id: str, log: Log) -> Event | None:
@@ -109,22 +112,19 @@ class Runs:
         if record and not record.run.over:
             return None
         end = (log.events[-1].id[0] + 1 if log.events else 0, 1)
-        if record and record.run.result:
-            return Event(end, "done", {"reason": record.run.result.finish_reason})
-        told = record.run.problem if record else None
-        told = told or Problem(title="Not Found", status=404, detail="The run is gone.", request_id="")
-        return Event(end, "error", {"problem": told.model_dump(exclude_none=True)})
+        if record:
+            return Event(end, *record.run.last_event)
+        gone = Problem(title="Not Found", status=404, detail="The run is gone.", request_id="")
+        return Event(end, "error", {"problem": gone.model_dump(exclude_none=True)})
 
     async def until_over(self, run_id: str) -> bool:
         """Wait for the end of a run; False when it will not come here."""
-        if (live := self.live.get(run_id)) and live.task:
+        if live := self.live.get(run_id):
             live.listeners += 1
             try:
-                await asyncio.wait([live.task])
+                await live.settled.wait()
             finally:
                 live.listeners -= 1
-            if live.record.run.over:
-                return True
         async with aclosing(self.watch(run_id, (0, 0))) as events:
             async for event in events:
                 if event and event.last:
@@ -179,8 +179,7 @@ class Runs:
         except asyncio.CancelledError:
             if not live.cancel_asked:
                 raise  # lost or handed over: another replica goes on
-            self.change(live, "cancelled")
-            live.emit("done", {"reason": "cancelled"})
+            self.finish(live, "cancelled")
         except (
             openai.OpenAIError,
             httpx2.HTTPError,
@@ -220,7 +219,8 @@ class Runs:
                     tokens_used=notebook.prompt_tokens + notebook.completion_tokens,
                     finish_reason=data["reason"],
                 )
-                self.change(live, "done")
+                self.finish(live, "done")
+                continue  # to the end of the generator: the graph closes
             live.emit(kind, data)
             if len(record.notebook.steps) > steps:
                 steps = len(record.notebook.steps)
@@ -232,17 +232,23 @@ class Runs:
         live.record_changed = True
         self.dirty.set()
 
+    def finish(self, live: Live, state: Any) -> None:
+        """The end of a run, which has only one: what goes wrong after it is no concern of its readers."""
+        if not live.record.run.over:
+            live.record.notebook.messages = []  # nobody goes on from here
+            self.change(live, state)
+            live.emit(*live.record.run.last_event)
+
     def fail(self, live: Live, status: int, detail: str) -> None:
         run, request_id = live.record.run, live.record.request_id
-        title = HTTPStatus(status).phrase
-        run.problem = Problem(title=title, status=status, detail=detail, request_id=request_id)
-        self.change(live, "failed")
-        live.emit("error", {"problem": run.problem.model_dump(exclude_none=True)})
+        if not run.over:
+            title = HTTPStatus(status).phrase
+            run.problem = Problem(title=title, status=status, detail=detail, request_id=request_id)
+            self.finish(live, "failed")
 
     def finished(self, live: Live) -> None:
         run = live.record.run
         if run.over:
-            live.record.notebook.messages = []  # nobody goes on from here
             telemetry.runs.labels(run.state).inc()
             telemetry.run_seconds.observe(time.time() - run.created_at)
             log.info("run", outcome=run.state, steps=len(live.record.notebook.steps))
@@ -267,6 +273,8 @@ class Runs:
             live.stored, live.record_changed = 0, True
         else:
             live.stored = start + len(events)
+            if record.run.over and live.written:
+                live.settle()
             if record.run.over and live.written and record.run.id in self.live:
                 del self.live[record.run.id]
                 kept = min(self.settings.cache_ttl_seconds, self.settings.run_ttl_seconds)
@@ -290,6 +298,8 @@ class Runs:
         for live, error in zip(unwritten, results, strict=True):
             if isinstance(error, Exception) and not isinstance(error, StoreDown):
                 self.refused(live, error)
+            if error and live.record.run.over:
+                live.settle()  # an answer that is not stored is better than none
         for error in results:
             if isinstance(error, StoreDown):
                 self.dirty.set()
@@ -356,6 +366,11 @@ class Runs:
             self.lose(old)
         events = (await self.store.read({run_id: (0, 0)})).get(run_id, [])
         live = Live(record, events)
+        if record.run.over:  # its replica ended before it had written the last event
+            live.emit(*record.run.last_event)
+            self.live[run_id] = live
+            self.dirty.set()
+            return
         if record.takeovers > MAX_TAKEOVERS:
             self.give_up(live)
             return
@@ -432,6 +447,8 @@ class Runs:
                 while self.unwritten():
                     self.dirty.set()
                     await asyncio.sleep(FLUSH_SECONDS)
+        for live in self.live.values():
+            live.settle()
 
     async def hand_over(self, live: Live) -> None:
         run_id = live.record.run.id
