@@ -221,7 +221,7 @@ def test_no_client_is_told_of_an_end_that_is_not_stored(
             reply.result()
         last = client.xrevrange(f"events:{run_id}", count=1)
         assert last and b'"done"' in last[0][1][b"event"], (
-            "A client was told of an end that Redis does not know: after a kill -9 it may read another answer."
+            "A client was told of an end that Redis does not know: a kill -9 would change it."
         )
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
+from pydantic import SecretStr
 from test_04_store import record
 
 from app.agent import Agent
@@ -30,7 +31,7 @@ class FailingStore(MemoryStore):
 
 
 def run_manager(store: MemoryStore, **fields: Any) -> Runs:
-    settings = Settings(openai_api_key="offline", _env_file=None, **fields)
+    settings = Settings(openai_api_key=SecretStr("offline"), **fields)
     return Runs(settings, store, Agent(settings, make_search(settings)))
 
 

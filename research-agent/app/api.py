@@ -120,11 +120,11 @@ async def begin(request: Request, body: ResearchRequest, key: str | None) -> str
     if runs.full:
         telemetry.shed.inc()
         raise HTTPException(503, "Too many runs are waiting already.", {"Retry-After": "1"})
-    if wait := runs.agent.circuit.wait():
+    run = Run(query=body.query, background=body.background)
+    if wait := runs.agent.circuit.wait(run.id):
         raise HTTPException(
             503, "The model fails at the moment; no runs are started.", {"Retry-After": str(math.ceil(wait))}
         )
-    run = Run(query=body.query, background=body.background)
     record = Record(run=run, caller=caller, request_id=request.state.request_id)
     structlog.contextvars.bind_contextvars(run_id=run.id)
     run_id = await runs.start(record, alias)

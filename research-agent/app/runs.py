@@ -61,10 +61,15 @@ class Runs:
         self.starting += 1
         try:
             run_id = await self.store.create(record, alias, self.settings.max_runs_per_caller)
+        except BaseException:
+            self.agent.circuit.give_back(record.run.id)
+            raise
         finally:
             self.starting -= 1
         if run_id == record.run.id:
             self.carry_out(Live(record))
+        else:
+            self.agent.circuit.give_back(record.run.id)
         return run_id
 
     async def get(self, run_id: str) -> Record | None:
@@ -160,7 +165,8 @@ class Runs:
         record = live.record
         structlog.contextvars.bind_contextvars(run_id=record.run.id, request_id=record.request_id)
         try:
-            async with asyncio.timeout(record.run.created_at + self.settings.timeout_seconds - time.time()):
+            left = record.run.created_at + self.settings.timeout_seconds - time.time()
+            async with asyncio.timeout(left) as deadline:
                 if self.slots.locked():
                     live.emit("state", {"name": "queued"})
                 with telemetry.queued.track_inprogress():
@@ -169,12 +175,10 @@ class Runs:
                     self.change(live, "running")
                     live.emit("state", {"name": "running"})
                     with telemetry.span("run", run_id=record.run.id):
-                        await self.research(live)
+                        await self.research(live, deadline.expired)
                 finally:
                     self.slots.release()
         except TimeoutError:
-            if record.run.state == "running":
-                self.agent.circuit.failed()  # a model that hangs is no better than one that fails
             self.fail(live, 504, f"The run took longer than {self.settings.timeout_seconds:g} s.")
         except asyncio.CancelledError:
             if not live.cancel_asked:
@@ -196,10 +200,11 @@ class Runs:
         finally:
             self.finished(live)
 
-    async def research(self, live: Live) -> None:
+    async def research(self, live: Live, deadline_passed: Callable[[], bool]) -> None:
         record, text, began = live.record, "", time.monotonic()
         steps = len(record.notebook.steps)
-        async for kind, data in self.agent.research(record.run.query, record.notebook):
+        parts = self.agent.research(record.run.query, record.notebook, deadline_passed)
+        async for kind, data in parts:
             if kind == "token":
                 if not text:
                     telemetry.first_token.observe(time.monotonic() - began)
@@ -248,6 +253,7 @@ class Runs:
 
     def finished(self, live: Live) -> None:
         run = live.record.run
+        self.agent.circuit.give_back(run.id)
         if run.over:
             telemetry.runs.labels(run.state).inc()
             telemetry.run_seconds.observe(time.time() - run.created_at)
