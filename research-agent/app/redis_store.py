@@ -7,15 +7,21 @@
     alias:{name}      the id of a run
     heard:{id}        somebody listens
     rate:{caller}     counter of a minute
+    finished          sorted set: run id by the time it was over
 
 What must happen at once, or not at all, is a script: Redis runs it with nothing in between.
+
+Redis must not evict keys by itself (`maxmemory-policy noeviction`): it would begin with what expires soonest,
+the rate limits. Instead the oldest finished runs make room before a new run is kept, so that runs leave a
+quarter of the memory free; and the small scripts may run even when none is left (`allow-oom`).
 """
 
+import asyncio
 import json
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from pydantic import ValidationError
@@ -28,20 +34,34 @@ from app.models import Event, EventId, Record, Run, event_id, wire_id
 from app.store import MAX_TAKEOVERS, Busy, Lease, Quota, StoreDown, StoreRefused, Written
 
 BATCH_EVENTS = 500
+CONNECTIONS = 32
+
+ALLOW_OOM = "#!lua flags=allow-oom\n"
 
 NOW = "local t = redis.call('TIME') local now = t[1] + t[2] / 1000000 "
 
 CREATE = (
-    NOW
+    ALLOW_OOM
+    + NOW
     + """
-local run, leases, going, alias = unpack(KEYS)
+local run, leases, going, alias, finished = unpack(KEYS)
 local id, caller, owner, record, lease, longest, most, ttl = unpack(ARGV)
 if alias ~= '' then
   local known = redis.call('GET', alias)
-  if known then return known end
+  if known and redis.call('EXISTS', 'run:' .. known) == 1 then return known end
 end
 redis.call('ZREMRANGEBYSCORE', going, '-inf', now)
 if redis.call('ZCARD', going) >= tonumber(most) then return 'busy' end
+redis.call('ZREMRANGEBYSCORE', finished, '-inf', now - ttl)  -- these have expired
+local function memory(field)
+  return tonumber(redis.call('INFO', 'memory'):match('\\n' .. field .. ':(%d+)'))
+end
+local limit = 0.75 * memory('maxmemory')  -- 0: none
+while limit > 0 and memory('used_memory') > limit do
+  local oldest = redis.call('ZPOPMIN', finished)[1]
+  if not oldest then return 'full' end
+  redis.call('DEL', 'run:' .. oldest, 'events:' .. oldest)
+end
 redis.call('ZADD', going, now + longest, id)
 redis.call('EXPIRE', going, math.ceil(longest))
 redis.call('HSET', run, 'record', record, 'caller', caller, 'owner', owner, 'epoch', 0)
@@ -55,7 +75,7 @@ return id
 APPEND = (
     NOW
     + """
-local run, leases, going, events = unpack(KEYS)
+local run, leases, going, events, finished = unpack(KEYS)
 local id, owner, epoch, record, over, lease, longest, ttl, first = unpack(ARGV, 1, 9)
 local has = redis.call('HMGET', run, 'owner', 'epoch')
 if has[1] and (has[1] ~= owner or has[2] ~= epoch) then return 'lost' end
@@ -73,6 +93,7 @@ if over == '1' then
   keep = ttl
   redis.call('ZREM', leases, id)
   redis.call('ZREM', going, id)
+  redis.call('ZADD', finished, now, id)
 else
   redis.call('ZADD', leases, now + lease, id)
 end
@@ -83,7 +104,8 @@ return 'written'
 )
 
 RENEW = (
-    NOW
+    ALLOW_OOM
+    + NOW
     + """
 local run, leases, heard = unpack(KEYS)
 local id, owner, lease = unpack(ARGV)
@@ -95,7 +117,8 @@ return {1, has[2] and 1 or 0, redis.call('EXISTS', heard)}
 )
 
 CLAIM = (
-    NOW
+    ALLOW_OOM
+    + NOW
     + """
 local leases = KEYS[1]
 local owner, lease, prefix = unpack(ARGV)
@@ -116,7 +139,9 @@ return {id, redis.call('HGET', run, 'caller') or '', record, epoch, takeovers}
 """
 )
 
-RELEASE = """
+RELEASE = (
+    ALLOW_OOM
+    + """
 local run, leases = unpack(KEYS)
 local id, owner = unpack(ARGV)
 if redis.call('HGET', run, 'owner') == owner then
@@ -124,12 +149,25 @@ if redis.call('HGET', run, 'owner') == owner then
   redis.call('ZADD', leases, 'XX', 0, id)
 end
 """
+)
 
-HIT = """
+CANCEL = (
+    ALLOW_OOM
+    + """
+if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'cancelled', 1) end
+"""
+)
+
+SET = ALLOW_OOM + "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])"
+
+HIT = (
+    ALLOW_OOM
+    + """
 local used = redis.call('INCR', KEYS[1])
 if used == 1 then redis.call('EXPIRE', KEYS[1], 60) end
 return {used, redis.call('TTL', KEYS[1])}
 """
+)
 
 
 @contextmanager
@@ -154,12 +192,14 @@ class RedisStore:
         pool = BlockingConnectionPool.from_url(
             url,
             decode_responses=True,
-            max_connections=32,
-            timeout=10,  # for a free connection: a burst of requests waits in line
+            max_connections=CONNECTIONS + 2,  # two for pings
             socket_timeout=2,
             socket_connect_timeout=1,
-            retry=Retry(NoBackoff(), 1),  # once, for a connection that Redis has closed by restarting
+            # Once, for a connection that Redis has closed by restarting; not when it hangs.
+            retry=Retry(NoBackoff(), 1, (ConnectionError,)),
         )
+        self.connections = asyncio.Semaphore(CONNECTIONS)  # a burst of requests waits in line
+        self.down: StoreDown | None = None
         self.redis = Redis.from_pool(pool)
         self.owner = uuid.uuid4().hex
         self.lease, self.ttl, self.longest = lease, ttl, longest
@@ -170,31 +210,49 @@ class RedisStore:
             "renew": script(RENEW),
             "claim": script(CLAIM),
             "release": script(RELEASE),
+            "cancel": script(CANCEL),
+            "set": script(SET),
             "hit": script(HIT),
         }
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[None]:
+        """Wait in line for Redis; while it is known to be down, fail at once, until a ping has succeeded."""
+        async with self.connections:
+            if self.down:
+                raise StoreDown(str(self.down))
+            try:
+                with translate_errors():
+                    yield
+            except StoreDown as error:
+                self.down = error
+                raise
 
     async def create(self, record: Record, alias: str | None, max_runs: int) -> str:
         run_id = record.run.id
         keys = [f"run:{run_id}", "leases", f"going:{record.caller}", f"alias:{alias}" if alias else ""]
+        keys.append("finished")
         values: list[str | float] = [run_id, record.caller, self.owner, record.model_dump_json(), self.lease]
         values += [self.longest, max_runs, self.ttl]
-        with translate_errors():
+        async with self.connection():
             known = await self.scripts["create"](keys, values)
         if known == "busy":
             raise Busy
+        if known == "full":
+            raise StoreRefused("the runs that are going take all memory that runs may take")
         return str(known)
 
     async def find(self, alias: str) -> str | None:
-        with translate_errors():
+        async with self.connection():
             known: str | None = await self.redis.get(f"alias:{alias}")  # type: ignore[assignment]
         return known
 
     async def alias(self, alias: str, run_id: str, seconds: float) -> None:
-        with translate_errors():
-            await self.redis.set(f"alias:{alias}", run_id, px=max(1, round(seconds * 1000)))
+        async with self.connection():
+            await self.scripts["set"]([f"alias:{alias}"], [run_id, max(1, round(seconds * 1000))])
 
     async def load(self, run_id: str) -> Record | None:
-        with translate_errors():
+        async with self.connection():
             record = await self.redis.hget(f"run:{run_id}", "record")
         return Record.model_validate_json(record) if record else None
 
@@ -213,18 +271,18 @@ class RedisStore:
         self, record: Record, events: list[Event], whole: str, *, over: bool, first: bool
     ) -> Written:
         run = record.run
-        keys = [f"run:{run.id}", "leases", f"going:{record.caller}", f"events:{run.id}"]
+        keys = [f"run:{run.id}", "leases", f"going:{record.caller}", f"events:{run.id}", "finished"]
         values: list[str | float] = [run.id, self.owner, record.epoch, whole, int(over), self.lease]
         values += [self.longest, self.ttl, int(first)]
         for event in events:
             values += [wire_id(event.id), json.dumps([event.type, event.data])]
-        with translate_errors():
+        async with self.connection():
             written: Written = await self.scripts["append"](keys, values)
         return written
 
     async def read(self, after: dict[str, EventId]) -> dict[str, list[Event]]:
         streams: dict[Any, Any] = {f"events:{run_id}": wire_id(last) for run_id, last in after.items()}
-        with translate_errors():
+        async with self.connection():
             found: Any = await self.redis.xread(streams)
         return {
             name.removeprefix("events:"): [from_wire(number, fields) for number, fields in entries]
@@ -232,12 +290,11 @@ class RedisStore:
         }
 
     async def renew(self, run_ids: list[str]) -> dict[str, Lease]:
-        with translate_errors():
-            async with self.redis.pipeline(transaction=False) as pipeline:
-                for run_id in run_ids:
-                    keys = [f"run:{run_id}", "leases", f"heard:{run_id}"]
-                    await self.scripts["renew"](keys, [run_id, self.owner, self.lease], client=pipeline)
-                leases = await pipeline.execute(raise_on_error=False)
+        async with self.connection(), self.redis.pipeline(transaction=False) as pipeline:
+            for run_id in run_ids:
+                keys = [f"run:{run_id}", "leases", f"heard:{run_id}"]
+                await self.scripts["renew"](keys, [run_id, self.owner, self.lease], client=pipeline)
+            leases = await pipeline.execute(raise_on_error=False)
         return {
             run_id: Lease(*map(bool, told))
             for run_id, told in zip(run_ids, leases, strict=True)
@@ -245,11 +302,11 @@ class RedisStore:
         }
 
     async def release(self, run_id: str) -> None:
-        with translate_errors():
+        async with self.connection():
             await self.scripts["release"]([f"run:{run_id}", "leases"], [run_id, self.owner])
 
     async def claim(self) -> Record | None:
-        with translate_errors():
+        async with self.connection():
             claimed = await self.scripts["claim"](["leases"], [self.owner, self.lease, "run:"])
         if not claimed:
             return None
@@ -264,24 +321,29 @@ class RedisStore:
         return record
 
     async def cancel(self, run_id: str) -> None:
-        with translate_errors():
-            await self.redis.hset(f"run:{run_id}", "cancelled", "1")
+        async with self.connection():
+            await self.scripts["cancel"]([f"run:{run_id}"])
 
     async def hear(self, run_ids: list[str], seconds: float) -> None:
-        with translate_errors():
-            async with self.redis.pipeline(transaction=False) as pipeline:
-                for run_id in run_ids:
-                    pipeline.set(f"heard:{run_id}", "1", px=max(1, round(seconds * 1000)))
-                await pipeline.execute()
+        async with self.connection(), self.redis.pipeline(transaction=False) as pipeline:
+            for run_id in run_ids:
+                values = ["1", max(1, round(seconds * 1000))]
+                await self.scripts["set"]([f"heard:{run_id}"], values, client=pipeline)
+            await pipeline.execute()
 
     async def hit(self, caller: str, per_minute: int) -> Quota:
-        with translate_errors():
+        async with self.connection():
             used, wait = await self.scripts["hit"]([f"rate:{caller}"])
         return Quota(used <= per_minute, max(0, per_minute - used), time.time() + wait)
 
     async def ping(self) -> None:
-        with translate_errors():
-            await self.redis.ping()
+        try:
+            with translate_errors():
+                await self.redis.ping()
+        except StoreDown as error:
+            self.down = error
+            raise
+        self.down = None
 
     async def close(self) -> None:
         await self.redis.aclose()

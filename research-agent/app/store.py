@@ -64,6 +64,7 @@ class Store(Protocol):
 
     async def create(self, record: Record, alias: str | None, max_runs: int) -> str:
         """Keep a new run and hold its lease; the id of the run. Busy when its caller has too many.
+        StoreRefused when there is no room for it.
 
         An alias (of an idempotency key, say) names one run: when it names one already, that one's id.
         """
@@ -105,7 +106,8 @@ class Store(Protocol):
     async def hit(self, caller: str, per_minute: int) -> Quota:
         """Count a request of this caller."""
 
-    async def ping(self) -> None: ...
+    async def ping(self) -> None:
+        """Ask for a sign of life: until this succeeds, a store that was down may fail at once."""
 
     async def close(self) -> None: ...
 
