@@ -1,8 +1,10 @@
 """The store of runs: the same claims for memory and for a real Redis, then what only Redis has to keep."""
 
 import asyncio
+import secrets
 import signal
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -134,6 +136,34 @@ async def test_memory_forgets_the_oldest_of_too_many_finished_runs_and_no_runnin
     kept = [each for each in records if await store.load(each.run.id)]
     assert kept == [running, *finished[1:]]
     assert len(store.aliases) == 3 and store.going == {"me": 1}
+
+
+async def test_memory_bounds_the_bytes_of_finished_runs_and_forgets_the_oldest() -> None:
+    store = MemoryStore(60, 1000, max_bytes=200_000)
+    texts = [{"text": secrets.token_hex(1000)} for _ in range(50)]  # 50 kB a run, however well it is packed
+    runs = [record() for _ in range(10)]
+    for run in runs:
+        await store.create(run, None, 100)
+        run.run.state = "done"
+        await append(store, run, [Event((0, n), "token", text) for n, text in enumerate(texts, 1)])
+    kept = [run for run in runs if await store.load(run.run.id)]
+    assert 1 <= len(kept) <= 4, "Long answers fill the memory: finished runs are bounded by number alone."
+    assert kept == runs[-len(kept) :]
+
+
+async def test_a_finished_run_in_memory_takes_little_and_has_every_event() -> None:
+    store = MemoryStore(60, 1000)
+    mine = record()
+    await store.create(mine, None, 10)
+    tracemalloc.start()
+    await append(store, mine, tokens(*range(1, 2048)))
+    mine.run.state = "done"
+    await append(store, mine, tokens(2048))
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken < 250_000, f"A finished run of 2,048 tokens takes {taken / 1e6:.1f} MB."
+    assert (await store.read({mine.run.id: (0, 2000)}))[mine.run.id] == tokens(*range(2001, 2049))
+    assert await store.load(mine.run.id) == mine
 
 
 # --- Redis alone: leases ---

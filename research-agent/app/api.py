@@ -58,7 +58,7 @@ class FreshFiles(StaticFiles):
 def make_store(settings: Settings) -> Store:
     ttl = settings.run_ttl_seconds
     if settings.redis_url is None:
-        return MemoryStore(ttl, settings.max_stored_runs)
+        return MemoryStore(ttl, settings.max_stored_runs, settings.max_stored_bytes)
     from app.redis_store import RedisStore  # not before: its client takes a while to import
 
     url, longest = settings.redis_url.get_secret_value(), settings.timeout_seconds

@@ -70,6 +70,7 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=3, gt=0)
     run_ttl_seconds: int = Field(default=3600, ge=1)  # how long a finished run can be read
     max_stored_runs: int = Field(default=1000, ge=1)  # in memory; in Redis, `maxmemory` bounds them
+    max_stored_bytes: int = Field(default=64_000_000, ge=1)  # of finished runs in memory
     cache_ttl_seconds: int = Field(default=300, ge=0)
 
     api_keys: Digests = []  # none: everybody may call

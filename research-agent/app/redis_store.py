@@ -249,7 +249,8 @@ class RedisStore:
 
     async def alias(self, alias: str, run_id: str, seconds: float) -> None:
         async with self.connection():
-            await self.scripts["set"]([f"alias:{alias}"], [run_id, max(1, round(seconds * 1000))])
+            values: list[str | float] = [run_id, max(1, round(seconds * 1000))]
+            await self.scripts["set"]([f"alias:{alias}"], values)
 
     async def load(self, run_id: str) -> Record | None:
         async with self.connection():
