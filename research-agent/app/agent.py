@@ -49,7 +49,6 @@ class Context:
     """What the tools of one run share: a draft of its notebook, ahead of it by the step that is under way."""
 
     draft: Notebook
-    deadline_passed: Callable[[], bool]
     one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -79,7 +78,7 @@ class StepLimit(AgentMiddleware[AgentState[Any], Context]):
             request = request.override(system_message=SystemMessage(prompt), model_settings=settings)
         else:
             request = request.override(system_message=SystemMessage(prompt + NO_STEPS_LEFT), tools=[])
-        with span("model call"), self.circuit.watch(request.runtime.context.deadline_passed):
+        with span("model call"), self.circuit.watch():
             return await handler(request)
 
 
@@ -190,9 +189,7 @@ class Agent:
         limit = StepLimit(settings.max_steps, self.circuit)
         self.graph = create_agent(self.model, tools, middleware=[limit], context_schema=Context)
 
-    async def research(
-        self, query: str, notebook: Notebook, deadline_passed: Callable[[], bool] = lambda: False
-    ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
+    async def research(self, query: str, notebook: Notebook) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
         """Go on from the notebook and keep it up to date; yields events as (type, data), `done` at the end.
 
         The notebook's messages grow only by whole steps: a model's call of tools and all their results.
@@ -205,7 +202,7 @@ class Agent:
         # Steps are bounded by their limit; calls of no tool that there is, or with bad arguments, by this.
         config: Any = {"recursion_limit": 2 * self.max_steps + 6}
         stream: Any = self.graph.astream(
-            given, config, context=Context(draft, deadline_passed), stream_mode=["messages", "updates"]
+            given, config, context=Context(draft), stream_mode=["messages", "updates"]
         )
         async with aclosing(stream) as parts:
             async for mode, part in parts:

@@ -6,8 +6,9 @@ https://martinfowler.com/bliki/CircuitBreaker.html
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import httpx2
 import openai
@@ -16,6 +17,8 @@ import structlog
 from app import telemetry
 
 log = structlog.stdlib.get_logger("research-agent")
+run_deadline: ContextVar[asyncio.Timeout | None] = ContextVar("run_deadline", default=None)
+"""Of the run that the current task works for; the tasks it starts inherit it."""
 
 
 class Circuit:
@@ -44,12 +47,13 @@ class Circuit:
             self.next_trial = 0
 
     @contextmanager
-    def watch(self, deadline_passed: Callable[[], bool]) -> Iterator[None]:
+    def watch(self) -> Iterator[None]:
         """Record the outcome of one model call: one that is cut off by its run's deadline has failed."""
         try:
             yield
         except asyncio.CancelledError:
-            if deadline_passed():
+            deadline = run_deadline.get()
+            if deadline and deadline.expired():
                 self.failed()
             raise
         except (openai.BadRequestError, openai.UnprocessableEntityError):

@@ -328,7 +328,7 @@ class RedisStore:
     async def hear(self, run_ids: list[str], seconds: float) -> None:
         async with self.connection(), self.redis.pipeline(transaction=False) as pipeline:
             for run_id in run_ids:
-                values = ["1", max(1, round(seconds * 1000))]
+                values: list[str | float] = ["1", max(1, round(seconds * 1000))]
                 await self.scripts["set"]([f"heard:{run_id}"], values, client=pipeline)
             await pipeline.execute()
 

@@ -16,6 +16,7 @@ from langgraph.errors import GraphRecursionError
 
 from app import telemetry
 from app.agent import Agent, BrokenOff
+from app.circuit import run_deadline
 from app.config import Settings
 from app.log import Live, Log
 from app.models import Event, EventId, Problem, Record, Result, wire_id
@@ -167,6 +168,7 @@ class Runs:
         try:
             left = record.run.created_at + self.settings.timeout_seconds - time.time()
             async with asyncio.timeout(left) as deadline:
+                run_deadline.set(deadline)
                 if self.slots.locked():
                     live.emit("state", {"name": "queued"})
                 with telemetry.queued.track_inprogress():
@@ -175,7 +177,7 @@ class Runs:
                     self.change(live, "running")
                     live.emit("state", {"name": "running"})
                     with telemetry.span("run", run_id=record.run.id):
-                        await self.research(live, deadline.expired)
+                        await self.research(live)
                 finally:
                     self.slots.release()
         except TimeoutError:
@@ -200,11 +202,10 @@ class Runs:
         finally:
             self.finished(live)
 
-    async def research(self, live: Live, deadline_passed: Callable[[], bool]) -> None:
+    async def research(self, live: Live) -> None:
         record, text, began = live.record, "", time.monotonic()
         steps = len(record.notebook.steps)
-        parts = self.agent.research(record.run.query, record.notebook, deadline_passed)
-        async for kind, data in parts:
+        async for kind, data in self.agent.research(record.run.query, record.notebook):
             if kind == "token":
                 if not text:
                     telemetry.first_token.observe(time.monotonic() - began)
