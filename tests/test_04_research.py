@@ -355,10 +355,8 @@ def test_a_caller_may_read_so_many_streams_at_once_and_gets_the_place_back(start
             third.read()
             assert third.status_code == 429, "One caller may open as many streams as there are connections."
             assert third.headers["retry-after"]
-        begun = metrics(server).get(("agent_requests_total", "POST", "/v1/research/stream", "200"))
         refused = httpx2.post(f"{server}/v1/research/stream", json={"query": "And my own?"}, timeout=30)
         assert_problem(refused, 429)
-        assert begun is None
 
     def place() -> bool:
         with reading(server, run_id) as response:
@@ -400,8 +398,12 @@ def test_health_answers_while_one_caller_opens_hundreds_of_readers(start: App) -
                 curl = ["curl", "-so", "/dev/null", "-w", "%{time_total}", f"{server}/health"]
                 probe = await asyncio.create_subprocess_exec(*curl, stdout=subprocess.PIPE)
                 seconds.append(float((await probe.communicate())[0]))
-            await client.delete(f"/v1/research/{run_id}")
-            await asyncio.gather(*readers)
+            async with asyncio.timeout(30):
+                while len(statuses) < len(readers):  # noqa: ASYNC110  # the readers do not tell
+                    await asyncio.sleep(0.1)
+            for reader in readers:
+                reader.cancel()
+            await asyncio.gather(*readers, return_exceptions=True)
             return statuses, seconds
 
     statuses, seconds = asyncio.run(crowd())

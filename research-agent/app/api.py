@@ -21,6 +21,7 @@ from app.config import Settings
 from app.gate import Envelope, Gate, tell_problems
 from app.models import Event, EventId, Problem, Record, ResearchRequest, Result, Run, event_id, wire_id
 from app.operations import STATIC, Health, operations
+from app.readers import EventStream, ReaderLimit
 from app.runs import Runs, answer_alias
 from app.search import make_search
 from app.server import Stop
@@ -77,7 +78,8 @@ def create_app(settings: Settings, stop: Stop) -> FastAPI:
         stop.app_stops(runs)
         gc.collect()
         gc.freeze()  # what the imports made stays for ever; no later collection need look at it
-        yield {"settings": settings, "runs": runs, "health": health, "stop": stop}
+        readers = ReaderLimit(settings.max_readers_per_caller)
+        yield {"settings": settings, "runs": runs, "health": health, "stop": stop, "readers": readers}
         await stop.drained()
         await runs.end()
         flush_traces()
@@ -194,7 +196,13 @@ async def research_stream(
     request: Request, body: ResearchRequest, idempotency_key: Key = None
 ) -> StreamingResponse:
     """Research a question and follow the run; its events are those of GET /v1/research/{id}/events."""
-    run_id = await begin(request, body, idempotency_key)
+    readers: ReaderLimit = request.state.readers
+    readers.acquire(request.state.caller)  # before a run is started that its caller could not read
+    try:
+        run_id = await begin(request, body, idempotency_key)
+    except BaseException:
+        readers.release(request.state.caller)
+        raise
     return stream(request, run_id, (0, 0))
 
 
@@ -215,6 +223,7 @@ async def research_events(
     runs: Runs = request.state.runs
     if runs.draining and run_id not in runs.live:
         raise HTTPException(503, "This server is about to stop.", {"Retry-After": "1"})
+    request.state.readers.acquire(request.state.caller)
     return stream(request, run_id, event_id(last_event_id))
 
 
@@ -227,15 +236,18 @@ async def research_cancel(request: Request, run_id: str) -> Run:
     return record.run
 
 
-def stream(request: Request, run_id: str, after: EventId) -> StreamingResponse:
+def stream(request: Request, run_id: str, after: EventId) -> EventStream:
+    """For a caller who has acquired a reader's place."""
+
     async def body() -> AsyncIterator[bytes]:
         yield b"retry: 500\n\n"
-        async with aclosing(request.state.runs.watch(run_id, after)) as events:
-            async for event in events:
-                yield on_the_wire(event) if event else b": ping\n\n"
+        async with aclosing(request.state.runs.watch(run_id, after)) as batches:
+            async for batch in batches:
+                yield b"".join(map(on_the_wire, batch)) or b": ping\n\n"
 
     headers = STREAM_HEADERS | {"Location": f"/v1/research/{run_id}", "X-Run-ID": run_id}
-    return StreamingResponse(body(), headers=headers, media_type="text/event-stream")
+    place = {"limit": request.state.readers, "caller": request.state.caller}
+    return EventStream(body(), headers=headers, media_type="text/event-stream", **place)
 
 
 def on_the_wire(event: Event) -> bytes:

@@ -76,6 +76,7 @@ class Settings(BaseSettings):
     api_keys: Digests = []  # none: everybody may call
     rate_limit_rpm: int = Field(default=60, ge=1)
     max_runs_per_caller: int = Field(default=10, ge=1)
+    max_readers_per_caller: int = Field(default=50, ge=1)  # streams of events, of one process
     max_concurrency: int = Field(default=32, ge=1)
     max_queue: int = Field(default=32, ge=0)
     max_body_bytes: int = Field(default=65_536, ge=1)

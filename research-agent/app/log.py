@@ -9,6 +9,8 @@ from app import telemetry
 from app.models import Event, EventId, Record
 
 PING_SECONDS = 15
+BATCH_EVENTS = 100
+"""What is known already is sent in so many at once: a piece for each event costs more than the event."""
 
 
 class Log:
@@ -42,27 +44,32 @@ class Log:
         self.changed.set()
         self.changed = asyncio.Event()
 
-    async def follow(self, after: EventId) -> AsyncGenerator[Event | None]:
-        """Every event after that id, to the last one; None as a sign of life when nothing happens."""
+    async def follow(self, after: EventId) -> AsyncGenerator[list[Event]]:
+        """Every event after that id, to the last one, in batches; an empty one when nothing happens."""
         self.listeners += 1
         telemetry.open_streams.inc()
         try:
             position = 0
             while True:
                 while position < self.readable:
-                    event = self.events[position]
-                    position += 1
-                    if event.id > after:  # what comes late may still be older than what its reader has seen
-                        yield event
+                    batch = []
+                    for event in self.events[position : min(position + BATCH_EVENTS, self.readable)]:
+                        position += 1
+                        # What comes late may still be older than what its reader has seen.
+                        if event.id > after:
+                            batch.append(event)
+                    if batch:
+                        yield batch
                     if event.last:
                         return
+                    await asyncio.sleep(0)  # a long run must not hold up everybody else
                 if self.closed:
                     return
                 try:
                     async with asyncio.timeout(PING_SECONDS):
                         await self.changed.wait()
                 except TimeoutError:
-                    yield None
+                    yield []
         finally:
             telemetry.open_streams.dec()
             self.listeners -= 1

@@ -89,21 +89,21 @@ class Runs:
             self.tails.setdefault(run_id, Log(events.get(run_id)))
         return self.tails[run_id]
 
-    async def watch(self, run_id: str, after: EventId) -> AsyncGenerator[Event | None]:
+    async def watch(self, run_id: str, after: EventId) -> AsyncGenerator[list[Event]]:
         """Follow a run wherever it is; ends without a last event when this replica cannot tell more."""
         while True:
             try:
                 log = await self.follow(run_id)
             except StoreError:
                 return
-            async with aclosing(log.follow(after)) as events:
-                async for event in events:
-                    if event is None and (last := await self.lost_end(run_id, log)):
-                        yield last
+            async with aclosing(log.follow(after)) as batches:
+                async for batch in batches:
+                    if not batch and (last := await self.lost_end(run_id, log)):
+                        yield [last]
                         return
-                    yield event
-                    if event:
-                        after = event.id
+                    yield batch
+                    if batch:
+                        after = batch[-1].id
             if self.draining or log.ended:
                 return
 
@@ -131,9 +131,9 @@ class Runs:
                 await live.settled.wait()
             finally:
                 live.listeners -= 1
-        async with aclosing(self.watch(run_id, (0, 0))) as events:
-            async for event in events:
-                if event and event.last:
+        async with aclosing(self.watch(run_id, (0, 0))) as batches:
+            async for batch in batches:
+                if batch and batch[-1].last:
                     return True
         return False
 
