@@ -55,6 +55,7 @@ class Stack:
             "HTTP_PORT": str(port),
             "RATE_LIMIT_RPM": "1000000",
             "MAX_RUNS_PER_CALLER": "1000000",
+            "MAX_READERS_PER_CALLER": "1000000",
         } | settings
         (self.folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
         self.url = f"http://127.0.0.1:{port}"

@@ -221,12 +221,12 @@ def build(docker: None, lesson_root: Path) -> Iterator[Callable[[str], str]]:
 class RedisServer:
     """A real Redis, which can be stopped, killed, and started again with the same data on the same port."""
 
-    def __init__(self, processes: Processes, program: str, folder: Path) -> None:
+    def __init__(self, processes: Processes, program: str, folder: Path, *more: str) -> None:
         self.processes = processes
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         options = f"--port {self.port} --bind 127.0.0.1 --appendonly yes --logfile redis.log --save"
-        self.command = [program, *options.split(), ""]
+        self.command = [program, *options.split(), "", *more]
         self.folder = folder
         self.start()
 
