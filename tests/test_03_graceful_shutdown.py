@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,9 @@ Start = Callable[..., Server]
 
 
 @pytest.fixture
-def start(processes: Processes, offline_model: str, lesson_root: Path, tmp_path: Path) -> Start:
+def start(processes: Processes, offline_model: str, lesson_root: Path, tmp_path: Path) -> Iterator[Start]:
     """A function that starts the lesson: arguments for its command line, settings by name."""
+    started = []
 
     def start(*arguments: str, before: tuple[str, ...] = (), **settings: str) -> Server:
         log = tmp_path / f"{len(list(tmp_path.iterdir()))}.log"
@@ -88,6 +89,7 @@ def start(processes: Processes, offline_model: str, lesson_root: Path, tmp_path:
         with log.open("w") as output:
             env |= {"DRAIN_SECONDS": "10", "PORT": "0"} | settings
             process = processes.start(command, env=env, cwd=lesson_root, output=output)
+            started.append(process)
         try:
             url = wait_listening(process)
             wait_ready(process, f"{url}/health", 90)  # workers have still to import
@@ -96,7 +98,11 @@ def start(processes: Processes, offline_model: str, lesson_root: Path, tmp_path:
             raise
         return Server(process, url, log)
 
-    return start
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        processes.stop(process)
 
 
 class Caller(threading.Thread):
