@@ -53,6 +53,7 @@ class Stack:
         port = free_port()
         lines = {
             "HTTP_PORT": str(port),
+            "PROMETHEUS_PORT": str(free_port()),
             "RATE_LIMIT_RPM": "1000000",
             "MAX_RUNS_PER_CALLER": "1000000",
         } | settings
