@@ -319,16 +319,14 @@ def test_the_proxy_says_who_has_called_whatever_the_caller_says(stack: Stack) ->
     assert left[1] == left[0] - 1, "A caller who lies about the address has a rate limit for each lie."
 
 
-@pytest.mark.parametrize(
-    "path", ["/metrics", "/%6Detrics", "/metrics%0A", "/metrics/", "//metrics", "/./metrics"]
-)
-def test_metrics_are_nobodys_business(stack: Stack, path: str) -> None:
-    with socket.create_connection((stack.host, stack.port)) as caller:
-        caller.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-        reply = b"".join(iter(lambda: caller.recv(65536), b"")).decode()
-    assert reply.startswith("HTTP/1.1 404 "), (
-        f"Everybody can read the metrics at {path}, which the app decodes after the proxy has looked at it."
-    )
+def test_metrics_are_nobodys_business(stack: Stack) -> None:
+    for path in ("/metrics", "/%6Detrics", "/metrics%0A", "/metrics/", "//metrics", "/./metrics"):
+        with socket.create_connection((stack.host, stack.port)) as caller:
+            caller.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+            reply = b"".join(iter(lambda: caller.recv(65536), b"")).decode()
+        assert reply.startswith("HTTP/1.1 404 "), (
+            f"Everybody can read the metrics at {path}: the app decodes it after the proxy has looked."
+        )
 
 
 def test_only_known_host_names_are_served(stack: Stack) -> None:
