@@ -19,7 +19,7 @@ from typing import Any, Self
 import httpx2
 import yaml
 
-from course import docker_engine
+from course import engines
 from course.figures import ROOT
 from course.models import base_environment
 from course.processes import Failed, free_port
@@ -61,7 +61,7 @@ class Stack:
         self.host, self.port = "127.0.0.1", port
         self.url = f"http://{self.host}:{port}"
         # No key of the learner's gets in.
-        self.env = base_environment() | docker_engine.environment() | {"COMPOSE_PROJECT_NAME": self.name}
+        self.env = base_environment() | engines.environment() | {"COMPOSE_PROJECT_NAME": self.name}
 
     def copy(self, source: Path) -> None:
         """Take the files of the lesson at `source`, under names of this project's own."""
