@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-import zlib
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -171,26 +171,29 @@ def docker() -> None:
 
 @pytest.fixture(scope="session")
 def build(docker: None, lesson_root: Path) -> Iterator[Callable[[str], str]]:
-    """A function that builds the research agent of the lesson under test ("basic", ...); the image's name.
+    """A function that builds an image of the lesson under test ("basic", ..., "model"); the image's name.
 
-    Workers take turns: whoever comes second finds all steps in the builder's cache.
+    The names are this process's own, so that another worker, checkout or check can neither replace nor remove
+    what a test looks at. Builds take turns: later ones find all steps in the builder's cache.
     """
+    own = f"-{uuid.uuid4().hex[:8]}"
+    built: dict[str, str] = {}
 
-    mended = set()
+    def build_once(kind: str) -> str:
+        if kind not in built:
+            image, root = (
+                (images.MODEL, ROOT)
+                if kind == "model"
+                else (next(image for image in images.AGENTS if image.tag.endswith(f":{kind}")), lesson_root)
+            )
+            image = dataclasses.replace(image, tag=f"{image.tag}{own}")
+            with turn("images"):
+                images.build(image, root=root)
+            built[kind] = image.tag
+        return built[kind]
 
-    def built(kind: str) -> str:
-        image = next(image for image in images.AGENTS if image.tag.endswith(f":{kind}"))
-        if lesson_root != ROOT:
-            # A mend is not to take the name of the course's own image, nor of another mend.
-            image = dataclasses.replace(image, tag=f"{image.tag}-{zlib.crc32(bytes(lesson_root)):08x}")
-            mended.add(image.tag)
-        with turn("images"):
-            images.build(images.MODEL)
-            images.build(image, root=lesson_root)
-        return image.tag
-
-    yield built
-    for tag in mended:
+    yield build_once
+    for tag in built.values():
         docker_engine.docker("rmi", "--force", tag)
 
 
