@@ -6,7 +6,7 @@ COURSE = .venv/bin/python -m course
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help model test lint docs figures bench lock progress doctor engine engine-down images smoke audit clean
+.PHONY: help model test lint docs figures bench lock mends progress doctor engine engine-down images smoke audit clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/%/NN/' | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ hint-%: .venv/lessons.done ## the next of three hints
 
 solution-%: .venv/lessons.done ## show what was broken, as a difference
 	@$(COURSE) solution $*
+
+mends: .venv/dev.done ## prove every exercise, its wrong and its right mends (hours; ONLY=01 or ONLY=01-torn-stream)
+	@$(COURSE) mends $(ONLY)
 
 progress: .venv/lessons.done ## what you have mended so far
 	@$(COURSE) progress
@@ -58,7 +61,8 @@ audit: .venv/lessons.done ## the same test for your own agent: make audit TARGET
 
 # CI sets up every engine first, and there a missing one is a failure.
 test: $(if $(CI),engine) lint ## run every test (those whose engine is missing are skipped)
-	@.venv/bin/pytest -n auto --dist worksteal
+	@.venv/bin/pytest -n auto --dist worksteal -m "not serial"
+	@.venv/bin/pytest -m serial
 
 lint: .venv/dev.done ## check style, types, scripts, pages and figures
 	@$(COURSE) lint
