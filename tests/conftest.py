@@ -26,6 +26,7 @@ from support.faults import (  # noqa: F401  # pytest finds the hooks here
 )
 
 from course import docker_engine, images
+from course.containers import Surroundings
 from course.models import base_environment
 from course.processes import Failed, Processes, free_port, wait_listening, wait_ready
 
@@ -196,32 +197,41 @@ def docker() -> None:
         raise (pytest.fail if os.environ.get("CI") else pytest.skip).Exception(why)
 
 
+def build_own(image: images.Image, root: Path) -> str:
+    """Build an image under a name of this process's own; the name.
+
+    Another worker, checkout or check can then neither replace nor remove what a test looks at. Builds take
+    turns, so that later ones find all steps in the builder's cache.
+    """
+    own = dataclasses.replace(image, tag=f"{image.tag}-{uuid.uuid4().hex[:8]}")
+    with turn("images"):
+        images.build(own, root=root)
+    return own.tag
+
+
 @pytest.fixture(scope="session")
 def build(docker: None, lesson_root: Path) -> Iterator[Callable[[str], str]]:
-    """A function that builds an image of the lesson under test ("basic", ..., "model"); the image's name.
-
-    The names are this process's own, so that another worker, checkout or check can neither replace nor remove
-    what a test looks at. Builds take turns: later ones find all steps in the builder's cache.
-    """
-    own = f"-{uuid.uuid4().hex[:8]}"
+    """A function that builds the research agent of the lesson under test ("basic", ...); the image's name."""
     built: dict[str, str] = {}
 
     def build_once(kind: str) -> str:
         if kind not in built:
-            image, root = (
-                (images.MODEL, ROOT)
-                if kind == "model"
-                else (next(image for image in images.AGENTS if image.tag.endswith(f":{kind}")), lesson_root)
-            )
-            image = dataclasses.replace(image, tag=f"{image.tag}{own}")
-            with turn("images"):
-                images.build(image, root=root)
-            built[kind] = image.tag
+            image = next(image for image in images.AGENTS if image.tag.endswith(f":{kind}"))
+            built[kind] = build_own(image, lesson_root)
         return built[kind]
 
     yield build_once
     for tag in built.values():
         docker_engine.docker("rmi", "--force", tag)
+
+
+@pytest.fixture(scope="session")
+def network(docker: None) -> Iterator[Surroundings]:
+    """A network with the offline model, for the containers of all tests."""
+    model = build_own(images.MODEL, ROOT)
+    with Surroundings("downloads", model=model) as network:
+        yield network
+    docker_engine.docker("rmi", "--force", model)
 
 
 class RedisServer:

@@ -48,13 +48,6 @@ SAID = {
 # --- Every image of the agent ---
 
 
-@pytest.fixture(scope="session")
-def network(build: Callable[[str], str]) -> Iterator[Surroundings]:
-    """A network with the offline model, for one image after the other."""
-    with Surroundings("downloads", model=build("model")) as network:
-        yield network
-
-
 @pytest.fixture(scope="module", params=["basic", "multistage", "latest"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)

@@ -21,7 +21,7 @@ from course.audit.layers import (
 from course.audit.targets import QUESTION, QUICK, SMALL, STRICT, NotChecked, Target
 from course.containers import until
 
-GRACE = 30  # seconds to stop in, as an orchestrator gives them
+GRACE = 15  # seconds to stop in; the streams in flight take one, and an orchestrator gives 10 to 30
 
 
 @dataclass(frozen=True)
@@ -294,4 +294,4 @@ def holds_no_installer(target: Target) -> None:
 def first_of(files: Iterable[StoredFile]) -> str:
     """Name one, the visible ones first, and how many more there are."""
     first, *others = sorted(files, key=lambda file: (file.hidden, file.path))
-    return f"{first.where}{f' and {len(others)} more such files' if others else ''}"
+    return f"{first.where}{f' (and {len(others)} more such files)' if others else ''}"
