@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import turn
@@ -175,7 +176,7 @@ def test_a_program_of_many_files_is_broken_in_a_copy_of_the_whole(
     (copy / "research-agent/of_another_exercise.py").write_text("")
     monkeypatch.setattr("course.exercises.format.ROOT", root)
     change = Change(file="research-agent/app/page.js", old="red", new="blue")
-    told = {"title": "", "story": "", "difficulty": 1, "hints": ["", "", ""]}
+    told: dict[str, Any] = {"title": "", "story": "", "difficulty": 1, "hints": ["", "", ""]}
     exercise = Exercise(slug="04-x", **told, tests=["x"], says=["x."], changes=[change])
     assert exercise.put_into(copy) == [copy / "research-agent/app/page.js"]
     texts = {str(path.relative_to(copy)): path.read_text() for path in copy.rglob("*.*")}

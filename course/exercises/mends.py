@@ -5,6 +5,7 @@ Each claim runs the lesson's tests on a copy. What a claim finds wrong comes as 
 
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from course.exercises.checks import PARALLEL, Outcome, other_tests, run_tests
@@ -22,7 +23,7 @@ def prove(exercise: Exercise) -> Iterator[Claim]:
         yield "exactly the listed tests fail, each with its sentence", on_copy(exercise, listed_tests_fail)
     for mend in exercise.mends:
         verdict = "accepted" if mend.right else "refused"
-        yield f"{verdict}: {mend.about}", on_copy(exercise, lambda e, root, m=mend: mend_holds(e, root, m))
+        yield f"{verdict}: {mend.about}", on_copy(exercise, partial(mend_holds, mend))
 
 
 def on_copy(exercise: Exercise, claim: Callable[[Exercise, Path], list[str]]) -> list[str]:
@@ -70,7 +71,7 @@ def solution_passes(exercise: Exercise, root: Path) -> list[str]:
     return accepted(exercise, root)
 
 
-def mend_holds(exercise: Exercise, root: Path, mend: Mend) -> list[str]:
+def mend_holds(mend: Mend, exercise: Exercise, root: Path) -> list[str]:
     """A right mend passes all tests; a wrong one fails one of them with its sentence."""
     apply(mend.changes, root, f"{exercise.slug}, {mend.about}")
     if mend.right:

@@ -112,8 +112,8 @@ def solution(exercise: Exercise) -> str:
         apply(exercise.solution, Path(solved), exercise.slug)
         for name in exercise.files:
             right = Path(solved, name) if exercise.solution else ROOT / name
-            texts = [path.read_text(encoding="utf-8").splitlines() for path in (Path(begun, name), right)]
-            lines += difflib.unified_diff(*texts, f"begun/{name}", f"solved/{name}", lineterm="")
+            before, after = (p.read_text(encoding="utf-8").splitlines() for p in (Path(begun, name), right))
+            lines += difflib.unified_diff(before, after, f"begun/{name}", f"solved/{name}", lineterm="")
     return "\n".join(lines)
 
 

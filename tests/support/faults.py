@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return not (item.name.startswith(NESTED) and item.name[len(NESTED) + 1 : -1] in shared)
 
     items[:] = [item for item in items if wanted(item)]
-    items.sort(key=lambda item: exercise.slug if (exercise := fault_of(item)) else "")
+    items.sort(key=lambda item: getattr(fault_of(item), "slug", ""))
 
 
 @pytest.hookimpl(wrapper=True)
