@@ -1,6 +1,7 @@
 """The course's images: what each is built from, and how."""
 
 import os
+import re
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,10 +79,13 @@ def build(image: Image, *more: str, root: Path = ROOT) -> None:
 
 
 def build_failure(image: Image, said: str) -> str:
-    """A sentence with what the builder said last, and below it the builder's last lines."""
+    """A sentence with what the failed step and the builder said last; below it the builder's last lines."""
     lines = [line for line in said.splitlines() if line.strip()] or ["it said nothing"]
-    last = next((line for line in reversed(lines) if line.startswith("ERROR: ")), lines[-1])
-    return "\n".join([f"{image.file} could not be built: {last.removeprefix('ERROR: ')}.", *lines[-25:]])
+    error = next((line for line in reversed(lines) if line.startswith("ERROR: ")), lines[-1])
+    step = re.search(r"^------\n > \[.*?\n(.*?)^------$", said, re.MULTILINE | re.DOTALL)
+    last = [re.sub(r"^[\d.]+ ", "", line) for line in step[1].splitlines()[-1:]] if step else []
+    sentence = "; ".join([*last, error.removeprefix("ERROR: ")])
+    return "\n".join([f"{image.file} could not be built: {sentence}.", *lines[-25:]])
 
 
 def remove() -> None:

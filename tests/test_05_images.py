@@ -120,18 +120,23 @@ def sizes(tag: str) -> list[int]:
     return [sum(len(content) for _, content in files) for _, files in Image(tag).layers()]
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [("COPY main.py", "COPY man.py", "/man.py"), ("bin/pip install", "bin/pip instal", 'command "instal"')],
+    ids=["COPY", "RUN"],
+)
 def test_a_dockerfile_that_does_not_build_shows_what_the_builder_said_last(
-    rebuild: Rebuild, copy: Path
+    right: str, wrong: str, said: str, rebuild: Rebuild, copy: Path
 ) -> None:
     dockerfile = copy / "Dockerfile.multistage"
-    dockerfile.write_text(dockerfile.read_text().replace("COPY main.py", "COPY man.py"))
+    dockerfile.write_text(dockerfile.read_text().replace(right, wrong))
     with pytest.raises(Failed) as failure:
         rebuild("multistage", copy.parent)
     first, *others = str(failure.value).splitlines()
     assert first.startswith("Dockerfile.multistage could not be built: ")
     assert first.endswith(".")
-    assert "man.py" in first
-    assert any(">>> COPY man.py" in line for line in others), others
+    assert said in first
+    assert any(">>>" in line and wrong in line for line in others), others
 
 
 def test_bytecode_is_taken_as_it_is(build: Build) -> None:
