@@ -6,7 +6,8 @@ COURSE = .venv/bin/python -m course
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help model test lint docs figures bench lock mends progress doctor engine engine-down images smoke audit clean
+TARGETS := help model test lint docs figures bench lock mends progress doctor engine engine-down images smoke audit clean
+.PHONY: $(TARGETS)
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/%/NN/' | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -44,8 +45,15 @@ model: .venv/lessons.done ## start the offline model on port 9000, for your own 
 doctor: .venv/lessons.done ## what this machine has, and which lessons that allows
 	@$(COURSE) doctor
 
-engine: .venv/lessons.done ## install the engines that tests need (as root on Debian; else it says what is missing)
-	@$(COURSE) engine
+engine: .venv/lessons.done ## set up all engines, or one: make engine docker (as root on Debian; else it says how)
+	@$(COURSE) engine $(NAMES)
+
+# Words after `engine` that are no targets are its arguments. Every other target has a dash in its name.
+ifeq ($(firstword $(MAKECMDGOALS)),engine)
+NAMES := $(foreach goal,$(filter-out $(TARGETS),$(MAKECMDGOALS)),$(if $(findstring -,$(goal)),,$(goal)))
+.PHONY: $(NAMES)
+$(NAMES): engine ; @:
+endif
 
 engine-down: .venv/lessons.done ## stop what `make engine` started
 	@$(COURSE) engine-down

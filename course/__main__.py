@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from course import docker_engine
+from course import engines
+from course.engines.engine import CACHE
 from course.pages import ROOT, Page, embed_listings, read_page
 from course.processes import Failed, Processes
 
@@ -30,7 +31,6 @@ def lessons() -> list[Page]:
 @click.argument("number")
 def lesson(number: str) -> None:
     """Run a lesson's page (or any page, by its path)."""
-    from course.engines import missing
     from course.runner import run_lesson
 
     path = Path(number)
@@ -38,8 +38,8 @@ def lesson(number: str) -> None:
     if not found:
         there = ", ".join(page.number for page in lessons())
         raise Failed(f"There is no lesson {number}. There are: {there}.")
-    if lacking := missing(found[0].needs):
-        told = "\n".join(f"{need.name} is missing. It comes from {need.get}." for need in lacking)
+    if lacking := engines.missing(found[0].needs):
+        told = "\n".join(each.advice for each in lacking)
         raise Failed(f"{told}\n`make doctor` says which lessons this machine is ready for.")
     run_lesson(found[0], console)
 
@@ -180,26 +180,22 @@ def progress() -> None:
 @cli.command()
 def doctor() -> None:
     """Say what this machine has."""
-    from course import engines
-
     engines.doctor(console, {f"{page.number} {page.title}": page.needs for page in lessons()})
 
 
 @cli.command()
-def engine() -> None:
-    """Install the engines that are missing, and start Docker where there is none."""
-    from course import engines
-
-    engines.set_up(console)
-    docker_engine.up(console)
+@click.argument("names", nargs=-1)
+def engine(names: tuple[str, ...]) -> None:
+    """Set up the named engines, or all."""
+    engines.set_up(console, names)
 
 
 @cli.command("engine-down")
 def engine_down() -> None:
     """Stop what `engine` started."""
-    docker_engine.down(console)
-    if docker_engine.CACHE.exists():
-        console.print(f"For the next start its programs and images stay in {docker_engine.CACHE}.")
+    engines.stop(console)
+    if CACHE.exists():
+        console.print(f"For the next start its programs and images stay in {CACHE}.")
 
 
 @cli.command()
@@ -218,13 +214,9 @@ def clean() -> None:
     """Remove what the course keeps outside its folder: images, its own Docker, the offline model's index."""
     from offline_model.books.index import cache_folder
 
-    from course import images
-
-    images.remove()
-    docker_engine.down(console)
+    engines.clean(console)
     with console.status("removing what it kept ..."):
-        docker_engine.remove(docker_engine.CACHE)
-        for folder in (docker_engine.CACHE.parent, cache_folder()):
+        for folder in (CACHE, cache_folder()):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -323,7 +315,7 @@ def main() -> None:
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may know no tick
     for sign in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, lambda *_: sys.exit(143))
-    os.environ.update(docker_engine.environment())  # for what is started from here
+    os.environ.update(engines.environment())  # for what is started from here
     try:
         cli(standalone_mode=False)
     except Failed as failure:

@@ -26,13 +26,14 @@ from support.faults import (  # noqa: F401  # pytest finds the hooks here
 )
 from support.shares import pytest_terminal_summary  # noqa: F401
 
-from course import docker_engine, images
+from course import engines, images
 from course.containers import Surroundings
+from course.engines.docker import docker as run_docker
 from course.models import base_environment
 from course.processes import Failed, Processes, free_port, wait_listening, wait_ready
 
 ROOT = Path(__file__).parent.parent
-os.environ.update(docker_engine.environment())  # whatever a test starts finds the course's Docker
+os.environ.update(engines.environment())  # whatever a test starts finds the course's Docker
 # Tests import the research agent's package `app` from the course, or from a copy that an exercise has broken.
 sys.path.insert(0, str(Path(os.environ.get("LESSON_ROOT", ROOT)) / "research-agent"))
 
@@ -181,21 +182,16 @@ def research_agent(start_script: Callable[..., App], offline_model: str) -> App:
 
 def require(name: str) -> str:
     """The path of an engine's program; without it the test is skipped in one line, and in CI fails."""
-    from course import engines  # here, because few tests need one, and each import delays every run
-
-    need = next(need for need in engines.NEEDS if need.name == name)
-    if program := need.program:
+    engine = engines.find(name)
+    if engine.version() and (program := engine.program()):
         return program
-    why = f"{name} is missing; it comes from {need.get}"
-    raise (pytest.fail if os.environ.get("CI") else pytest.skip).Exception(why)
+    raise (pytest.fail if os.environ.get("CI") else pytest.skip).Exception(engine.advice)
 
 
 @pytest.fixture(scope="session")
 def docker() -> None:
     """A Docker engine that can build and run."""
-    if not docker_engine.works():
-        why = "no Docker engine answers; `make engine` brings one"
-        raise (pytest.fail if os.environ.get("CI") else pytest.skip).Exception(why)
+    require("docker")
 
 
 def build_own(image: images.Image, root: Path) -> str:
@@ -223,7 +219,7 @@ def build(docker: None, lesson_root: Path) -> Iterator[Callable[[str], str]]:
 
     yield build_once
     for tag in built.values():
-        docker_engine.docker("rmi", "--force", tag)
+        run_docker("rmi", "--force", tag)
 
 
 @pytest.fixture(scope="session")
@@ -232,7 +228,7 @@ def network(docker: None) -> Iterator[Surroundings]:
     model = build_own(images.MODEL, ROOT)
     with Surroundings("downloads", model=model) as network:
         yield network
-    docker_engine.docker("rmi", "--force", model)
+    run_docker("rmi", "--force", model)
 
 
 class RedisServer:
@@ -277,7 +273,7 @@ class RedisServer:
 @pytest.fixture(scope="session")
 def redis_server(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> RedisServer:
     """A running Redis of the tests' own."""
-    return RedisServer(processes, require("redis-server"), tmp_path_factory.mktemp("redis"))
+    return RedisServer(processes, require("redis"), tmp_path_factory.mktemp("redis"))
 
 
 def until(claim: Callable[[], Any], seconds: float = 5) -> Any:
