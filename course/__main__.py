@@ -237,9 +237,13 @@ def smoke() -> None:
 @click.option("--field", envvar="FIELD", default="query", help="the field of the body that asks")
 def audit(target: str, route: str, field: str) -> None:
     """Test any agent's image or URL; each failure names the section that mends it."""
+    from course import images
     from course.audit.report import examine, report
     from course.audit.targets import Contract
 
+    if not target.startswith(("http://", "https://")):
+        with console.status(f"building {images.MODEL.tag}, which the image will talk to ..."):
+            images.build(images.MODEL)
     if report(target, examine(target, Contract(route, field))):
         raise Failed(f"{target}: see the crosses above.")
 
