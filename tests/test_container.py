@@ -3,7 +3,9 @@
 The checks are those of `make audit TARGET=...` (course/audit); each failure names the section that mends it.
 """
 
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -155,6 +157,17 @@ def test_an_audit_takes_the_route_and_the_field_of_ones_own_agent(own_agent: str
     found = {each.check.name: each for each in examine(own_agent, Contract(route="/ask", field="question"))}
     for name in ("answers_a_question", "streams_an_answer"):
         assert found[name].result == "passed", found[name].sentence
+
+
+def test_the_command_takes_them_as_make_gives_them(own_agent: str) -> None:
+    command = [sys.executable, "-m", "course", "audit", own_agent]
+    names = {"ROUTE": "/ask", "FIELD": "question"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | names, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert "✓ It answers a question" in done.stdout
+    assert "Traceback" not in done.stderr
 
 
 def test_what_depends_on_an_answer_is_not_checked_where_none_comes(own_agent: str) -> None:
