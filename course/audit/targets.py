@@ -132,7 +132,8 @@ class Target:
         except httpx2.TransportError as error:
             return f"POST {self.route} gets no answer: {error!r}."
         if answer.status_code != 200:
-            return f"POST {self.route} gives status {answer.status_code}: {answer.text[:300]}."
+            names = " (ROUTE= and FIELD= take other names.)" if answer.status_code in (404, 405, 422) else ""
+            return f"POST {self.route} gives status {answer.status_code}: {answer.text[:300]}.{names}"
         try:
             said = answer.json()
         except ValueError:
