@@ -3,18 +3,30 @@
 import asyncio
 import gzip
 import re
+import socket
 import subprocess
+import threading
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from ssl import PROTOCOL_TLS_SERVER, SSLContext
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
-from app.fetch import CUT, MAX_REDIRECTS, Fetcher, FetchFailed, Refused, certificates, is_public
+from app.fetch import (
+    CUT,
+    MAX_REDIRECTS,
+    Fetcher,
+    FetchFailed,
+    Refused,
+    certificates,
+    is_public,
+    may_fetch,
+    run_lookups,
+)
 from course.processes import free_port
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -32,7 +44,7 @@ class Site:
         self.bodies: list[str] = []
         """What came behind it."""
 
-    async def __aenter__(self) -> "Site":
+    async def __aenter__(self) -> Self:
         self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0, ssl=self.tls)
         self.port = self.server.sockets[0].getsockname()[1]
         self.host = f"127.0.0.1:{self.port}"
@@ -203,6 +215,48 @@ async def test_an_allowed_host_is_allowed_on_its_port_only(site: Site) -> None:
     assert len(site.heads) == 1, "A refused page was asked for nonetheless."
 
 
+# --- What may be asked for ---
+
+
+FOUND = ["https://docs.example/a?b=1#part", "https://docs.example/"]
+ASKED = (
+    "Compare https://one.example/x, two.example/y/z?q=1 (see <http://three.example/>) with asyncio.TaskGroup."
+)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *FOUND,
+        "https://docs.example/a?b=1#other",
+        *["https://one.example/x", "http://one.example/x/"],
+        *["https://two.example/y/z?q=1", "http://three.example", "https://three.example/#top"],
+    ],
+)
+def test_what_was_found_or_asked_for_may_be_fetched(url: str) -> None:
+    assert may_fetch(url, ASKED, FOUND), (
+        f"{url} stands in the question or was found: the agent should read it."
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *["https://docs.example/a", "https://docs.example/a?b=12", "https://docs.example/?q=the+question"],
+        *["https://one.example/x?q=secret", "https://one.example/xy", "https://one.example.evil.example/x"],
+        *[
+            "https://two.example/y/z?q=1&stolen=2",
+            "https://evil.example/one.example/x",
+            "http://",
+            "https://x",
+        ],
+        *["https://evil@one.example/x", "javascript:alert(1)", ""],
+    ],
+)
+def test_a_url_that_the_model_has_written_may_not_be_fetched(url: str) -> None:
+    assert not may_fetch(url, ASKED, FOUND), f"{url} is the model's own: what it appends goes to a stranger."
+
+
 # --- Redirects ---
 
 
@@ -315,6 +369,49 @@ async def test_a_certificate_is_checked_against_the_name(
 
 
 # --- Bounds ---
+
+
+@pytest.fixture
+def hanging_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Names that end in .hangs get no answer before the test's end; the names that were looked up so far."""
+    asked: list[str] = []
+    over = threading.Event()
+    look_up = socket.getaddrinfo
+
+    def hang(host: Any, *args: Any, **options: Any) -> Any:
+        if not str(host).endswith(".hangs"):
+            return look_up(host, *args, **options)
+        asked.append(host)
+        over.wait(60)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    yield asked
+    over.set()
+
+
+async def test_names_that_hang_stop_nothing_but_their_pages(hanging_names: list[str]) -> None:
+    fetcher = Fetcher(timeout=0.5)
+    pages = [asyncio.create_task(fetcher.read(f"http://{n}.hangs/")) for n in range(40)]
+    try:
+        async with asyncio.timeout(20):
+            while len(hanging_names) < 6:
+                await asyncio.wait(pages, timeout=0.01)
+            await asyncio.get_running_loop().getaddrinfo("localhost", 80)  # as the model's client does
+    except TimeoutError:
+        pytest.fail("Six names that hang took all threads: no run can reach its model any more.")
+    finally:
+        ends = await asyncio.gather(*pages, return_exceptions=True)
+    assert all(isinstance(end, FetchFailed) for end in ends)
+    assert len(hanging_names) <= 16, "Nothing bounds the look-ups that hang: each takes a thread."
+
+
+async def test_a_run_has_one_lookup_at_a_time(hanging_names: list[str]) -> None:
+    run_lookups.set(asyncio.Semaphore(1))
+    for n in range(3):
+        with pytest.raises(FetchFailed, match="longer"):
+            await Fetcher(timeout=0.3).read(f"http://{n}.hangs/")
+    assert len(hanging_names) == 1, "One run whose names hang takes thread after thread from all others."
 
 
 async def never(host: str, port: int) -> list[str]:

@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx2
 import pytest
@@ -232,7 +232,7 @@ def test_steps_sources_and_the_answer_arrive(visit: Visits, paced: Server) -> No
         }"""
     )
     ask(page)
-    expect(page.locator("#steps li").first).to_contain_text("Searched the web for “graceful shutdown”")
+    expect(page.locator("#steps li").first).to_contain_text("Searched for “graceful shutdown”")
     expect(page.locator("#sources li").first).to_contain_text("[1] ")
     expect(page.locator("#steps li").first).to_contain_text(re.compile(r"\d+ sources? found"))
     begun(page)
@@ -264,8 +264,10 @@ def test_a_citation_leads_to_its_source(visit: Visits, server: Server) -> None:
     expect(entry, "The source is not marked.").to_be_focused()
     assert page.url == address, "A citation must not lead away from the run."
     link = entry.locator("a")
-    shown = {"title": link.inner_text()} | {
-        name: link.get_attribute(name) for name in ("href", "rel", "target")
+    # A page that only the agent's own search has is shown by the agent.
+    opens = unquote(link.get_attribute("href") or "").removeprefix(f"{server}/source?url=")
+    shown = {"title": link.inner_text(), "href": opens} | {
+        name: link.get_attribute(name) for name in ("rel", "target")
     }
     source = {"title": sources[number - 1]["title"], "href": sources[number - 1]["url"]}
     expected = source | {"rel": "noopener noreferrer nofollow", "target": "_blank"}
@@ -280,6 +282,41 @@ def test_a_run_is_cancelled(visit: Visits, paced: Server) -> None:
     expect(page.locator("#state")).to_have_text("Cancelled.")
     expect(page.locator("#cancel")).to_be_hidden()
     assert run_of(page, paced)["state"] == "cancelled", "The page says so, but the run goes on."
+
+
+def test_a_cancelled_question_is_asked_again(visit: Visits, paced: Server) -> None:
+    page = visit(paced)
+    ask(page)
+    begun(page)
+    expect(page.locator("#ask-again")).to_be_hidden()
+    page.click("#cancel")
+    expect(page.locator("#state")).to_have_text("Cancelled.")
+    cancelled = page.url
+    page.click("text=Ask again")
+    begun(page)
+    assert page.url != cancelled, "Asking again must start a new run."
+    expect(page.locator("#question")).to_have_text(QUESTION)
+    expect(page.locator("#ask-again")).to_be_hidden()
+    finished(page)
+
+
+def test_an_example_asks(visit: Visits, server: Server) -> None:
+    page = visit(server)
+    page.click(f"#examples >> text={QUESTION}")
+    finished(page)
+    expect(page.locator("#question"), "An example only fills in the field.").to_have_text(QUESTION)
+
+
+def test_a_source_opens(visit: Visits, server: Server) -> None:
+    page = visit(server)
+    ask(page)
+    finished(page)
+    with page.expect_popup() as opened:
+        page.locator("#sources li a").first.click()
+    text = opened.value.locator("body").inner_text()
+    assert "graceful shutdown" in text.lower() and len(text) > 200, (
+        f"A source leads to {opened.value.url}, where there is nothing to read."
+    )
 
 
 def test_an_answer_cut_at_its_length_limit_says_so(visit: Visits, start: App) -> None:
@@ -555,7 +592,24 @@ MARKDOWN = {
     "see https://x.example/a_b.": "<p>see a(https://x.example/a_b)https://x.example/a_b</a>.</p>",
     "![pixel](https://x.example/p.gif)": "<p>!a(https://x.example/p.gif)pixel</a></p>",
     "so [1][2], `[1]` \\[1]": "<p>so (1)(2), <code>[1]</code> [1]</p>",
+    "``a ` b`` `c": "<p><code>a ` b</code> `c</p>",
+    "**a *b* c** **d": "<p><strong>a <em>b</em> c</strong> **d</p>",
+    "_a *b_ c*": "<p>_a <em>b_ c</em></p>",
+    "**a* b": "<p>*<em>a</em> b</p>",
 }
+SLOW = [  # each takes time only where text is searched again for what was not found before
+    *["> " * 5000 + "x", "- " * 5000 + "x", "*_`[(" * 2000, "**" * 5000, "\n" * 5000],
+    *["a ".join("`" * n for n in range(1, 161)), "`a " * 10_000, "``a `" * 5_000, "`" * 20_000 + "a"],
+    *["**a " * 8_000, "__a " * 8_000, "_a " * 8_000, "*a " * 8_000, "_a **b " * 4_000, "*a_ _b* " * 4_000],
+    *["[a](" * 8_000, "[" * 20_000, '[a](b "' * 4_000, "[a](b(" * 5_000, "http://" * 5_000, "\\`" * 8_000],
+    *[
+        "- a\n" * 5_000,
+        "> a\n" * 5_000,
+        "```\n" + "``\n" * 5_000,
+        " - - -" * 4_000 + "x",
+        "# " + " #" * 8_000 + "x",
+    ],
+]
 LINK = r'<a href="([^"]*)" target="_blank" rel="noopener noreferrer nofollow">'
 
 
@@ -570,7 +624,15 @@ def test_markdown_becomes_elements_and_nothing_else(visit: Visits, server: Serve
         became = re.sub(LINK, r"a(\1)", html)
         assert became == MARKDOWN[text], f"The text {text!r} became {became}, and not {MARKDOWN[text]}."
     # Neither depth nor length makes the page stand still, or its stack overflow.
-    page.evaluate(render, ["> " * 5000 + "x", "- " * 5000 + "x", "*_`[(" * 2000, "**" * 5000, "\n" * 5000])
+    for text in SLOW:
+        seconds = page.evaluate(
+            f"async (text) => {{ const t = performance.now(); await ({render})([text]); "
+            f"return (performance.now() - t) / 1000 }}",
+            text,
+        )
+        assert seconds < 1, (
+            f"An answer of {len(text):,} characters, {text[:20]!r}, froze the page for {seconds:.0f} s."
+        )
 
 
 STREAM = (
