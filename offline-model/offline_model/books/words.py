@@ -5,7 +5,8 @@ from functools import lru_cache
 from itertools import pairwise
 from keyword import iskeyword
 
-WORD = re.compile(r"[^\W_]+")
+# Longer words are none; what is kept of each is bounded.
+WORD = re.compile(r"[^\W_]{1,64}")
 
 # Words that say how something is asked, not what about.
 STOP = frozenset(
