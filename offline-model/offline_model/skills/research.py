@@ -17,7 +17,7 @@ from offline_model.offered import (
     spoken_of,
     takes_answer,
 )
-from offline_model.report import report, unsourced
+from offline_model.report import report
 from offline_model.requests import Tool, ToolChoice
 from offline_model.skills import greeting, remember
 
@@ -53,7 +53,7 @@ def reply(conversation: Conversation) -> Reply | None:
         return Reply(calls=tuple(calls[:1] if conversation.request.parallel_tool_calls is False else calls))
     if conversation.wants_json:
         return None
-    return Reply(report(conversation, asked, found, over) or unsourced(conversation, found))
+    return Reply(report(conversation, asked, found, over))
 
 
 def kit_of(tools: list[Tool]) -> Kit | None:
