@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from offline_model.books.words import SYNTAX, stems, terms
+from offline_model.books.words import SYNTAX, stems, terms, topic
 from offline_model.conversation import Conversation
 from offline_model.mentions import SPELLED
 
@@ -59,7 +59,7 @@ def inquiry(question: str) -> Inquiry:
         return Inquiry((query,), (query,), False, deep, ())
     bare = re.sub(r"[^\S\n]+", " ", DEEPLY.sub("", question))
     if compared := COMPARED.search(bare):
-        one, other = (words(side) for side in compared.groups() if side)
+        one, other = (words(f"What is {side}?") for side in compared.groups() if side)
         if one and other:
             # "a liveness and a readiness probe" are both probes.
             one += other[-1:] if len(one) == 1 < len(other) else []
@@ -70,7 +70,7 @@ def inquiry(question: str) -> Inquiry:
     sentences = [part for part in SENTENCES.split(bare) if part]
     asking = [part for part in sentences if "?" in part]
     for part in [part for sentence in asking or sentences for part in PARTS.split(sentence)]:
-        said = words(part)
+        said = words(topic(part)[0])
         if said and subject and PRONOUN.search(part):
             said = [*subject.split(), *said]
             part = f"{part} ({subject})"

@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 from offline_model.books.judge import Entry, Found
-from offline_model.books.words import stems, terms
+from offline_model.books.words import stems
 from offline_model.conversation import Conversation
 from offline_model.findings import Findings, sentences
 from offline_model.inquiry import Inquiry
@@ -65,7 +65,7 @@ def entry_of(url: str, title: str, text: str) -> Entry:
 
 def answer(conversation: Conversation, question: str, entries: list[Entry]) -> Found | None:
     """What answers best, of the texts that answer at all; the search's order decides between equals."""
-    judge = conversation.library.judge(question, terms(question))
+    judge = conversation.library.judge(question)
     found = [judge.read(entry) for entry in entries]
     return max((each for each in found if each.direct), key=lambda each: each.score, default=None)
 

@@ -3,14 +3,13 @@
 import math
 import re
 import sqlite3
-from collections.abc import Iterable
 from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
 
 from offline_model.books.index import open_index
 from offline_model.books.judge import Entry, Found, Judge
-from offline_model.books.words import said, terms
+from offline_model.books.words import said, terms, topic
 
 # How many passages of a search are judged.
 CANDIDATES = 12
@@ -22,12 +21,6 @@ MOST_PAGE = 200_000
 MOST_TERMS = 16
 
 IDENTIFIER = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+|[A-Za-z_]\w+")
-DEFINITION = re.compile(
-    r"^\W*(?:please |can you |could you )*"
-    r"(?:what(?:'s| is| are| an?)|define|explain|describe|tell me about)\b"
-    r"|^\W*what (?:do|does) .{1,80} (?:do|mean|stand for)\W*$",
-    re.IGNORECASE,
-)
 
 
 class Library:
@@ -87,18 +80,23 @@ class Library:
 
     def find(self, question: str, most: int = CANDIDATES) -> list[Found]:
         """Passages that speak of what is asked, best first; those that answer it stand before the others."""
-        asked = terms(question)
-        known = sorted((term for term in asked if term in self.frequency), key=self.frequency.__getitem__)
+        judge = self.judge(question)
+        known = sorted(
+            (term for term in judge.weights if term in self.frequency), key=self.frequency.__getitem__
+        )
         if all(term.isdigit() for term in known):
             return []
-        judge = self.judge(question, asked if len(asked) <= MOST_TERMS else known[:MOST_TERMS])
         hits = self.called_whole(question) if judge.defines else {}
-        hits = hits or self.candidates(judge, asked, known)
+        hits = hits or self.candidates(judge, known)
         found = [judge.read(self.entry(number)) for number in hits]
         return sorted(found, key=lambda each: (not each.direct, -each.score))[:most]
 
-    def judge(self, question: str, asked: Iterable[str]) -> Judge:
-        weights = {term: self.weight(term) for term in asked}
+    def judge(self, question: str) -> Judge:
+        about, defines = topic(question)
+        weights = {term: self.weight(term) for term in terms(about) or terms(question)}
+        if len(weights) > MOST_TERMS:
+            rarest = sorted(weights, key=weights.__getitem__, reverse=True)[:MOST_TERMS]
+            weights = {term: weights[term] for term in rarest}
         total = sum(weights.values())
         words = set(IDENTIFIER.findall(question))
         exact = {word for word in words if word[1:] != word[1:].lower() or "_" in word}
@@ -108,11 +106,11 @@ class Library:
         }
         names |= {word.removesuffix(ending) for word in names if "." not in word for ending in ("s", "es")}
         shares = {term: weight / total for term, weight in weights.items()}
-        return Judge(shares, names, exact, DEFINITION.match(question) is not None)
+        return Judge(shares, names, exact, defines)
 
-    def candidates(self, judge: Judge, asked: list[str], known: list[str]) -> dict[int, None]:
+    def candidates(self, judge: Judge, known: list[str]) -> dict[int, None]:
         """Passages that may answer: things of this name, sections of this heading, a search's results."""
-        hits = self.named(judge) | dict.fromkeys(self.headings.get(frozenset(asked), ()))
+        hits = self.named(judge) | dict.fromkeys(self.headings.get(frozenset(judge.weights), ()))
         if judge.defines:
             # Running text defines; a docstring does so for the thing of its name.
             hits |= self.query(" AND ".join(f'"{term}"' for term in known[:RAREST]), self.told)

@@ -84,3 +84,22 @@ def terms(text: str) -> list[str]:
 # The words that tell a keyword of Python from the English word.
 SYNTAX = frozenset({"statement", "statements", "clause", "keyword", "loop", "loops", "block", "operator"})
 PREFIX = frozenset({"async", "yield"})
+
+
+DEFINITION = re.compile(
+    r"^\W*(?:please |can you |could you )*"
+    r"(?:what(?:'s| is| are| an?)|define|explain|describe|tell me about)\b"
+    r"|^\W*what (?:do|does) .{1,80} (?:do|mean|stand for)\W*$",
+    re.IGNORECASE,
+)
+
+CLAUSE = re.compile(r",|\b(?:when|while|if)\b", re.IGNORECASE)
+
+
+def topic(question: str) -> tuple[str, bool]:
+    """What a question is about, and whether it asks what that is.
+
+    What is asked for ends where a clause begins: `What is a lease, and who has it?`
+    """
+    defines = DEFINITION.match(question) is not None
+    return (CLAUSE.split(question, maxsplit=1)[0] if defines else question), defines
