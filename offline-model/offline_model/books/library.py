@@ -53,7 +53,7 @@ class Library:
     def find_results(self, query: str) -> list[Found]:
         """What a search engine shows: of each URL the best passage, best first."""
         every = self.find(query)
-        if len(terms(query)) <= SHORT and not DEFINITION.match(query):
+        if len(terms(query)) <= SHORT and not topic(query)[1]:
             # A word or two: first of all what that is.
             every = self.find(f"What is {query}?") + every
         found: dict[str, Found] = {}
