@@ -52,7 +52,7 @@ def replica(research_agent: App, redis_server: RedisServer, lesson_root: Path) -
 @pytest.fixture
 def own_redis_url(redis_server: RedisServer) -> str:
     """An empty database in which no other test's replica looks for runs to take over."""
-    url = redis_server.url.removesuffix("/0") + "/3"
+    url = redis_server.url.removesuffix("/0") + "/2"
     redis_server.start()
     with redis.Redis.from_url(url) as client:
         client.flushdb()
