@@ -1,5 +1,6 @@
 """Several replicas of the research agent on one Redis: a run outlives the replica that began it."""
 
+import itertools
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -49,14 +50,14 @@ def replica(research_agent: App, redis_server: RedisServer, lesson_root: Path) -
     return start
 
 
+databases = itertools.count(4)  # of Redis's 16
+
+
 @pytest.fixture
 def own_redis_url(redis_server: RedisServer) -> str:
-    """An empty database in which no other test's replica looks for runs to take over."""
-    url = redis_server.url.removesuffix("/0") + "/2"
+    """A database of this test's own: replicas that other tests have started would take over its runs."""
     redis_server.start()
-    with redis.Redis.from_url(url) as client:
-        client.flushdb()
-    return url
+    return redis_server.url.removesuffix("/0") + f"/{next(databases)}"
 
 
 @pytest.fixture

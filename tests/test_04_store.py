@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import RedisServer, require
+from conftest import RedisServer
 from redis.exceptions import OutOfMemoryError
 
 from app.models import Event, Record, Run
@@ -362,14 +362,14 @@ async def test_nobody_waits_for_a_redis_that_is_known_to_hang(
 
 
 @pytest.fixture
-async def small(lesson_root: Path, tmp_path: Path) -> AsyncIterator[RedisStore]:
+async def small(redis_server: RedisServer, lesson_root: Path, tmp_path: Path) -> AsyncIterator[RedisStore]:
     """A store on a Redis of 8 MB, with the eviction policy of the compose file."""
     compose = yaml.safe_load((lesson_root / "research-agent/docker-compose.yml").read_text())
     command = compose["services"]["redis"]["command"]
     policy = command[command.index("--maxmemory-policy") + 1]
     options = ("--maxmemory", "8mb", "--maxmemory-policy", policy)
     with Processes() as processes:
-        server = RedisServer(processes, require("redis-server"), tmp_path, *options)
+        server = RedisServer(processes, redis_server.command[0], tmp_path, *options)
         store = RedisStore(server.url, lease=60, ttl=3600, longest=600)
         yield store
         await store.close()

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import telemetry
 from app.models import Problem
 from app.readers import TooManyReaders
-from app.store import Busy, StoreError
+from app.store import Busy, StoreDown, StoreError
 
 log = structlog.stdlib.get_logger("research-agent")
 BODY_SECONDS = 5
@@ -198,7 +198,8 @@ def tell_problems(app: FastAPI) -> None:
     @app.exception_handler(StoreError)
     async def store_failed(request: Request, error: StoreError) -> Response:
         log.error("the store failed", error=f"{type(error).__name__}: {error}")
-        return problem(request, HTTPException(503, "The store of runs is down.", {"Retry-After": "1"}))
+        told = "is down" if isinstance(error, StoreDown) else "is full, or refuses this"
+        return problem(request, HTTPException(503, f"The store of runs {told}.", {"Retry-After": "1"}))
 
     @app.exception_handler(Exception)
     async def our_own_fault(request: Request, error: Exception) -> Response:
