@@ -466,7 +466,8 @@ async def metrics(request: Request) -> Response:
 
 
 api.router.route_class = Gated
-api.router.dependencies = [Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]  # asked for in /docs
+if keys:  # `admit` checks them; this tells /docs to ask for one
+    api.router.dependencies = [Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
 
 
 @api.post("/v1/stream", response_class=EventSourceResponse)

@@ -131,7 +131,8 @@ def test_a_bad_setting_stops_the_start_with_one_line_that_names_it(start: App, n
     assert "\n" not in log, "A bad setting is told in more than one line."
 
 
-def test_openapi_is_valid_and_asks_for_the_key(server: Server) -> None:
+def test_openapi_is_valid_and_asks_for_the_key(start: App) -> None:
+    server = start(API_KEYS="first-key, second-key")
     assert_openapi_holds(server)
     document = httpx2.get(f"{server}/openapi.json").json()
     ((name, scheme),) = document["components"]["securitySchemes"].items()
@@ -332,7 +333,7 @@ def test_a_stream_whose_reader_leaves_gives_its_place_back(start: App, path: str
     url = start(MODEL_NAME="offline?tps=20", MAX_CONCURRENCY="1")
     for _ in range(4):  # one has the place, one may wait for it, a third would be shed
         body = {"query": QUESTION, "stream": True}
-        with httpx2.stream("POST", f"{url}{path}", json=body, timeout=5) as response:
+        with httpx2.stream("POST", f"{url}{path}", json=body, timeout=20) as response:
             first = next(response.iter_lines())
             assert first == "event: token", "A reader has left, and its place is still taken."
 
@@ -544,10 +545,10 @@ def test_a_stream_is_timed_to_its_end(start: App) -> None:
 
 
 def test_metrics_are_the_sum_of_all_workers(start: App) -> None:
-    server = start(WEB_CONCURRENCY="4")
+    server = start(WEB_CONCURRENCY="2")
     up = "Application startup complete."
-    assert until(lambda: server.log.read_text().count(up) == 4, 60), (
-        f"Four workers were asked for, and {server.log.read_text().count(up)} started."
+    assert until(lambda: server.log.read_text().count(up) == 2, 60), (
+        f"Two workers were asked for, and {server.log.read_text().count(up)} started."
     )
 
     async def many() -> set[float | None]:
