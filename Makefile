@@ -6,7 +6,8 @@ COURSE = .venv/bin/python -m course
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help model test lint docs figures bench lock progress doctor engine engine-down images smoke audit clean
+TARGETS := help model test lint docs figures bench lock mends progress doctor engine engine-down images smoke audit clean
+.PHONY: $(TARGETS)
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/%/NN/' | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -32,6 +33,9 @@ hint-%: .venv/lessons.done ## the next of three hints
 solution-%: .venv/lessons.done ## show what was broken, as a difference
 	@$(COURSE) solution $*
 
+mends: .venv/dev.done ## prove every exercise, its wrong and its right mends (hours; ONLY=01 or ONLY=01-torn-stream)
+	@$(COURSE) mends $(ONLY)
+
 progress: .venv/lessons.done ## what you have mended so far
 	@$(COURSE) progress
 
@@ -41,8 +45,15 @@ model: .venv/lessons.done ## start the offline model on port 9000, for your own 
 doctor: .venv/lessons.done ## what this machine has, and which lessons that allows
 	@$(COURSE) doctor
 
-engine: .venv/lessons.done ## install the engines that tests need (as root on Debian; else it says what is missing)
-	@$(COURSE) engine
+engine: .venv/lessons.done ## set up all engines, or one: make engine docker (as root on Debian; else it says how)
+	@$(COURSE) engine $(NAMES)
+
+# Words after `engine` that are no targets are its arguments. Every other target has a dash in its name.
+ifeq ($(firstword $(MAKECMDGOALS)),engine)
+NAMES := $(foreach goal,$(filter-out $(TARGETS),$(MAKECMDGOALS)),$(if $(findstring -,$(goal)),,$(goal)))
+.PHONY: $(NAMES)
+$(NAMES): engine ; @:
+endif
 
 engine-down: .venv/lessons.done ## stop what `make engine` started
 	@$(COURSE) engine-down
@@ -58,7 +69,8 @@ audit: .venv/dev.done ## the same test for your own agent: make audit TARGET=ima
 
 # CI sets up every engine first, and there a missing one is a failure.
 test: $(if $(CI),engine) lint ## run every test (those whose engine is missing are skipped)
-	@.venv/bin/pytest -n auto --dist worksteal
+	@.venv/bin/pytest -n auto --dist worksteal -m "not serial"
+	@.venv/bin/pytest -m serial
 
 lint: .venv/dev.done ## check style, types, scripts, pages and figures
 	@$(COURSE) lint

@@ -1,6 +1,7 @@
-"""How long until a machine without Docker has one? `python bench/engine_cold.py`, ten minutes, as root.
+"""How long until a machine without Docker has one, and how much disk does it take? Ten minutes, as root.
 
 Stops the course's own engine, if it runs, and starts one in a folder of its own: nothing cached, then again.
+The disk is counted twice: after `make engine docker`, and then with the images of lessons 05 and 06.
 """
 
 import os
@@ -12,7 +13,8 @@ import time
 from rich.console import Console
 
 from bench.records import measured, save, series
-from course import docker_engine
+from course import images
+from course.engines.docker import Docker, works
 from course.figures import ROOT
 from course.processes import Failed
 
@@ -21,26 +23,39 @@ ROUNDS = 2
 
 def engine(action: str, cache: str) -> float:
     """Seconds that `make engine` or `make engine-down` takes with that cache folder."""
-    script = f"from rich.console import Console; from course import docker_engine as e; e.{action}(Console())"
+    code = "from rich.console import Console; from course.engines.docker import Docker"
+    script = f"{code}; Docker().{action}(Console())"
     began = time.monotonic()
     env = os.environ | {"XDG_CACHE_HOME": cache}
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
     return time.monotonic() - began
 
 
+def gigabytes(folder: str) -> float:
+    """What a folder takes on the disk."""
+    counted = subprocess.run(
+        ["du", "-s", "--block-size=1MB", folder], capture_output=True, text=True, check=True
+    )
+    return int(counted.stdout.split()[0]) / 1000
+
+
 def main() -> None:
-    docker_engine.down(Console())
-    if docker_engine.works():
+    Docker().stop(Console())
+    if works():
         raise Failed("This machine has a Docker of its own; there is nothing to measure.")
     cold, warm, running = [], [], []
     for number in range(ROUNDS):
         with tempfile.TemporaryDirectory() as cache:
-            cold.append(engine("up", cache))
-            running.append(engine("up", cache))
-            engine("down", cache)
-            warm.append(engine("up", cache))
-            version = docker_engine.docker("version", "--format", "{{.Server.Version}}").stdout.strip()
-            engine("down", cache)
+            cold.append(engine("set_up", cache))
+            disk = gigabytes(cache)
+            running.append(engine("set_up", cache))
+            engine("stop", cache)
+            warm.append(engine("set_up", cache))
+            version = str(Docker().version())
+            for image in (images.MODEL, *images.AGENTS):
+                images.build(image)
+            disk_with_lessons = gigabytes(cache)
+            engine("stop", cache)
         print(f"round {number + 1}: {cold[-1]:.0f} s, then {warm[-1]:.1f} s", flush=True)
     how = (
         "an empty cache folder, then the same folder once more, then a running engine; "
@@ -57,6 +72,7 @@ def main() -> None:
             "groups": ["nothing cached", "the second time", "already running"],
             "series": [series("make engine", [cold, warm, running])],
             "target": {"label": "at most", "values": [120, 10, 5]},
+            "values": {"gigabytes": disk, "gigabytes_with_lessons": disk_with_lessons},
         },
     )
 

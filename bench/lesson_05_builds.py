@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.records import measured, save, series
 from course.containers import run
-from course.docker_engine import docker
+from course.engines.docker import docker
 from course.figures import ROOT
 from course.images import AGENTS, Image
 

@@ -17,7 +17,7 @@ from typing import Any, Self
 import httpx2
 import yaml
 
-from course import docker_engine
+from course import engines
 from course.figures import ROOT
 from course.models import base_environment
 from course.processes import Failed, free_port
@@ -59,7 +59,7 @@ class Stack:
         (self.folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
         self.url = f"http://127.0.0.1:{port}"
         # No key of the learner's gets in.
-        self.env = base_environment() | docker_engine.environment() | {"COMPOSE_PROJECT_NAME": self.name}
+        self.env = base_environment() | engines.environment() | {"COMPOSE_PROJECT_NAME": self.name}
 
     def __enter__(self) -> Self:
         self.compose("build", "--quiet", seconds=600)

@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from course import docker_engine
+from course import engines
+from course.engines.engine import CACHE
 from course.pages import ROOT, Page, embed_listings, read_page
 from course.processes import Failed, Processes
 
@@ -30,7 +31,6 @@ def lessons() -> list[Page]:
 @click.argument("number")
 def lesson(number: str) -> None:
     """Run a lesson's page (or any page, by its path)."""
-    from course.engines import missing
     from course.runner import run_lesson
 
     path = Path(number)
@@ -38,8 +38,8 @@ def lesson(number: str) -> None:
     if not found:
         there = ", ".join(page.number for page in lessons())
         raise Failed(f"There is no lesson {number}. There are: {there}.")
-    if lacking := missing(found[0].needs):
-        told = "\n".join(f"{need.name} is missing. It comes from {need.get}." for need in lacking)
+    if lacking := engines.missing(found[0].needs):
+        told = "\n".join(each.advice for each in lacking)
         raise Failed(f"{told}\n`make doctor` says which lessons this machine is ready for.")
     run_lesson(found[0], console)
 
@@ -73,13 +73,15 @@ def versus(number: str) -> None:
 @click.argument("name")
 def exercise(name: str) -> None:
     """Put a broken copy of a lesson into the workspace."""
-    from course import exercises
+    from course.exercises import workspace
 
-    chosen = exercises.choose(name, console.print)
+    chosen = workspace.choose(name, console.print)
     console.print(f"\n{chosen.title} ({chosen.slug})\n", style="bold")
     console.print(" ".join(chosen.story.split()) + "\n", markup=False)
-    for path in exercises.workspace_of(chosen):
-        console.print(f"Mend it in   {path.relative_to(ROOT)}")
+    for path in workspace.workspace_of(chosen):
+        console.print(f"{'Write it' if chosen.solution else 'Mend it'} in   {path.relative_to(ROOT)}")
+    for test in chosen.tests if chosen.solution else ():
+        console.print(f"It is described by   tests/{test.partition('::')[0]}")
     console.print(f"Then         make check-{chosen.lesson}    (stuck? make hint-{chosen.lesson})")
 
 
@@ -87,26 +89,38 @@ def exercise(name: str) -> None:
 @click.argument("name")
 def check(name: str) -> None:
     """Test a mend."""
-    from course import exercises
+    from course.exercises import checks, workspace
 
-    mending = exercises.current(name)
-    with console.status("running the lesson's tests on your copy ...") as status:
-        failed = exercises.check(mending, status.update)
-    for outcome in failed:
-        console.print(f"✗ {outcome.test}", style="red", markup=False)
-        console.print(f"  {outcome.sentence}\n", markup=False, soft_wrap=True)
-    if failed:
-        raise Failed(f"{mending.title}: not mended yet. The next hint: make hint-{mending.lesson}")
-    console.print(f"[green]✓[/green] Mended: {mending.title}. Go on with: make exercise-{mending.lesson}")
+    exercise = workspace.current(name)
+    with console.status("") as status:
+        verdict = checks.check(exercise, status.update, console.print)
+    for outcome in verdict.outcomes:
+        if outcome.result == "failed":
+            console.print(f"✗ {outcome.test}", style="red", markup=False)
+            console.print(f"  {outcome.sentence}\n", markup=False, soft_wrap=True)
+    skipped = [outcome for outcome in verdict.outcomes if outcome.result == "skipped"]
+    for reason in dict.fromkeys(outcome.sentence for outcome in skipped):
+        tests = sum(outcome.sentence == reason for outcome in skipped)
+        console.print(
+            f"· not checked ({tests} tests): {reason}", style="yellow", markup=False, soft_wrap=True
+        )
+    if verdict.mended:
+        console.print(
+            f"[green]✓[/green] Solved: {exercise.title}. Go on with: make exercise-{exercise.lesson}"
+        )
+    elif len(skipped) == len(verdict.outcomes):
+        raise Failed(f"{exercise.title}: this machine cannot check it, so it does not count as solved.")
+    else:
+        raise Failed(f"{exercise.title}: not solved yet. The next hint: make hint-{exercise.lesson}")
 
 
 @cli.command()
 @click.argument("name")
 def hint(name: str) -> None:
     """Give the next hint."""
-    from course import exercises
+    from course.exercises import workspace
 
-    number, text = exercises.next_hint(exercises.current(name))
+    number, text = workspace.next_hint(workspace.current(name))
     console.print(f"Hint {number} of 3: {text.strip()}", markup=False)
 
 
@@ -114,9 +128,9 @@ def hint(name: str) -> None:
 @click.argument("name")
 def solution(name: str) -> None:
     """Show what was broken."""
-    from course import exercises
+    from course.exercises import workspace
 
-    difference = exercises.solution(exercises.current(name))
+    difference = workspace.solution(workspace.current(name))
     if console.is_terminal:
         from rich.syntax import Syntax
 
@@ -126,46 +140,62 @@ def solution(name: str) -> None:
 
 
 @cli.command()
+@click.argument("names", nargs=-1)
+def mends(names: tuple[str, ...]) -> None:
+    """Prove exercises: faults, wrong mends and right mends, against all tests of their lesson."""
+    from course.exercises import exercises
+    from course.exercises.mends import prove
+
+    chosen = [e for e in exercises() if not names or e.slug in names or e.lesson in names]
+    wrong = 0
+    for exercise in chosen:
+        for claim, found in prove(exercise):
+            console.print(f"{'✗' if found else '✓'} {exercise.slug}: {claim}", markup=False, soft_wrap=True)
+            for line in found:
+                console.print(f"    {line}", markup=False, soft_wrap=True)
+            wrong += bool(found)
+    if wrong or not chosen:
+        raise Failed(f"{wrong} claims of {len(chosen)} exercises do not hold.")
+
+
+@cli.command()
 def progress() -> None:
     """Say what is mended so far."""
-    from course import exercises
+    from course.exercises import exercises
+    from course.exercises.workspace import Progress
 
-    done, listed = exercises.Progress.load(), exercises.exercises()
+    done, listed = Progress.load(), exercises()
     for page in lessons():
         of_lesson = [each for each in listed if each.lesson == page.number]
         if of_lesson:
             solved = sum(each.slug in done.solved for each in of_lesson)
-            console.print(f"\n{page.number} {page.title}: {solved} of {len(of_lesson)} mended", style="bold")
+            console.print(f"\n{page.number} {page.title}: {solved} of {len(of_lesson)} solved", style="bold")
         for each in of_lesson:
             begun = each.slug in done.current.values()
             mark = "[green]✓[/green]" if each.slug in done.solved else "→" if begun else "·"
             console.print(f"{mark} {each.slug:36} {'*' * each.difficulty:4} {each.title}")
-    console.print("\n✓ mended, → begun, * easy to *** hard. Begin one by its name: make exercise-NAME")
+    console.print("\n✓ solved, → begun, * easy to *** hard. Begin one by its name: make exercise-NAME")
 
 
 @cli.command()
 def doctor() -> None:
     """Say what this machine has."""
-    from course import engines
-
     engines.doctor(console, {f"{page.number} {page.title}": page.needs for page in lessons()})
 
 
 @cli.command()
-def engine() -> None:
-    """Install the engines that are missing, and start Docker where there is none."""
-    from course import engines
-
-    engines.set_up(console)
-    docker_engine.up(console)
+@click.argument("names", nargs=-1)
+def engine(names: tuple[str, ...]) -> None:
+    """Set up the named engines, or all."""
+    engines.set_up(console, names)
 
 
 @cli.command("engine-down")
 def engine_down() -> None:
     """Stop what `engine` started."""
-    docker_engine.down(console)
-    if docker_engine.CACHE.exists():
-        console.print(f"For the next start its programs and images stay in {docker_engine.CACHE}.")
+    engines.stop(console)
+    if CACHE.exists():
+        console.print(f"For the next start its programs and images stay in {CACHE}.")
 
 
 @cli.command()
@@ -184,13 +214,9 @@ def clean() -> None:
     """Remove what the course keeps outside its folder: images, its own Docker, the offline model's index."""
     from offline_model.books.index import cache_folder
 
-    from course import images
-
-    images.remove()
-    docker_engine.down(console)
+    engines.clean(console)
     with console.status("removing what it kept ..."):
-        docker_engine.remove(docker_engine.CACHE)
-        for folder in (docker_engine.CACHE.parent, cache_folder()):
+        for folder in (CACHE, cache_folder()):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -287,7 +313,7 @@ def main() -> None:
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may know no tick
     for sign in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, lambda *_: sys.exit(143))
-    os.environ.update(docker_engine.environment())  # for what is started from here
+    os.environ.update(engines.environment())  # for what is started from here
     try:
         cli(standalone_mode=False)
     except Failed as failure:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from course.docker_engine import docker
+from course.engines.docker import docker
 from course.images import MODEL
 from course.processes import Failed
 

@@ -5,7 +5,8 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from course.docker_engine import docker, environment
+from course import engines
+from course.engines.docker import docker
 from course.pages import ROOT
 from course.processes import Failed
 
@@ -55,7 +56,7 @@ def build(image: Image, *more: str, root: Path = ROOT) -> None:
         done = subprocess.run(
             image.command(*origin(image.folder), *more),
             cwd=root,
-            env=os.environ | environment(),
+            env=os.environ | engines.environment(),
             capture_output=True,
             text=True,
             check=False,

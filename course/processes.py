@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
@@ -150,6 +151,24 @@ def wait_ready(process: subprocess.Popen[str], url: str, seconds: float = 30) ->
             pass
         time.sleep(0.02)
     raise Failed(f"{url} did not answer with 200 within {seconds:.0f} s.")
+
+
+def wait_listening(process: subprocess.Popen[str], seconds: float = 60) -> str:
+    """The URL of a program that was started with port 0, when it (or a child) listens on 127.0.0.1."""
+    import psutil
+
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if (code := process.poll()) is not None:
+            raise Failed(f"The program ended with exit code {code} before it listened.")
+        with suppress(psutil.NoSuchProcess):
+            program = psutil.Process(process.pid)
+            for each in (program, *program.children(recursive=True)):
+                for connection in each.net_connections("tcp4"):
+                    if connection.status == psutil.CONN_LISTEN:
+                        return f"http://127.0.0.1:{connection.laddr.port}"
+        time.sleep(0.05)
+    raise Failed(f"The program did not listen within {seconds:.0f} s.")
 
 
 def port_of(url: str) -> int:

@@ -12,14 +12,15 @@ from typing import IO
 
 from rich.console import Console
 
-from course import models
+from course import engines, models
 from course.pages import ROOT, Block, Page, matches
 from course.processes import Failed, Processes, holder, port_of, require_free, wait_ready
 
 COMMAND_SECONDS = 300
 CONTAINERS_GRACE = 90  # for a page's trap that takes containers down, each of which may drain first
 END = "\x1e"  # printed after a command: the record separator, which no command of a page prints
-OFFLINE_ONLY = re.compile(r"offline\?|/debug/")
+# Not ${MODEL_NAME/%offline/offline?tps=15}, which leaves other models alone.
+OFFLINE_ONLY = re.compile(r"['\"=]offline\?|/debug/")
 EXECUTED = ("run", "server", "output")
 
 
@@ -39,8 +40,11 @@ class Lesson:
         self.shell = processes.start(
             shell, env=model.env, cwd=ROOT, stdin=subprocess.PIPE, output=subprocess.PIPE
         )
-        self.printed = ""  # by the last command
+        self.printed: str | None = ""  # by the last command; None when that was left out
         self.commands = 0
+        needs = {block.needs for block in page.blocks if block.needs} - set(page.needs)
+        self.lacking = {each.name: each for each in engines.missing(needs)} if needs else {}
+        self.left_out = 0  # steps whose engine is missing
 
     def run(self) -> None:
         """Run every block in order; raises `Failed` at the first that does not do what the page says."""
@@ -54,6 +58,8 @@ class Lesson:
             match block.kind:
                 case "prose":
                     self.tell(block, before in EXECUTED, after in EXECUTED)
+                case "run" | "server" if block.needs in self.lacking:
+                    self.leave_out(block)
                 case "run":
                     self.command(block)
                 case "server":
@@ -83,11 +89,23 @@ class Lesson:
         else:
             print(markdown, end="\n\n", flush=True)
 
-    def type(self, block: Block) -> None:
+    def echo(self, block: Block) -> None:
         typed = "$ " + block.text.strip().replace("\n", "\n  ")
         self.console.print(typed, style="bold cyan", markup=False, soft_wrap=True)
+
+    def type(self, block: Block) -> None:
+        self.echo(block)
         if os.environ.get("STEP") and self.console.is_terminal:
             self.console.input("[dim]Enter runs it ...[/dim]")
+
+    def leave_out(self, block: Block) -> None:
+        """Show a step that this machine cannot run, and what it lacks."""
+        self.echo(block)
+        told = f"Not run: {self.lacking[block.needs].advice}\n"
+        self.console.print(told, style="yellow", markup=False, soft_wrap=True)
+        self.left_out += 1
+        if block.kind == "run":
+            self.printed = None
 
     def tick(self, began: float) -> None:
         self.console.print(f"[green]✓[/green] [dim]{time.monotonic() - began:.2f} s[/dim]\n")
@@ -157,7 +175,7 @@ class Lesson:
         self.tick(began)
 
     def compare(self, block: Block) -> None:
-        if self.model.comparable and not matches(block.text, self.printed):
+        if self.printed is not None and self.model.comparable and not matches(block.text, self.printed):
             raise Failed(self.where(block, f"the page expects other output:\n{block.text}"))
 
     def where(self, block: Block, what: str) -> str:
@@ -171,7 +189,7 @@ def run_lesson(page: Page, console: Console) -> None:
     """Run a page from first to last; raises `Failed`, leaves nothing behind unless KEEP=1."""
     began = time.monotonic()
     console.rule(f"Lesson {page.number}: {page.title}")
-    grace = CONTAINERS_GRACE if "docker" in page.needs else 5
+    grace = CONTAINERS_GRACE if "docker" in page.engines else 5
     with tempfile.TemporaryFile("w+") as log, Processes(grace) as processes:
         model = models.choose(processes, log, page.starts_model)
         console.print(f"{model.notice}\n", style="dim", highlight=False)
@@ -186,6 +204,8 @@ def run_lesson(page: Page, console: Console) -> None:
                 keep(lesson)
     seconds = time.monotonic() - began
     console.print(f"[green]✓[/green] Lesson {page.number} done: {lesson.commands} steps in {seconds:.1f} s.")
+    if lesson.left_out:
+        console.print(f"Steps that were not run: {lesson.left_out} (missing: {', '.join(lesson.lacking)}).")
     console.print(f"Read {page.name} beside {' and '.join(page.files) or 'your own'}.")
 
 

@@ -18,13 +18,21 @@ from typing import Any
 
 import httpx2
 import pytest
+from support.faults import (  # noqa: F401  # pytest finds the hooks here
+    broken_copy,
+    pytest_collection_modifyitems,
+    pytest_generate_tests,
+    pytest_pyfunc_call,
+)
+from support.shares import pytest_terminal_summary  # noqa: F401
 
-from course import docker_engine, images
-from course.models import base_environment, start_offline_model
-from course.processes import Failed, Processes, free_port, wait_ready
+from course import engines, images
+from course.engines.docker import docker as run_docker
+from course.models import base_environment
+from course.processes import Failed, Processes, free_port, wait_listening, wait_ready
 
 ROOT = Path(__file__).parent.parent
-os.environ.update(docker_engine.environment())  # whatever a test starts finds the course's Docker
+os.environ.update(engines.environment())  # whatever a test starts finds the course's Docker
 # Tests import the research agent's package `app` from the course, or from a copy that an exercise has broken.
 sys.path.insert(0, str(Path(os.environ.get("LESSON_ROOT", ROOT)) / "research-agent"))
 
@@ -43,8 +51,10 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 @pytest.fixture(scope="session")
-def lesson_root() -> Path:
-    """The folder whose lessons are tested: the course itself, or a copy that an exercise has broken."""
+def lesson_root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder whose lessons are tested: the course, a learner's copy, or an exercise's broken copy."""
+    if slug := getattr(request, "param", None):
+        return broken_copy(slug, tmp_path_factory.mktemp(slug))
     return Path(os.environ.get("LESSON_ROOT", ROOT))
 
 
@@ -63,6 +73,15 @@ def offline_model(processes: Processes) -> str:
     return start_model(processes)
 
 
+def start_model(processes: Processes, port: int = 0) -> str:
+    """Start an offline model, on a port that the system chooses or on the one given; its base URL."""
+    command = [sys.executable, "-m", "offline_model", "--port", str(port)]
+    process = processes.start(command, env=base_environment(), output=subprocess.DEVNULL)
+    url = wait_listening(process)
+    wait_ready(process, f"{url}/health")
+    return url
+
+
 @contextmanager
 def turn(name: str) -> Iterator[None]:
     """Tests that need the same thing take turns, in whatever process they run."""
@@ -78,12 +97,6 @@ def literal_ports() -> Iterator[None]:
         yield
 
 
-def start_model(processes: Processes, port: int | None = None) -> str:
-    port = port or free_port()
-    start_offline_model(processes, port=port)()
-    return f"http://127.0.0.1:{port}"
-
-
 class Server(str):
     """A running server: its base URL, which also knows its process and where it logs."""
 
@@ -94,50 +107,66 @@ class Server(str):
 App = Callable[..., Server]  # settings in, server out
 
 
+Servers = dict[tuple[Path, frozenset[tuple[str, str]]], Server]
+
+
+@pytest.fixture(scope="session")
+def servers() -> Servers:
+    """The servers of all lessons that run, by program and settings."""
+    return {}
+
+
 @pytest.fixture(scope="session")
 def start_script(
-    processes: Processes, offline_model: str, lesson_root: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., App]:
+    processes: Processes,
+    offline_model: str,
+    lesson_root: Path,
+    servers: Servers,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[..., App]]:
     """Give a lesson's script and the folder it runs in, get a function that starts it with settings.
 
     The same settings give the same server, or a new one when that has ended.
     """
 
     def script(path: str, folder: str = "") -> App:
-        started: dict[frozenset[tuple[str, str]], Server] = {}
+        program = lesson_root / folder / path
 
         def start(**settings: str) -> Server:
-            known = started.get(frozenset(settings.items()))
-            if known and known.process.poll() is None:
-                return known
-            port = free_port()
-            env = base_environment() | {
-                "OPENAI_BASE_URL": f"{offline_model}/v1",
-                "OPENAI_API_KEY": "offline",
-                "MODEL_NAME": "offline",
-                "PORT": str(port),
-            }
-            log = tmp_path_factory.mktemp("log") / "server.log"
-            command = [sys.executable, str(lesson_root / folder / path)]
-            with log.open("w") as output:
-                process = processes.start(
-                    command, env=env | settings, cwd=lesson_root / folder, output=output
-                )
-            try:
-                wait_ready(process, f"http://127.0.0.1:{port}/health")
-            except Failed as failure:
-                said = log.read_text()
-                told = Failed(f"{failure} Its last words: {' '.join(said.split()[-40:])}")
-                told.add_note(said)
-                raise told from None
-            server = Server(f"http://127.0.0.1:{port}")
-            server.process, server.log = process, log
-            started[frozenset(settings.items())] = server
-            return server
+            key = (program, frozenset(settings.items()))
+            if key not in servers or servers[key].process.poll() is not None:
+                model = {"OPENAI_BASE_URL": f"{offline_model}/v1", "OPENAI_API_KEY": "offline"}
+                env = base_environment() | model | {"MODEL_NAME": "offline"} | settings
+                command = [sys.executable, str(program)]
+                log = tmp_path_factory.mktemp("log") / "server.log"
+                servers[key] = start_server(processes, command, env, lesson_root / folder, log)
+            return servers[key]
 
         return start
 
-    return script
+    yield script
+    for program, settings in list(servers):
+        if lesson_root != ROOT and program.is_relative_to(lesson_root):
+            processes.stop(servers.pop((program, settings)).process)
+
+
+def start_server(
+    processes: Processes, command: list[str], env: dict[str, str], folder: Path, log: Path
+) -> Server:
+    """Start a program of a lesson on a port that the system chooses, and wait until it answers."""
+    with log.open("w") as output:
+        process = processes.start(command, env={"PORT": "0"} | env, cwd=folder, output=output)
+    try:
+        url = wait_listening(process)
+        wait_ready(process, f"{url}/health")
+    except Failed as failure:
+        said = log.read_text()
+        told = Failed(f"{failure} Its last words: {' '.join(said.split()[-40:])}")
+        told.add_note(said)
+        raise told from None
+    server = Server(url)
+    server.process, server.log = process, log
+    return server
 
 
 @pytest.fixture(scope="session")
@@ -152,21 +181,16 @@ def research_agent(start_script: Callable[..., App], offline_model: str) -> App:
 
 def require(name: str) -> str:
     """The path of an engine's program; without it the test is skipped in one line, and in CI fails."""
-    from course import engines  # here, because few tests need one, and each import delays every run
-
-    need = next(need for need in engines.NEEDS if need.name == name)
-    if program := need.program:
+    engine = engines.find(name)
+    if engine.version() and (program := engine.program()):
         return program
-    why = f"{name} is missing; it comes from {need.get}"
-    raise (pytest.fail if os.environ.get("CI") else pytest.skip).Exception(why)
+    raise (pytest.fail if os.environ.get("CI") else pytest.skip).Exception(engine.advice)
 
 
 @pytest.fixture(scope="session")
 def docker() -> None:
     """A Docker engine that can build and run."""
-    if not docker_engine.works():
-        why = "no Docker engine answers; `make engine` brings one"
-        raise (pytest.fail if os.environ.get("CI") else pytest.skip).Exception(why)
+    require("docker")
 
 
 @pytest.fixture(scope="session")
@@ -191,7 +215,7 @@ def build(docker: None, lesson_root: Path) -> Iterator[Callable[[str], str]]:
 
     yield built
     for tag in mended:
-        docker_engine.docker("rmi", "--force", tag)
+        run_docker("rmi", "--force", tag)
 
 
 class RedisServer:
@@ -236,7 +260,7 @@ class RedisServer:
 @pytest.fixture(scope="session")
 def redis_server(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> RedisServer:
     """A running Redis of the tests' own."""
-    return RedisServer(processes, require("redis-server"), tmp_path_factory.mktemp("redis"))
+    return RedisServer(processes, require("redis"), tmp_path_factory.mktemp("redis"))
 
 
 def until(claim: Callable[[], Any], seconds: float = 5) -> Any:

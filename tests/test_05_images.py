@@ -12,7 +12,7 @@ import pytest
 
 from course import images
 from course.containers import Image, Surroundings, run
-from course.docker_engine import docker
+from course.engines.docker import docker
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 KINDS = ["basic", "multistage", "latest"]

@@ -34,7 +34,7 @@ from bench.lesson_06_load import (
     stored,
     unlike,
 )
-from course import docker_engine
+from course import engines
 from course.models import base_environment
 from course.processes import Failed, Processes
 
@@ -62,7 +62,7 @@ def config(lesson_root: Path, tmp_path: Path) -> Config:
     require("docker")
     folder = tmp_path / "research-agent"
     shutil.copytree(lesson_root / "research-agent", folder, ignore=shutil.ignore_patterns(".env", "app"))
-    env = base_environment() | docker_engine.environment()
+    env = base_environment() | engines.environment()
 
     def read_config(*profiles: str, dotenv: str = "", **exported: str) -> dict[str, Any]:
         (folder / ".env").write_text(dotenv)

@@ -1,6 +1,9 @@
 """Engines: what is missing is said with the way to get it, and what is there is a real server."""
 
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +13,17 @@ from conftest import RedisServer, require
 from rich.console import Console
 
 from course import engines
+from course.engines import docker, docker_daemon
+from course.engines.chromium import CHROMIUM
+from course.engines.redis import REDIS
 from course.pages import ROOT
+from course.processes import Failed
 
 
-def engine(path: str) -> tuple[int, str]:
+def engine(path: str, *names: str) -> tuple[int, str]:
     """Run `make engine`'s command with that search path for programs."""
     done = subprocess.run(
-        [sys.executable, "-m", "course", "engine"],
+        [sys.executable, "-m", "course", "engine", *names],
         cwd=ROOT,
         env=os.environ | {"PATH": path},
         capture_output=True,
@@ -26,21 +33,159 @@ def engine(path: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+def program(folder: Path, name: str, script: str) -> None:
+    """Put a program into a folder that a test makes its search path."""
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
 def test_a_missing_engine_is_named_with_its_package_where_we_may_not_install_it(tmp_path: Path) -> None:
-    code, said = engine(str(tmp_path))  # where there is no apt-get either
+    code, said = engine(str(tmp_path), "redis", "chromium")  # where there is no apt-get either
     assert code == 1
-    assert "redis-server (tests of lesson 04: shared runs) comes from" in said
-    assert "apt-get install redis-server chromium" in said
+    assert "redis is missing. Get it: `make engine redis` on Debian" in said
+    assert "sudo apt-get install redis-server" in said
+    assert "sudo apt-get install chromium" in said, "The first engine that is missing hides the others."
 
 
-def test_nothing_is_done_where_every_engine_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("redis-server", "chromium", "apt-get"):
-        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
-        (tmp_path / name).chmod(0o755)
+def test_only_the_named_engine_is_set_up(tmp_path: Path) -> None:
+    code, said = engine(str(tmp_path), "redis")
+    assert code == 1
+    assert "chromium" not in said
+    assert "docker" not in said
+
+
+def test_an_engine_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Path) -> None:
+    assert engine(str(tmp_path), "dokcer") == (
+        1,
+        "✗ There is no engine dokcer. There are: docker, redis, chromium.\n",
+    )
+
+
+def test_nothing_is_done_where_an_engine_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program(tmp_path, "redis-server", "echo 7.1.2")
+    program(tmp_path, "google-chrome", "echo 101.2")
+    program(tmp_path, "apt-get", f": > {tmp_path}/called; exit 1")
     monkeypatch.setenv("PATH", str(tmp_path))
     with (console := Console()).capture() as said:
-        engines.set_up(console)
-    assert said.get() == "Every engine that the lessons so far need is there.\n"
+        engines.set_up(console, ["redis", "chromium"])
+    assert said.get() == "✓ redis 7.1.2\n✓ chromium 101.2\n"
+    assert not (tmp_path / "called").exists(), "Packages are installed although the engine is there."
+
+
+def test_what_it_takes_is_said_before_anything_is_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("course.engines.debian.can_install", lambda: True)
+    monkeypatch.setattr("course.engines.debian.POLICY", tmp_path / "policy")
+    script = "echo '#!/bin/sh' > $here; echo echo 7.1.2 >> $here; /bin/chmod +x $here"
+    program(tmp_path, "apt-get", f"here={tmp_path}/redis-server; {script}")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with (console := Console(width=200)).capture() as said:
+        engines.set_up(console, ["redis"])
+    lines = said.get().splitlines()
+    assert re.match(r"redis will take \d+ MB of disk", lines[0]), "What it takes is not the first thing said."
+    assert re.match(r"Free on this disk: \d+ GB", lines[1])
+    assert lines.index("✓ redis 7.1.2") > lines.index(
+        "$ apt-get install --yes --quiet --no-install-recommends redis-server"
+    )
+
+
+def test_an_engine_that_is_installed_and_does_not_answer_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("course.engines.debian.can_install", lambda: True)
+    monkeypatch.setattr("course.engines.debian.POLICY", tmp_path / "policy")
+    program(tmp_path, "apt-get", "exit 0")
+    program(tmp_path, "redis-server", "exit 1")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Failed, match="redis is installed, and still does not tell its version"):
+        engines.set_up(Console(quiet=True), ["redis"])
+
+
+def test_what_docker_says_it_takes_was_measured() -> None:
+    values = json.loads((ROOT / "docs/figures/engine_cold.json").read_text())["values"]
+    for name in ("gigabytes", "gigabytes_with_lessons"):
+        assert f" {values[name]:.1f} GB" in f" {docker.SIZE}", "What is announced was not measured."
+
+
+@pytest.mark.parametrize("page", ["05-images", "06-compose"])
+def test_what_docker_prints_for_the_learners_terminal_stands_on_the_page(page: str) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text("utf-8")
+    for line in docker.exports():
+        assert f"\n    {line}\n" in text, f"{page}.md does not say how a terminal finds the course's Docker."
+
+
+def test_a_terminal_with_these_lines_finds_the_courses_docker() -> None:
+    script = "; ".join(docker.exports()) + '; echo "$DOCKER_HOST $DOCKER_CONFIG $PATH"'
+    done = subprocess.run(
+        ["/bin/sh", "-c", script], env={"PATH": "/usr/bin"}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == list(docker_daemon.settings("/usr/bin").values())
+
+
+def named(pattern: str, *files: str) -> set[str]:
+    """What a pattern finds in the files of the course that these globs name."""
+    paths = [path for each in files for path in ROOT.glob(each)]
+    assert paths
+    return {name for path in paths for name in re.findall(pattern, path.read_text("utf-8"), re.MULTILINE)}
+
+
+def test_stand_ins_are_made_of_the_images_that_a_lesson_uses_and_of_no_others() -> None:
+    used = named(
+        r"^FROM (\w+:\S+)", "code/Dockerfile*", "offline-model/Dockerfile*", "research-agent/Dockerfile*"
+    )
+    used |= named(r"^ +image: ([\w/]+:\S+)", "research-agent/*.yml", "research-agent/compose/*.yml")
+    used -= {"research-agent:latest", "offline-model:latest"}
+    made = named(r'"([\w/.-]+:[\w.-]+)"', "tools/docker/images/docker-bake.hcl")
+    assert made == used
+
+
+@pytest.mark.parametrize(
+    ("goals", "names"), [([], ""), (["docker"], "docker"), (["redis", "chromium"], "redis chromium")]
+)
+def test_make_hands_the_names_to_the_engine_command(goals: list[str], names: str) -> None:
+    done = make("engine", *goals)
+    assert f"-m course engine {names}".rstrip() in [
+        line.strip().removeprefix(".venv/bin/python ") for line in done
+    ]
+
+
+def test_make_still_takes_a_target_after_engine() -> None:
+    done = " ".join(make("engine", "redis", "doctor", "lesson-01"))
+    assert "course engine redis" in done
+    assert "course doctor" in done, "`make engine redis doctor` takes a target for an engine."
+    assert "course lesson 01" in done
+    assert "engine redis doctor" not in done
+
+
+def make(*goals: str) -> list[str]:
+    """The commands that make would run."""
+    done = subprocess.run(
+        ["make", "--dry-run", "--old-file=.venv/lessons.done", *goals],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"`make {' '.join(goals)}` is refused: {done.stderr}"
+    assert "warning" not in done.stderr, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_doctor_lists_each_engine_with_its_version_and_its_lessons(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("bash", "curl"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    program(tmp_path, "redis-server", "echo 7.1.2")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with (console := Console(width=200)).capture() as said:
+        assert not engines.doctor(console, {"06 Many": ["chromium"], "07 More": ["redis"]})
+    lines = [" ".join(line.split()) for line in said.get().splitlines()]
+    assert f"✓ redis 7.1.2 {REDIS.purpose} 07, 04 (tests)" in lines
+    assert f"✗ chromium - {CHROMIUM.purpose} 06, 04 (tests) {CHROMIUM.get}" in lines
+    assert "✗ 06 Many: needs chromium" in lines
+    assert "✓ 07 More" in lines
 
 
 def test_a_test_without_its_engine_is_skipped_and_in_ci_fails(
@@ -48,11 +193,11 @@ def test_a_test_without_its_engine_is_skipped_and_in_ci_fails(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CI", raising=False)
-    with pytest.raises(pytest.skip.Exception, match="redis-server is missing; it comes from"):
-        require("redis-server")
+    with pytest.raises(pytest.skip.Exception, match="redis is missing"):
+        require("redis")
     monkeypatch.setenv("CI", "true")
-    with pytest.raises(pytest.fail.Exception, match="redis-server is missing; it comes from"):
-        require("redis-server")
+    with pytest.raises(pytest.fail.Exception, match="redis is missing"):
+        require("redis")
 
 
 def test_redis_has_its_data_again_after_it_was_killed(redis_server: RedisServer) -> None:

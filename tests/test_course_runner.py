@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import httpx2
 import psutil
 import pytest
-from conftest import calls, until
+from conftest import calls, require, until
 
 from course.pages import ROOT
 from course.processes import free_port
@@ -71,6 +72,46 @@ def test_other_output_than_the_page_shows_is_a_failure(write: Write) -> None:
     done = run(write("```bash run\necho one\n```\n```text output\ntwo\n```\n"))
     assert done.returncode == 1
     assert "the page expects other output:\ntwo" in done.stdout
+
+
+@pytest.fixture
+def without_redis(tmp_path: Path) -> str:
+    """A search path with all that a page needs, and no Redis."""
+    for name in ("bash", "curl", "ps"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    return str(tmp_path)
+
+
+STEP = "```bash run needs=redis\necho it has\\\nrun\n```\n```text output\nother output than that\n```\n"
+
+
+def test_a_step_without_its_engine_is_shown_and_not_run(write: Write, without_redis: str) -> None:
+    body = f"{STEP}```bash run\necho after\n```\n```text output\nafter\n```\n"
+    done = run(write(body), PATH=without_redis)
+    assert done.returncode == 0, done.stdout
+    assert "$ echo it has" in done.stdout, "What the step would do is not shown."
+    assert "it hasrun" not in done.stdout, "A step ran without the engine that it needs."
+    told = [line for line in done.stdout.splitlines() if "redis is missing" in line]
+    assert told[0].startswith("Not run: redis is missing. Get it: `make engine redis` on Debian")
+    assert "\nafter\n" in done.stdout, "The steps after one that was left out did not run."
+    assert "Steps that were not run: 1 (missing: redis)." in done.stdout, (
+        "A page that ran in part says that it ran."
+    )
+
+
+def test_a_server_without_its_engine_is_not_started(write: Write, without_redis: str) -> None:
+    port = free_port()
+    fence = f"```bash server ready=http://127.0.0.1:{port}/ needs=redis\nexit 3\n```\n"
+    done = run(write(fence), PATH=without_redis)
+    assert done.returncode == 0, done.stdout
+    assert "Not run: redis is missing." in done.stdout
+
+
+def test_a_step_with_its_engine_runs_and_is_compared(write: Write) -> None:
+    require("redis")
+    done = run(write(STEP))
+    assert done.returncode == 1, "The output of a step that needs an engine is not compared."
+    assert "it hasrun" in done.stdout
 
 
 def test_a_server_that_dies_is_told_with_its_last_words(write: Write) -> None:

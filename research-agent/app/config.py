@@ -44,6 +44,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     web_concurrency: int = Field(default=1, ge=1)
+    forwarded_allow_ips: str = ""  # proxies whose X-Forwarded-For is believed: addresses, networks, or *
 
     openai_api_key: SecretStr
     openai_base_url: str = "https://api.openai.com/v1"

@@ -17,6 +17,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.routing import Match, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import telemetry
@@ -159,11 +160,21 @@ def problem(
     return Response(body, error.status_code, error.headers, media_type=kind)
 
 
+def methods(request: Request) -> list[str]:
+    """The methods that this request's path has a route for."""
+    routes = [route for route in request.app.routes if not isinstance(route, Mount)]
+    wanted = [dict(request.scope) | {"method": method} for method in HTTPMethod]
+    allowed = [w["method"] for w in wanted if any(route.matches(w)[0] is Match.FULL for route in routes)]
+    return allowed or ["GET", "HEAD"]  # of static files
+
+
 def tell_problems(app: FastAPI) -> None:
     """Every error is a problem (RFC 9457); what an exception says stays in the log."""
 
     @app.exception_handler(AnyHTTPException)
     async def known(request: Request, error: AnyHTTPException) -> Response:
+        if error.status_code == 405:  # a route knows its own methods, and not those of others with its path
+            error = HTTPException(405, error.detail, {"Allow": ", ".join(methods(request))})
         return problem(request, error)
 
     @app.exception_handler(RequestValidationError)

@@ -2,7 +2,7 @@
 variable "HOST" {}
 
 group "default" {
-  targets = ["python", "redis", "prometheus", "haproxy", "postgres"]
+  targets = ["python", "redis", "prometheus", "haproxy"]
 }
 
 target "python" {
@@ -24,9 +24,4 @@ target "prometheus" {
 target "haproxy" {
   target = "haproxy"
   tags   = ["haproxy:3.0"]
-}
-
-target "postgres" {
-  target = "postgres"
-  tags   = ["postgres:17"]
 }

@@ -1,4 +1,4 @@
-"""A Docker for machines that have none: on Debian, as root, beside the system; elsewhere what to install.
+"""The course's own Docker daemon, for a Debian without one, and a registry that stands in for Docker Hub.
 
 Programs and data live in the cache folder, so the second start takes seconds; /run records what runs.
 """
@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -18,98 +17,41 @@ from pathlib import Path
 
 from rich.console import Console
 
-from course.pages import ROOT
+from course.engines import engine
 from course.processes import Failed
 
-TOOLS = ROOT / "tools" / "docker"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agents-in-containers" / "docker"
+TOOLS = Path(__file__).parents[2] / "tools" / "docker"
+CACHE = engine.CACHE / "docker"
 DATA, REGISTRY = CACHE / "data", CACHE / "registry"  # the daemon's images and the registry's
 UNPACKED = CACHE / "docker-26.1-registry-2.8"  # a folder for each set of versions
 RUN = Path("/run/agents-in-containers")  # emptied by a reboot, as the record of what runs must be
 PROGRAMS = RUN / "programs"  # of the daemon that runs, whoever's cache they are in
 SOCKET, NETWORK = RUN / "docker.sock", RUN / "ip_forward"
 MIRROR = "127.0.0.1:5055"  # the registry that stands in for Docker Hub
-BASE = "python:3.13-slim"
 
 
 def environment() -> dict[str, str]:
-    """The variables by which a process finds the engine that `up` started; none when it does not run."""
-    if daemon() is None:
-        return {}
+    """The variables by which a process finds the daemon that `start` started; none when it does not run."""
+    return settings(os.environ["PATH"]) if pid_of() else {}
+
+
+def settings(path: str) -> dict[str, str]:
+    """The same variables, whether it runs or not, for a process whose search path is `path`."""
     return {
         "DOCKER_HOST": f"unix://{SOCKET}",
         "DOCKER_CONFIG": str(PROGRAMS / "config"),
-        "PATH": f"{PROGRAMS}/usr/bin{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{PROGRAMS}/usr/bin{os.pathsep}{path}",
     }
 
 
-def daemon(name: str = "dockerd") -> int | None:
-    """The process id of a daemon that `up` started, while it runs: "dockerd" or "docker-registry"."""
+def pid_of(name: str = "dockerd") -> int | None:
+    """The process id of a daemon that `start` started, while it runs: "dockerd" or "docker-registry"."""
     try:
         pid = int((RUN / f"{name}.pid").read_text())
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except (OSError, ValueError):
         return None
     return pid if f"/{name}\0".encode() in command else None
-
-
-def docker(*arguments: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-    """Run docker with the engine that the course uses; it is for the caller to look at the exit code."""
-    env = os.environ | environment()
-    program = shutil.which("docker", path=env["PATH"])
-    if program is None:
-        return subprocess.CompletedProcess(arguments, 127, "", "docker is not installed")
-    try:
-        return subprocess.run(
-            [program, *arguments], env=env, capture_output=True, text=True, timeout=seconds, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(arguments, 124, "", f"no answer within {seconds:.0f} s")
-
-
-def works() -> bool:
-    """Whether a Docker daemon answers."""
-    return docker("version", "--format", "{{.Server.Version}}").returncode == 0
-
-
-def has_images() -> bool:
-    """Whether the base image is there, or can be pulled."""
-    here = docker("image", "inspect", BASE).returncode == 0
-    return here or docker("manifest", "inspect", BASE).returncode == 0
-
-
-def up(console: Console) -> None:
-    """See to a working Docker that has the course's base images; where there is one, change nothing."""
-    if daemon() is None and works():
-        if not has_images():  # stand-ins under those names are for nobody's own Docker
-            raise Failed(f"This machine's Docker works, but cannot pull {BASE}.")
-        console.print("✓ docker: this machine's own works")
-        return
-    if sys.platform != "linux" or os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise Failed(
-            "This machine cannot reach a Docker daemon. Get Docker Desktop or Docker Engine at "
-            "docs.docker.com/get-docker; `make engine` can bring one only on Debian, and as root."
-        )
-    began = time.monotonic()
-    with one_at_a_time():
-        filled = DATA.exists()
-        start(console)
-        try:
-            make_images(console)
-        except Failed as failure:
-            if not filled:
-                raise
-            # A power cut or somebody's tidying can damage a store; all that is in it can be made again.
-            console.print(f"{failure}\nOnce more, with an empty store of images:", markup=False)
-            stop_daemons()
-            for store in (DATA, REGISTRY):
-                remove(store)
-            start(console)
-            make_images(console)
-    console.print(f"✓ docker: a daemon of the course's own runs ({time.monotonic() - began:.0f} s)")
-    console.print("In your own terminal:")
-    for name, value in environment().items():
-        console.print(f'  export {name}="{value.replace(os.environ["PATH"], "$PATH")}"', soft_wrap=True)
 
 
 def make_images(console: Console) -> None:
@@ -147,9 +89,9 @@ def step(console: Console, name: str, script: Path, *arguments: Path | str) -> N
         raise Failed(f"{name} failed:\n{(done.stdout + done.stderr)[-2000:]}")
 
 
-def start(console: Console) -> None:
-    """Start the registry, and dockerd, which starts containerd; wait until both answer."""
-    if daemon() is not None:
+def start(console: Console, answers: Callable[[], bool]) -> None:
+    """Start the registry, and dockerd, which starts containerd; wait until the daemon `answers`."""
+    if pid_of() is not None:
         return
     if not UNPACKED.exists():
         step(console, "unpacking Docker's packages", TOOLS / "programs.sh", UNPACKED)
@@ -158,7 +100,7 @@ def start(console: Console) -> None:
     PROGRAMS.symlink_to(UNPACKED)
     if not NETWORK.exists():  # else a daemon that crashed has already changed it
         NETWORK.write_text(Path("/proc/sys/net/ipv4/ip_forward").read_text())
-    if daemon("docker-registry") is None:  # who killed dockerd has not killed it, too
+    if pid_of("docker-registry") is None:  # who killed dockerd has not killed it, too
         if mirror_works():
             raise Failed(f"Something else than the course's registry listens on {MIRROR}.")
         registry = ["docker-registry", "serve", str(TOOLS / "registry.yml")]
@@ -175,14 +117,14 @@ def start(console: Console) -> None:
         "--exec-root",
         str(RUN / "exec"),
     ]
-    launch([*dockerd, *folders], answers=works)
+    launch([*dockerd, *folders], answers)
 
 
-def launch(command: list[str], answers: Callable[[], bool], **settings: str) -> None:
+def launch(command: list[str], answers: Callable[[], bool], **extra: str) -> None:
     """Start an unpacked program, to outlive us; `Failed` with its log when it does not answer."""
     libraries = next((PROGRAMS / "usr/lib").glob("*-linux-gnu"))
     path = f"{PROGRAMS}/usr/bin:{PROGRAMS}/usr/sbin:{os.environ['PATH']}"
-    settings |= {
+    extra |= {
         "LD_LIBRARY_PATH": str(libraries),
         "XTABLES_LIBDIR": str(libraries / "xtables"),
         "PATH": path,
@@ -191,7 +133,7 @@ def launch(command: list[str], answers: Callable[[], bool], **settings: str) -> 
     with log.open("w") as output:
         process = subprocess.Popen(
             [str(shutil.which(command[0], path=path)), *command[1:]],
-            env=os.environ | settings,
+            env=os.environ | extra,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -215,17 +157,17 @@ def mirror_works() -> bool:
 
 def stop(name: str) -> None:
     """Stop one of the daemons, and wait for its end."""
-    if (pid := daemon(name)) is None:
+    if (pid := pid_of(name)) is None:
         return
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + 60
-    while daemon(name) is not None:
+    while pid_of(name) is not None:
         if time.monotonic() > deadline:
             raise Failed(f"{name} (pid {pid}) does not stop; its log is {CACHE / name}.log.")
         time.sleep(0.1)
 
 
-def stop_daemons() -> None:
+def stop_all() -> None:
     """Stop both; and what a dockerd that was killed has mounted, the next one does not unmount."""
     stop("dockerd")
     stop("docker-registry")
@@ -234,21 +176,6 @@ def stop_daemons() -> None:
     for mount in reversed(mounts):
         if mount == store or mount.startswith(f"{store}/"):
             subprocess.run(["umount", "--lazy", mount], check=True)
-
-
-def down(console: Console) -> None:
-    """Stop what `up` started, its containers with it, and take its rules out of the network."""
-    if not PROGRAMS.exists():
-        console.print("No Docker of the course's own is running.")
-        return
-    start(console)  # one that was killed left its containers running: only it can stop them
-    for container in docker("ps", "--quiet").stdout.split():
-        docker("stop", "--time", "10", container)
-    with console.status("stopping the daemon ..."):
-        stop_daemons()
-    forget_network()
-    shutil.rmtree(RUN)
-    console.print("✓ docker: stopped")
 
 
 def forget_network() -> None:

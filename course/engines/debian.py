@@ -1,0 +1,52 @@
+"""Debian's packages: installed as root, asking nothing, and with no service started."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from course.processes import Failed
+
+POLICY = Path("/usr/sbin/policy-rc.d")  # asked by Debian before it starts a service: invoke-rc.d(8)
+
+
+def can_install() -> bool:
+    """Whether this is a Debian, and we are root."""
+    return sys.platform == "linux" and os.geteuid() == 0 and shutil.which("apt-get") is not None
+
+
+def install(package: str, console: Console) -> None:
+    """Install a package without what it only recommends."""
+    command = f"apt-get install --yes --quiet --no-install-recommends {package}"
+    console.print(f"$ {command}", style="bold cyan")
+    with no_service_started():
+        # The list of packages is fetched only where it is missing, or too old to find the package.
+        if not run(command) and not (run("apt-get update --quiet") and run(command)):
+            raise Failed(f"The package could not be installed: {package}")
+
+
+def run(command: str) -> bool:
+    """Whether apt did it, asking nothing."""
+    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    return subprocess.run(command.split(), env=env, check=False).returncode == 0
+
+
+@contextmanager
+def no_service_started() -> Iterator[None]:
+    """Keep Debian from starting what is installed meanwhile: tests start servers of their own."""
+    aside = POLICY.with_suffix(".aside")
+    if POLICY.exists():
+        POLICY.rename(aside)
+    POLICY.write_text("#!/bin/sh\nexit 101\n")
+    POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        POLICY.unlink()
+        if aside.exists():
+            aside.rename(POLICY)

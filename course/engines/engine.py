@@ -1,0 +1,119 @@
+"""The interface that every engine has: a real server or program that the course does not bring itself."""
+
+import os
+import re
+import shutil
+import subprocess
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from course.engines import debian
+from course.processes import Failed
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agents-in-containers"
+
+
+class Engine(ABC):
+    """A server or program that lessons or their tests need."""
+
+    name: str  # as in `make engine NAME`, and in a page's `needs`
+    purpose: str
+    get: str  # where a learner gets it
+    tests: tuple[str, ...] = ()  # numbers of lessons whose tests need it, besides the pages that name it
+
+    @property
+    def advice(self) -> str:
+        """One line for those who lack it."""
+        return f"{self.name} is missing. Get it: {self.get}."
+
+    @abstractmethod
+    def program(self) -> str | None:
+        """The path of its program; None when it is not there."""
+
+    @abstractmethod
+    def version(self) -> str | None:
+        """The version that it tells; None when it is not there or does not answer."""
+
+    @abstractmethod
+    def takes(self) -> str:
+        """What `set_up` will take of this machine (disk, time); empty when there is nothing to do."""
+
+    @abstractmethod
+    def set_up(self, console: Console) -> None:
+        """Install and start it; change nothing where it works. `Failed` says how to get it elsewhere."""
+
+    @abstractmethod
+    def start(self, console: Console) -> None:
+        """Start what `set_up` has installed, and wait until it answers."""
+
+    @abstractmethod
+    def stop(self, console: Console) -> None:
+        """Stop what was started by the course, and nothing else."""
+
+    @abstractmethod
+    def clean(self, console: Console) -> None:
+        """Stop it, and remove what it keeps in the learner's caches."""
+
+    @abstractmethod
+    def environment(self) -> dict[str, str]:
+        """The variables by which a process finds the engine that the course started."""
+
+
+@dataclass(frozen=True)
+class Program(Engine):
+    """A program that is installed and no more: what needs it starts one of its own."""
+
+    name: str
+    purpose: str
+    get: str
+    programs: tuple[str, ...]  # the names that it goes by
+    tests: tuple[str, ...] = ()
+    package: str = ""  # Debian's
+    size: str = ""  # of the package and all that comes with it
+
+    def program(self) -> str | None:
+        return next(filter(None, map(shutil.which, self.programs)), None)
+
+    def version(self) -> str | None:
+        program = self.program()
+        return version_of([program, "--version"]) if program else None
+
+    def takes(self) -> str:
+        return "" if self.version() else self.size
+
+    def set_up(self, console: Console) -> None:
+        if self.version() is None:
+            if not debian.can_install():
+                raise Failed(
+                    f"{self.advice} It is for {self.purpose}. "
+                    f"On Debian this installs it: sudo apt-get install {self.package}"
+                )
+            debian.install(self.package, console)
+            if self.version() is None:
+                raise Failed(f"{self.name} is installed, and still does not tell its version.")
+        console.print(f"✓ {self.name} {self.version()}")
+
+    def start(self, console: Console) -> None:
+        """No-op: tests start servers of their own."""
+
+    def stop(self, console: Console) -> None:
+        """No-op: nothing was started."""
+
+    def clean(self, console: Console) -> None:
+        """No-op: an installed package is the machine's."""
+
+    def environment(self) -> dict[str, str]:
+        return {}
+
+
+def version_of(command: list[str]) -> str | None:
+    """The first number with a dot that a command prints; None when it fails or does not answer."""
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    number = re.search(r"\d+(\.\d+)+", found.stdout)
+    return number[0] if number and found.returncode == 0 else None

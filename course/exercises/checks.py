@@ -1,0 +1,119 @@
+"""Checks of a copy of a lesson: its tests are run against the copy, and each has an outcome.
+
+The tests that an exercise names come first, for they give the verdict within seconds; then all others of the
+lesson, which a mend may have broken.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from course.exercises.format import Exercise
+from course.exercises.workspace import WORKSPACE, Progress, workspace_of
+from course.pages import ROOT
+from course.processes import Failed
+
+# Tests are run many times: they load these plugins of pytest, and not all that packages bring along.
+PLUGINS = ("--disable-plugin-autoload", "-p", "pytest_asyncio.plugin", "-p", "pytest_timeout")
+PARALLEL = ("-p", "xdist.plugin", "-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
+ALSO = {"05": ("test_container.py",)}  # tests of a lesson that do not carry its number
+
+Tell = Callable[[str], None]
+
+
+@dataclass
+class Outcome:
+    """The outcome of one test, such as test_x[a]; a sentence says why it failed or was skipped."""
+
+    test: str
+    result: Literal["passed", "failed", "skipped"]
+    sentence: str = ""
+
+
+def test_files(lesson: str) -> list[str]:
+    """The files with a lesson's tests, below tests/."""
+    return [path.name for path in sorted((ROOT / "tests").glob(f"test_{lesson}_*.py"))] + [
+        *ALSO.get(lesson, ())
+    ]
+
+
+def run_tests(
+    root: Path, tests: list[str], options: tuple[str, ...] = (), tell: Tell = lambda _: None
+) -> list[Outcome]:
+    """Run tests against the lessons in `root`; one outcome a test. `tell` hears how many have ended."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-v", *PLUGINS, "-p", "no:cacheprovider", "--tb=line"]
+        command += [*options, f"--junitxml={report}", *(f"tests/{test}" for test in tests)]
+        env = os.environ | {"LESSON_ROOT": str(root), "PYTHONDONTWRITEBYTECODE": ""}
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with subprocess.Popen(command, cwd=ROOT, env=env, text=True, **output) as run:  # type: ignore[call-overload]
+            said = ""
+            try:
+                for line in run.stdout:
+                    said += line
+                    if percent := re.search(r"\[ *(\d+%)\]", line):
+                        tell(percent[1])
+            except KeyboardInterrupt:  # pytest has got it, too, and needs a moment to clean up
+                run.wait(30)
+                raise
+        if run.returncode not in (0, 1):
+            raise Failed(f"The tests could not be run:\n{said[-4000:]}")
+        return [outcome(case) for case in ElementTree.parse(report).iter("testcase")]  # noqa: S314  # pytest wrote it
+
+
+def outcome(case: ElementTree.Element) -> Outcome:
+    """The outcome of a test in pytest's report."""
+    for kind in ("failure", "error", "skipped"):
+        if (found := case.find(kind)) is not None:
+            first_line = found.attrib.get("message", "").partition("\n")[0]
+            sentence = re.sub(r"^(AssertionError|Failed|course\.processes\.Failed): ", "", first_line)
+            return Outcome(case.attrib["name"], "skipped" if kind == "skipped" else "failed", sentence)
+    return Outcome(case.attrib["name"], "passed")
+
+
+def other_tests(exercise: Exercise) -> tuple[list[str], tuple[str, ...]]:
+    """All tests of the lesson but the exercise's own, and the options with which they run."""
+    own = tuple(f"--deselect=tests/{test}" for test in exercise.tests)
+    return test_files(exercise.lesson), (*PARALLEL, "-m", "not of_the_course", *own)
+
+
+@dataclass
+class Verdict:
+    """Whether a mend counts, and the outcomes of all tests that did not pass."""
+
+    mended: bool
+    outcomes: list[Outcome]
+
+
+def check(exercise: Exercise, tell: Tell, told: Tell) -> Verdict:
+    """Test a learner's mend, and count it when it holds.
+
+    `tell` hears how far it is, `told` what is certain. Where one of the exercise's own tests is skipped,
+    nothing is known and nothing is counted.
+    """
+    workspace_of(exercise)
+    tell("running the exercise's own tests on your copy ...")
+    own = not_passed(run_tests(WORKSPACE, exercise.tests))
+    if own:
+        return Verdict(False, own)
+    told(f"[green]✓[/green] {exercise.title}: the exercise's own tests pass.")
+    tests, options = other_tests(exercise)
+    others = not_passed(run_tests(WORKSPACE, tests, options, lambda part: tell(f"the other tests: {part}")))
+    if any(each.result == "failed" for each in others):
+        return Verdict(False, others)
+    progress = Progress.load()
+    progress.solved = sorted({*progress.solved, exercise.slug})
+    progress.save()
+    return Verdict(True, others)
+
+
+def not_passed(outcomes: list[Outcome]) -> list[Outcome]:
+    return [each for each in outcomes if each.result != "passed"]

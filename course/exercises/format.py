@@ -1,0 +1,129 @@
+"""The format of an exercise: `exercises/NN-slug.toml`, and what it makes of a lesson's files.
+
+`title`, `story`, `difficulty` (1 to 3) and three `hints` are for the learner. `tests` fail until the exercise
+is solved, each with the sentence that stands at its place in `says` (`...` stands for anything); `also` names
+other tests of the lesson that fail meanwhile.
+
+A fault has `changes` {file, old, new}: `old` stands exactly once in the lesson's file. An open exercise has a
+`solution` of the same form in their place: nothing is broken, the tests describe a feature, and the solution
+proves that it can be written.
+
+Each of `mends` changes the broken copy as a learner might: a wrong one must be refused with the sentence that
+it `says`, a right one must be accepted. `make mends` tries them all.
+"""
+
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from course.pages import ROOT, matches
+from course.processes import Failed
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Change(Strict):
+    file: str
+    old: str = Field(min_length=1)
+    new: str
+
+
+class Mend(Strict):
+    """A change of the broken copy that a learner might make."""
+
+    about: str
+    right: bool
+    says: str = ""
+    changes: list[Change] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def a_wrong_mend_is_refused_with_a_sentence(self) -> Self:
+        if self.right is bool(self.says):
+            raise ValueError("a wrong mend says why it is refused, a right one says nothing")
+        return self
+
+
+class Exercise(Strict):
+    slug: str
+    title: str
+    story: str
+    difficulty: int = Field(default=2, ge=1, le=3)  # TODO: required when every exercise has one
+    hints: list[str] = Field(min_length=3, max_length=3)
+    tests: list[str] = Field(min_length=1)
+    says: list[str] = []
+    also: list[str] = []
+    changes: list[Change] = []
+    solution: list[Change] = []
+    mends: list[Mend] = []
+
+    @model_validator(mode="after")
+    def is_a_fault_or_open(self) -> Self:
+        if bool(self.changes) is bool(self.solution):
+            raise ValueError("an exercise has either changes (a fault) or a solution (an open exercise)")
+        if self.says and len(self.says) != len(self.tests):
+            raise ValueError("each of the tests has one sentence in says")
+        return self
+
+    @property
+    def lesson(self) -> str:
+        return self.slug[:2]
+
+    @property
+    def files(self) -> list[str]:
+        """The files that the learner edits."""
+        return list(dict.fromkeys(change.file for change in self.changes or self.solution))
+
+    @property
+    def programs(self) -> set[Path]:
+        """What runs only as a whole: a script of code/, or the folder that an edited file is in."""
+        paths = [Path(file).parts for file in self.files]
+        return {Path(*parts[: 2 if parts[0] == "code" else 1]) for parts in paths}
+
+    def sentence(self, test: str) -> str:
+        """The sentence with which a test fails; `test` may name one of its parameters, such as test_x[a]."""
+        told = dict(zip(self.tests, self.says or ["..."] * len(self.tests), strict=True))
+        return told.get(test) or told[test.partition("[")[0]]
+
+    def put_into(self, folder: Path) -> list[Path]:
+        """Copy the lesson below `folder`, with the fault in it; the files that the learner edits.
+
+        `Failed` when a text to break is not there exactly once.
+        """
+        for program in self.programs:
+            (folder / program).parent.mkdir(parents=True, exist_ok=True)
+            if (ROOT / program).is_dir():
+                shutil.rmtree(folder / program, ignore_errors=True)
+                ignore = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(ROOT / program, folder / program, ignore=ignore)
+            else:
+                shutil.copy(ROOT / program, folder / program)
+        return apply(self.changes, folder, self.slug) or [folder / file for file in self.files]
+
+
+def apply(changes: list[Change], folder: Path, name: str) -> list[Path]:
+    """Make changes in the files below `folder`; the changed files. `name` says in errors whose they are."""
+    for change in changes:
+        path = folder / change.file
+        text = path.read_text(encoding="utf-8")
+        if (count := text.count(change.old)) != 1:
+            raise Failed(f"{name}: in {change.file} the text to change stands {count} times")
+        path.write_text(text.replace(change.old, change.new), encoding="utf-8")
+    return list(dict.fromkeys(folder / change.file for change in changes))
+
+
+def exercises(lesson: str = "") -> list[Exercise]:
+    """All exercises, or those of a lesson; in each lesson the easy ones first."""
+    found = []
+    for path in sorted((ROOT / "exercises").glob(f"{lesson}*.toml")):
+        found.append(Exercise(slug=path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))))
+    return sorted(found, key=lambda exercise: (exercise.lesson, exercise.difficulty, exercise.slug))
+
+
+def says(expected: str, sentence: str) -> bool:
+    """Whether a test failed with the sentence that is expected; `...` stands for anything."""
+    return matches(expected, sentence)
