@@ -1,6 +1,7 @@
 """The compose project, and its callers: readers who come back after a cut, and others who ask steadily."""
 
 import asyncio
+import hashlib
 import itertools
 import json
 import os
@@ -8,7 +9,8 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +34,9 @@ class Stack:
     `settings` are the lines of its `.env`; `agent` is laid over the agent's part of the compose file.
     """
 
+    mounted = ("haproxy.cfg", "prometheus.yml", "alerts.yml")
+    """Files that a container reads only when it starts."""
+
     def __init__(
         self,
         folder: Path,
@@ -41,25 +46,52 @@ class Stack:
     ) -> None:
         self.name = f"stack-{uuid.uuid4().hex[:8]}"
         self.folder = folder / "research-agent"
-        ignored = shutil.ignore_patterns(".env", "__pycache__", ".mypy_cache")
-        shutil.copytree(source / "research-agent", self.folder, ignore=ignored)
+        self.agent = agent or {}
         for neighbour in ("offline-model", "docs"):  # what the offline model's image is built from
             (folder / neighbour).symlink_to(ROOT / neighbour)
-        self.image, self.model = f"research-agent:{self.name}", f"offline-model:{self.name}"
-        model = self.folder / "compose" / "model.yml"
-        model.write_text(model.read_text().replace("offline-model:latest", self.model))
-        over = {"services": {"agent": {"image": self.image} | (agent or {})}}
-        (self.folder / "docker-compose.override.yml").write_text(yaml.safe_dump(over))
+        self.copy(source)
         port = free_port()
         lines = {
             "HTTP_PORT": str(port),
+            "PROMETHEUS_PORT": str(free_port()),
             "RATE_LIMIT_RPM": "1000000",
             "MAX_RUNS_PER_CALLER": "1000000",
+            "MAX_READERS_PER_CALLER": "1000000",
         } | settings
         (self.folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
-        self.url = f"http://127.0.0.1:{port}"
+        self.host, self.port = "127.0.0.1", port
+        self.url = f"http://{self.host}:{port}"
         # No key of the learner's gets in.
         self.env = base_environment() | engines.environment() | {"COMPOSE_PROJECT_NAME": self.name}
+
+    def copy(self, source: Path) -> None:
+        """Take the files of the lesson at `source`, under names of this project's own."""
+        self.source = source
+        ignored = shutil.ignore_patterns(".env", "__pycache__", ".mypy_cache", "secrets")
+        shutil.copytree(source / "research-agent", self.folder, ignore=ignored, dirs_exist_ok=True)
+        model = self.folder / "compose" / "model.yml"
+        model.write_text(model.read_text().replace("offline-model:latest", f"offline-model:{self.name}"))
+        # A label that changes with these files, so that `up` makes the containers anew that have read them.
+        read = b"".join((self.folder / "compose" / name).read_bytes() for name in self.mounted)
+        label = {"labels": {"configuration": hashlib.sha256(read).hexdigest()}}
+        agent = {"image": f"research-agent:{self.name}-${{VERSION:-latest}}"} | self.agent
+        over = {"services": {"agent": agent, "proxy": label, "prometheus": label}}
+        (self.folder / "docker-compose.override.yml").write_text(yaml.safe_dump(over))
+
+    def apply(self, source: Path) -> None:
+        """Take the files of another copy of the lesson; `up` makes of it what has changed."""
+        if source != self.source:
+            before = self.image_files()
+            self.copy(source)
+            if self.image_files() != before:
+                self.compose("build", "--quiet", "agent", seconds=600)
+
+    def image_files(self) -> dict[Path, bytes]:
+        """What the agent's image may be built from."""
+        top = [path for path in self.folder.iterdir() if path.name not in ("compose", ".env")]
+        paths = [path for path in top if not path.name.startswith("docker-compose")]
+        files = [file for path in paths for file in (path, *path.rglob("*")) if file.is_file()]
+        return {file: file.read_bytes() for file in files}
 
     def __enter__(self) -> Self:
         self.compose("build", "--quiet", seconds=600)
@@ -69,32 +101,39 @@ class Stack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.compose("--profile", "*", "down", "--volumes", "--timeout", "1")
-        self.docker("image", "rm", "--force", self.image, self.model)
+        images = self.docker(
+            "images", "--format", "{{.Repository}}:{{.Tag}}", f"--filter=reference=*:{self.name}*"
+        )
+        self.docker("image", "rm", "--force", *images.split())
 
-    def docker(self, *arguments: str, seconds: float = 120) -> str:
-        """What a docker command prints; `Failed` with what it said when it does not succeed."""
-        done = subprocess.run(
-            ["docker", *arguments],
+    def run(self, *command: str, seconds: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a program in the project's folder."""
+        return subprocess.run(
+            command,
             cwd=self.folder,
-            env=self.env,
+            env=self.env | env,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=seconds,
             check=False,
         )
+
+    def docker(self, *arguments: str, seconds: float = 120, **env: str) -> str:
+        """What a docker command prints; `Failed` with what it said when it does not succeed."""
+        done = self.run("docker", *arguments, seconds=seconds, **env)
         if done.returncode:
             raise Failed(f"docker {' '.join(arguments[:4])}: {done.stderr.strip()[-2000:]}")
         return done.stdout.strip()
 
-    def compose(self, *arguments: str, seconds: float = 120) -> str:
-        return self.docker("compose", *arguments, seconds=seconds)
+    def compose(self, *arguments: str, seconds: float = 120, **env: str) -> str:
+        return self.docker("compose", *arguments, seconds=seconds, **env)
 
     def up(self, replicas: int = 1, *profiles: str) -> None:
         """Bring everything up to the wished state, and wait until it is healthy and the proxy sees it."""
         named = [f"--profile={profile}" for profile in profiles]
         scale = f"agent={replicas}"
-        self.compose(*named, "up", "--detach", "--wait", "--wait-timeout", "90", "--scale", scale)
+        self.compose(*named, "up", "--detach", "--wait", "--wait-timeout", "110", "--scale", scale)
         self.wait(lambda: self.ready() == replicas, f"the proxy sees {replicas} ready replicas")
 
     def ready(self) -> int:
@@ -114,6 +153,15 @@ class Stack:
         listed = self.compose("ps", "--all", "--format", "json", "agent").splitlines()
         found = [json.loads(line) for line in listed]
         return [each["ID"] for each in sorted(found, key=lambda each: int(each["Name"].rpartition("-")[2]))]
+
+    @contextmanager
+    def cut_off(self, replica: str, network: str) -> Iterator[None]:
+        """Meanwhile a replica is not on one of its networks."""
+        self.docker("network", "disconnect", f"{self.name}_{network}", replica)
+        try:
+            yield
+        finally:
+            self.docker("network", "connect", "--alias=agent", f"{self.name}_{network}", replica)
 
     def state(self, container: str) -> dict[str, Any]:
         state: dict[str, Any] = json.loads(self.docker("inspect", "--format", "{{json .State}}", container))

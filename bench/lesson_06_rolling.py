@@ -1,6 +1,6 @@
-"""Does anybody notice a rolling restart? `python bench/lesson_06_rolling.py`, three minutes; needs Docker.
+"""Does anybody notice a rolling update? `python bench/lesson_06_rolling.py`, three minutes; needs Docker.
 
-Four replicas are restarted one after the other, while others ask, and read streams.
+Four replicas are replaced one after the other, while others ask, and read streams.
 """
 
 import asyncio
@@ -27,15 +27,17 @@ from bench.lesson_06_load import (
     unlike,
 )
 from bench.records import measured, save
+from course.processes import Failed
 
 REPLICAS, STREAMS, KNOWN, NEW = 4, 100, 40, 2
 MODEL = "offline?tps=10"
-BEFORE = 5  # seconds of load before the restart, and after it
+BEFORE = 5  # seconds of load before the update, and after it
 
 
-def rolling_restart(stack: Stack) -> None:
-    script = stack.folder / "compose/rolling-restart.sh"
-    subprocess.run([script], cwd=stack.folder, env=stack.env, check=True, capture_output=True)
+def rolling_update(stack: Stack) -> None:
+    done = stack.run("compose/rolling-update.sh", seconds=600, VERSION="1.1.0")
+    if done.returncode:
+        raise Failed(f"The update failed: {done.stderr}")
 
 
 @contextmanager
@@ -52,12 +54,12 @@ def recorded(stack: Stack, path: Path) -> Iterator[None]:
             told.wait()
 
 
-def lifelines(stack: Stack, path: Path, began: float, ended: float) -> list[dict[str, Any]]:
-    """A lane for each replica: when it served, drained and started."""
+def lifelines(old: list[str], new: list[str], path: Path, began: float, ended: float) -> list[dict[str, Any]]:
+    """A lane for each replica: when it started, served and drained."""
     told = [json.loads(line) for line in path.read_text().splitlines()]
     lanes = []
-    for number, replica in enumerate(stack.replicas(), 1):
-        spans, state, since = [], "serves", 0.0
+    for number, replica in enumerate(old + new, 1):
+        spans, state, since = [], "serves" if replica in old else "", 0.0
         for event in told:
             after = {"kill": "drains", "die": "", "start": "starts", "health_status: healthy": "serves"}
             if event["Actor"]["ID"].startswith(replica) and (action := event["Action"]) in after:
@@ -66,7 +68,8 @@ def lifelines(stack: Stack, path: Path, began: float, ended: float) -> list[dict
                     spans.append(span(since, now, state))
                 if state != after[action]:
                     state, since = after[action], now
-        spans.append(span(since, ended - began, state))
+        if state:
+            spans.append(span(since, ended - began, state))
         seen = [each for each in spans if each["end"] - each["start"] >= 0.5]  # what can be seen in a picture
         lanes.append({"name": f"replica {number}", "spans": seen})
     return lanes
@@ -80,7 +83,9 @@ def span(start: float, end: float, state: str) -> dict[str, Any]:
 async def main() -> None:
     settings = {"OFFLINE_MODEL_NAME": MODEL, "MAX_CONCURRENCY": "256", "LOG_LEVEL": "WARNING"}
     with tempfile.TemporaryDirectory() as folder, Stack(Path(folder), settings) as stack:
+        stack.compose("build", "--quiet", "agent", seconds=600, VERSION="1.1.0")
         stack.up(REPLICAS)
+        old = stack.replicas()
         stop, readings = asyncio.Event(), list[Reading]()
         async with new_client() as client:
             (await client.post(f"{stack.url}/v1/research", json={"query": SHORT})).raise_for_status()
@@ -100,14 +105,15 @@ async def main() -> None:
                 await asyncio.sleep(BEFORE)
                 began, clock = time.time(), time.monotonic()
                 with recorded(stack, Path(folder) / "events"):
-                    await asyncio.to_thread(rolling_restart, stack)
+                    await asyncio.to_thread(rolling_update, stack)
                 ended, seconds = time.time(), time.monotonic() - clock
-                print(f"restarted in {seconds:.0f} s, {len(readings)} streams so far", flush=True)
+                print(f"updated in {seconds:.0f} s, {len(readings)} streams so far", flush=True)
                 await asyncio.sleep(BEFORE)
                 stop.set()
             wrong = [lost_or_doubled(seen, await stored(client, stack.url, seen)) for seen in readings]
             versions = stack.docker("version", "--format", "{{.Server.Version}}")
-        lanes = lifelines(stack, Path(folder) / "events", began, ended)
+            new_replicas = stack.replicas()
+        lanes = lifelines(old, new_replicas, Path(folder) / "events", began, ended)
     failed = known.result().failed + new.result().failed + [why for seen in readings for why in seen.failed]
     print(*failed[:10], sep="\n")
     how = (
@@ -118,9 +124,9 @@ async def main() -> None:
     save(
         "lesson_06_rolling",
         {
-            "title": "A rolling restart, second by second",
+            "title": "A rolling update, second by second",
             "kind": "timeline",
-            "alt": "Each of four replicas in turn drains, starts, and serves again, while the others serve.",
+            "alt": "Four new replicas start in turn; when one serves, an old one drains and ends.",
             "measured": measured(how, Docker=versions),
             "values": {
                 "seconds": round(seconds, 1),

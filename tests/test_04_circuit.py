@@ -1,9 +1,11 @@
 """A model that fails again and again: new runs are refused at once, until one that tries succeeds."""
 
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx2
 import pytest
 from conftest import App, Server, calls, start_model, until
 from test_01_basic_api import assert_problem
@@ -101,6 +103,46 @@ def test_a_model_that_hangs_opens_the_circuit_too(research_agent: App, offline_m
         assert_problem(ask(server, f"Does hang {n} open the circuit?"), 504)
     assert_problem(ask(server, "Who asks a model that hangs?"), 503)
     assert not calls(offline_model, "Who asks a model that hangs?"), "A refused run reached the model."
+
+
+def test_a_slow_search_is_no_failure_of_the_model(research_agent: App, offline_model: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hangs:  # accepts, and never answers
+        slow = f"http://127.0.0.1:{hangs.getsockname()[1]}"
+        limits = {"TIMEOUT_SECONDS": "3", "CIRCUIT_SECONDS": "60"}
+        server = agent(research_agent, offline_model, SEARCH_URL=slow, **limits)
+        with ThreadPoolExecutor(IN_A_ROW) as pool:
+            replies = [*pool.map(lambda n: ask(server, f"What is a slow search, {n}?"), range(IN_A_ROW))]
+        assert [reply.status_code for reply in replies] == [504] * IN_A_ROW
+        assert metrics(server)[OPEN] == 0, "Slow searches open the circuit, though the model has answered."
+
+
+@pytest.mark.parametrize("how", ["cancelled", "refused"])
+def test_a_trial_without_a_verdict_is_given_back(
+    research_agent: App, model: tuple[Processes, str], how: str
+) -> None:
+    """Without that the next one may try after CIRCUIT_SECONDS."""
+    processes, url = model
+    limits = {"CIRCUIT_SECONDS": "5", "MAX_RUNS_PER_CALLER": "1", "RATE_LIMIT_RPM": "100000"}
+    server = agent(research_agent, url, MODEL_NAME="offline?ttft=30", API_KEYS="first, second", **limits)
+    first, second = ({"X-API-Key": key} for key in ("first", "second"))
+    processes.stop(processes.running[-1])
+    for n in range(IN_A_ROW):
+        ask(server, f"Does failure {n} open the circuit?", headers=first)
+    assert metrics(server)[OPEN] == 1
+    start_model(processes, int(url.rpartition(":")[2]))
+
+    def trial(status: int) -> httpx2.Response | None:
+        reply = ask(server, "May I try?", background=True, headers=first)
+        return reply if reply.status_code == status else None
+
+    run_id = until(lambda: trial(202), 20).json()["id"]
+    if how == "cancelled":
+        httpx2.delete(f"{server}/v1/research/{run_id}", headers=first).raise_for_status()
+    else:
+        assert until(lambda: trial(429), 20), "The caller has one run already, and may have another."
+    assert until(lambda: ask(server, "And I?", background=True, headers=second).status_code == 202, 2), (
+        "A trial that has ended without a verdict keeps all runs from a model that is back."
+    )
 
 
 def test_failures_with_successes_between_them_do_not_open_it(research_agent: App, offline_model: str) -> None:

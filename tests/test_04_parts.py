@@ -45,7 +45,7 @@ async def test_a_log_that_is_behind_its_reader_tells_nothing_twice() -> None:
         log.add(*events[2:], Event((0, 8), "done", {}))
 
     rest = asyncio.create_task(add_the_rest())
-    told = [event.id async for event in log.follow((0, 5)) if event]
+    told = [event.id async for batch in log.follow((0, 5)) for event in batch]
     assert told == [(0, 6), (0, 7), (0, 8)], (
         f"The reader has seen the event 0-5 and there are three more, and these ids came: {told}."
     )
@@ -57,7 +57,7 @@ async def test_a_stream_is_resumed_across_a_change_of_replica() -> None:
     ids = [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2)]
     log = Log([Event(each, "done" if each == (1, 2) else "token", {}) for each in ids])
     for seen in range(len(ids)):
-        told = [event.id async for event in log.follow(ids[seen]) if event]
+        told = [event.id async for batch in log.follow(ids[seen]) for event in batch]
         assert told == ids[seen + 1 :], (
             "A run went on at another replica, and to a reader who comes back after the event "
             f"{ids[seen]} were told {told}, not {ids[seen + 1 :]}."

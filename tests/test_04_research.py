@@ -541,6 +541,76 @@ def test_a_caller_may_have_so_many_runs_at_once(start: App) -> None:
     )
 
 
+@contextmanager
+def reading(url: str, run_id: str) -> Iterator[httpx2.Response]:
+    with httpx2.stream("GET", f"{url}/v1/research/{run_id}/events", timeout=30) as response:
+        yield response
+
+
+def test_a_caller_may_read_so_many_streams_at_once_and_gets_the_place_back(start: App) -> None:
+    server = start(MODEL_NAME=HUNG, MAX_READERS_PER_CALLER="2", TIMEOUT_SECONDS="60")
+    run_id = ask(server, "Who reads along?", background=True).json()["id"]
+    with reading(server, run_id), reading(server, run_id):
+        with reading(server, run_id) as third:
+            third.read()
+            assert third.status_code == 429, "One caller may open as many streams as there are connections."
+            assert third.headers["retry-after"]
+        refused = httpx2.post(f"{server}/v1/research/stream", json={"query": "And my own?"}, timeout=30)
+        assert_problem(refused, 429)
+
+    def place() -> bool:
+        with reading(server, run_id) as response:
+            return response.status_code == 200
+
+    assert until(place), "A reader that has left still counts."
+
+
+def test_reading_events_counts_against_a_limit_of_its_own(start: App) -> None:
+    server = start(RATE_LIMIT_RPM="3")
+    run_id = ask(server, "How often may I read this?").json()["id"]
+    statuses = []
+    for _ in range(4):
+        with reading(server, run_id) as response:
+            statuses.append(response.status_code)
+    assert statuses == [200, 200, 200, 429], "A finished run may be read in a loop, by as many as like to."
+    assert ask(server, "May I still ask?").status_code == 200
+
+
+def test_health_answers_while_one_caller_opens_hundreds_of_readers(start: App) -> None:
+    server = start(MODEL_NAME="offline?fault=long&tokens=20000&tps=2000", MAX_TOKENS="1000000", MAX_STEPS="0")
+    run_id = ask(server, "Who reads all of this?", background=True).json()["id"]
+
+    async def crowd() -> tuple[list[int], list[float]]:
+        limits = httpx2.Limits(max_connections=None)
+        async with httpx2.AsyncClient(base_url=server, timeout=60, limits=limits) as client:
+            statuses: list[int] = []
+
+            async def read() -> None:
+                async with client.stream("GET", f"/v1/research/{run_id}/events") as response:
+                    statuses.append(response.status_code)
+                    async for _ in response.aiter_raw():
+                        pass
+
+            readers = [asyncio.create_task(read()) for _ in range(300)]
+            seconds = []
+            for _ in range(10):
+                # By a process of its own: this one is busy with its readers.
+                curl = ["curl", "-so", "/dev/null", "-w", "%{time_total}", f"{server}/health"]
+                probe = await asyncio.create_subprocess_exec(*curl, stdout=subprocess.PIPE)
+                seconds.append(float((await probe.communicate())[0]))
+            async with asyncio.timeout(30):
+                while len(statuses) < len(readers):  # noqa: ASYNC110  # the readers do not tell
+                    await asyncio.sleep(0.1)
+            for reader in readers:
+                reader.cancel()
+            await asyncio.gather(*readers, return_exceptions=True)
+            return statuses, seconds
+
+    statuses, seconds = asyncio.run(crowd())
+    assert statuses.count(200) <= 50 and statuses.count(429) >= 250, "One caller opens any number of readers."
+    assert sorted(seconds)[5] < 1, f"Readers starve the process: /health took {seconds} seconds."
+
+
 def test_load_beyond_the_queue_is_shed(start: App) -> None:
     server = start(MODEL_NAME=HUNG, MAX_CONCURRENCY="1", MAX_QUEUE="1", TIMEOUT_SECONDS="60")
     replies = [ask(server, f"Load {n}", background=True) for n in range(3)]

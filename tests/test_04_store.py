@@ -1,16 +1,23 @@
 """The store of runs: the same claims for memory and for a real Redis, then what only Redis has to keep."""
 
 import asyncio
+import secrets
+import signal
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import RedisServer
+import yaml
+from conftest import RedisServer, require
+from redis.exceptions import OutOfMemoryError
 
 from app.models import Event, Record, Run
 from app.redis_store import RedisStore
-from app.store import Busy, MemoryStore, Store, StoreDown
+from app.store import Busy, MemoryStore, Store, StoreDown, StoreRefused
+from course.processes import Processes
 
 
 def record(caller: str = "me", **fields: Any) -> Record:
@@ -148,6 +155,34 @@ async def test_memory_forgets_the_oldest_of_too_many_finished_runs_and_no_runnin
     assert store.going == {"me": 1}, f"One run is going, and the store counts {dict(store.going)}."
 
 
+async def test_memory_bounds_the_bytes_of_finished_runs_and_forgets_the_oldest() -> None:
+    store = MemoryStore(60, 1000, max_bytes=200_000)
+    texts = [{"text": secrets.token_hex(1000)} for _ in range(50)]  # 50 kB a run, however well it is packed
+    runs = [record() for _ in range(10)]
+    for run in runs:
+        await store.create(run, None, 100)
+        run.run.state = "done"
+        await append(store, run, [Event((0, n), "token", text) for n, text in enumerate(texts, 1)])
+    kept = [run for run in runs if await store.load(run.run.id)]
+    assert 1 <= len(kept) <= 4, "Long answers fill the memory: finished runs are bounded by number alone."
+    assert kept == runs[-len(kept) :]
+
+
+async def test_a_finished_run_in_memory_takes_little_and_has_every_event() -> None:
+    store = MemoryStore(60, 1000)
+    mine = record()
+    await store.create(mine, None, 10)
+    tracemalloc.start()
+    await append(store, mine, tokens(*range(1, 2048)))
+    mine.run.state = "done"
+    await append(store, mine, tokens(2048))
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken < 250_000, f"A finished run of 2,048 tokens takes {taken / 1e6:.1f} MB."
+    assert (await store.read({mine.run.id: (0, 2000)}))[mine.run.id] == tokens(*range(2001, 2049))
+    assert await store.load(mine.run.id) == mine
+
+
 # --- Redis alone: leases ---
 
 
@@ -233,6 +268,32 @@ async def test_a_finished_run_gets_no_lease_again(another: MakeStore) -> None:
     assert await other.claim() is None, "A finished run would be carried out again."
 
 
+async def test_a_run_of_any_length_is_written(another: MakeStore) -> None:
+    owner = another()
+    mine = record()
+    await owner.create(mine, None, 10)
+    mine.run.state = "done"
+    many = tokens(*range(1, 10_001))
+    assert await append(owner, mine, many, first=True) == "written", (
+        "A long run cannot be stored: Lua's stack holds some 8,000 values."
+    )
+    assert (await owner.read({mine.run.id: (0, 0)}))[mine.run.id] == many
+    assert await owner.redis.zcard("leases") == 0, "The run is written to its end, and still has a lease."
+
+
+async def test_a_refused_write_is_told_apart_from_a_redis_that_is_away(another: MakeStore) -> None:
+    owner = another()
+    mine, other = record(), record()
+    for each in (mine, other):
+        await owner.create(each, None, 10)
+    await owner.redis.set(f"run:{mine.run.id}", "not a hash")
+    with pytest.raises(StoreRefused, match="WRONGTYPE"):
+        await append(owner, mine, tokens(1), first=True)
+    leases = await owner.renew([mine.run.id, other.run.id])
+    assert leases[other.run.id].held, "One broken key costs all other runs their leases."
+    assert await append(owner, other, tokens(1), first=True) == "written"
+
+
 async def test_events_written_twice_are_there_once(another: MakeStore) -> None:
     owner = another()
     mine = record()
@@ -271,4 +332,89 @@ async def test_redis_away_is_told_quickly_and_its_return_is_noticed(
             await broken
     assert time.monotonic() - began < 20, "Redis is away, and it takes long until that is told."
     redis_server.start()
+    await store.ping()
     assert await store.load(mine.run.id) == mine, "What Redis had said it had stored is gone."
+
+
+async def test_nobody_waits_for_a_redis_that_is_known_to_hang(
+    another: MakeStore, redis_server: RedisServer
+) -> None:
+    store = another()
+
+    async def seconds_until_down(count: int) -> float:
+        began = time.monotonic()
+        results = await asyncio.gather(*(store.hit("me", 9) for _ in range(count)), return_exceptions=True)
+        assert all(isinstance(result, StoreDown) for result in results)
+        return time.monotonic() - began
+
+    redis_server.process.send_signal(signal.SIGSTOP)
+    try:
+        first = await seconds_until_down(200)
+        assert first < 6, "Each of 200 requests waits its turn for a Redis that hangs."
+        assert await seconds_until_down(200) < 1.5, "Requests wait for a Redis that is known to hang."
+    finally:
+        redis_server.process.send_signal(signal.SIGCONT)
+    await store.ping()
+    assert (await store.hit("you", 9)).allowed, "Redis answers again, and still counts as down."
+
+
+# --- A full Redis ---
+
+
+@pytest.fixture
+async def small(lesson_root: Path, tmp_path: Path) -> AsyncIterator[RedisStore]:
+    """A store on a Redis of 8 MB, with the eviction policy of the compose file."""
+    compose = yaml.safe_load((lesson_root / "research-agent/docker-compose.yml").read_text())
+    command = compose["services"]["redis"]["command"]
+    policy = command[command.index("--maxmemory-policy") + 1]
+    options = ("--maxmemory", "8mb", "--maxmemory-policy", policy)
+    with Processes() as processes:
+        server = RedisServer(processes, require("redis-server"), tmp_path, *options)
+        store = RedisStore(server.url, lease=60, ttl=3600, longest=600)
+        yield store
+        await store.close()
+
+
+async def finish(store: RedisStore, run: Record, kilobytes: int) -> None:
+    run.run.state = "done"
+    events = [Event((0, n), "token", {"text": "x" * 1000}) for n in range(1, kilobytes + 1)]
+    await append(store, run, events, first=True)
+
+
+async def test_limits_and_running_runs_outlast_a_full_redis(small: RedisStore) -> None:
+    running = record()
+    await small.create(running, None, 1)
+    for _ in range(3):
+        await small.hit("me", 5)
+    finished = [record(caller=f"caller {n}") for n in range(200)]
+    for run in finished:  # 20 MB in all
+        await small.create(run, None, 1)
+        await finish(small, run, 100)
+    assert (await small.hit("me", 5)).left == 1, "A full Redis forgets how often a caller has asked."
+    with pytest.raises(Busy):
+        await small.create(record(), None, 1)
+    assert await small.load(running.run.id) == running, "A run that goes on had to make room."
+    assert await small.redis.zscore("leases", running.run.id), "The lease of a run had to make room."
+    assert await small.load(finished[-1].run.id), "The newest answer had to make room, and not the oldest."
+    assert await small.load(finished[0].run.id) is None
+
+
+async def test_a_redis_full_of_running_runs_refuses_new_ones_and_keeps_its_limits(small: RedisStore) -> None:
+    running = record()
+    await small.create(running, "key:me:1", 10)
+    with pytest.raises(OutOfMemoryError):
+        for n in range(200):
+            await small.redis.set(f"filler:{n}", "x" * 100_000)
+    with pytest.raises(StoreRefused):
+        await small.create(record(), None, 10)
+    with pytest.raises(StoreRefused):
+        await finish(small, running, 2000)
+    quotas = [await small.hit("me", 1) for _ in range(2)]
+    assert [quota.allowed for quota in quotas] == [True, False]
+    await small.cancel(running.run.id)
+    lease = (await small.renew([running.run.id]))[running.run.id]
+    assert lease.held and lease.cancelled, "A run cannot be cancelled, for Redis is full."
+    await small.hear([running.run.id], 60)
+    await small.release(running.run.id)
+    claimed = await small.claim()
+    assert claimed and claimed.run.id == running.run.id

@@ -1,12 +1,16 @@
 """The claims of lesson 06: what the compose file promises, and what the running project does under faults.
 
-The first part reads the file as compose understands it; the second runs it, once for all tests.
+The first part reads the file as compose understands it. The second runs single containers of it, the third
+the project: one for all tests, which takes over the files of the lesson under test.
 """
 
 import asyncio
+import contextlib
+import ipaddress
 import json
 import re
 import shutil
+import socket
 import subprocess
 import time
 import uuid
@@ -16,7 +20,6 @@ from typing import Any
 
 import httpx2
 import pytest
-import yaml
 from conftest import require, turn, until
 from test_01_basic_api import assert_problem
 from test_04_research import ask, resume, state, streaming
@@ -85,25 +88,11 @@ def config(lesson_root: Path, tmp_path: Path) -> Config:
 
 def test_up_alone_is_small_and_a_profile_adds_monitoring(config: Config) -> None:
     assert set(config()["services"]) == {"proxy", "agent", "model", "redis"}, (
-        "`docker-compose up` alone starts something else than proxy, agent, model and Redis."
+        "`docker compose up` alone starts something else than proxy, agent, model and Redis."
     )
-    assert set(config("monitoring")["services"]) == {"proxy", "agent", "model", "redis", "prometheus"}
-
-
-def test_no_service_may_more_than_it_must(config: Config) -> None:
-    for name, service in config("*")["services"].items():
-        assert service.get("cap_drop") == ["ALL"], f"{name} keeps capabilities that it does not need."
-        assert not service.get("cap_add"), f"{name} is given capabilities."
-        assert service.get("read_only"), (
-            f"Whoever breaks into {name} can change its files: read_only is missing."
-        )
-        assert "no-new-privileges:true" in service.get("security_opt", []), (
-            f"In {name} a program can become root."
-        )
-        assert not service.get("privileged"), f"{name} may do all that root may on the host."
-        assert not any("docker.sock" in str(volume) for volume in service.get("volumes", [])), (
-            f"{name} holds Docker's socket, and with it the host."
-        )
+    assert set(config("monitoring")["services"]) == {"proxy", "agent", "model", "redis", "prometheus"}, (
+        "The profile `monitoring` does not add Prometheus, and Prometheus alone."
+    )
 
 
 def test_every_service_has_limits(config: Config) -> None:
@@ -116,10 +105,6 @@ def test_every_service_has_limits(config: Config) -> None:
         assert service.get("logging", {}).get("options", {}).get("max-size"), (
             f"The log of {name} can fill the disk."
         )
-        for tmpfs in service.get("tmpfs", []):
-            assert "size=" in tmpfs, (
-                f"{name} can fill {tmpfs}, which is memory, to its limit, and is killed then."
-            )
 
 
 def test_ports_are_published_on_this_machine_alone(config: Config) -> None:
@@ -127,20 +112,12 @@ def test_ports_are_published_on_this_machine_alone(config: Config) -> None:
     for name, service in config("*")["services"].items():
         for port in service.get("ports", []):
             published[name] = port
-            assert port.get("host_ip") in ("127.0.0.1", "::1"), (
+            assert ipaddress.ip_address(port.get("host_ip", "0.0.0.0")).is_loopback, (  # noqa: S104
                 f"The port {port['published']} of {name} is open to everybody who can reach this machine."
             )
-    assert set(published) == {"proxy", "prometheus"}, "More than the proxy and Prometheus can be reached."
-
-
-def test_what_needs_no_way_out_has_none(config: Config) -> None:
-    found = config("*")
-    inside = {name for name, network in found["networks"].items() if network.get("internal")}
-    for name in ("agent", "model", "redis"):
-        leading_out = set(found["services"][name]["networks"]) - inside
-        assert not leading_out, f"{name} can call any server in the world, by the network {leading_out}."
-    shared = set(found["services"]["proxy"]["networks"]) & set(found["services"]["redis"]["networks"])
-    assert not shared, "Whoever breaks into the proxy can read all runs in Redis."
+    assert set(published) == {"proxy", "prometheus"}, (
+        f"Published are the ports of {sorted(published)}, not those of proxy and Prometheus alone."
+    )
 
 
 def test_nobody_starts_before_what_it_needs_is_healthy(config: Config) -> None:
@@ -150,7 +127,7 @@ def test_nobody_starts_before_what_it_needs_is_healthy(config: Config) -> None:
     for name, service in services.items():
         for other, how in service.get("depends_on", {}).items():
             assert how["condition"] == "service_healthy", (
-                f"{name} starts when {other} has been started, which is long before it answers."
+                f"{name} starts as soon as {other} has been started, which is long before it answers."
             )
     for name in ("proxy", "redis", "prometheus"):  # the images of agent and model bring theirs
         check = services[name].get("healthcheck", {}).get("test", [])
@@ -171,20 +148,6 @@ def test_nobody_is_killed_while_it_drains(config: Config) -> None:
     assert float(env["DRAIN_DELAY_SECONDS"]) >= 1.5, "The agent is gone before the proxy has noticed."
 
 
-def test_runs_outlive_the_container_of_redis(config: Config) -> None:
-    found = config()
-    redis = found["services"]["redis"]
-    kept = {volume["target"]: volume for volume in redis.get("volumes", [])}
-    assert "/data" in kept, "Redis's runs are gone with its container: no volume."
-    assert kept["/data"]["type"] == "volume" and kept["/data"]["source"] in found["volumes"]
-    command = " ".join(redis["command"])
-    assert "--appendonly yes" in command, "What Redis has not saved yet is gone when it ends: no appendonly."
-    limit = re.search(r"--maxmemory (\d+)mb", command)
-    assert limit and int(limit[1]) * 1.5 < megabytes(redis["mem_limit"]), (
-        "Redis is killed for its memory before it makes room."
-    )
-
-
 def test_replicas_can_be_many(config: Config) -> None:
     agent = config()["services"]["agent"]
     assert "container_name" not in agent, "Two containers cannot have one name."
@@ -192,86 +155,145 @@ def test_replicas_can_be_many(config: Config) -> None:
     assert agent["environment"]["REDIS_URL"], "Each replica keeps its runs to itself."
 
 
-KEY = "OPENAI_API_KEY=sk-real\n"
-
-
 def test_with_a_key_the_real_model_is_used_and_the_offline_one_not_started(
     config: Config, lesson_root: Path
 ) -> None:
-    example = (lesson_root / "research-agent/.env.example").read_text()
-    for dotenv in (KEY, example.replace("OPENAI_API_KEY=\n", KEY)):
+    for dotenv in ("", (lesson_root / "research-agent/.env.example").read_text()):
+        dotenv = f"{dotenv}\nOPENAI_API_KEY_FILE=secrets/openai_api_key\n"
         found = config(dotenv=dotenv)
-        assert set(found["services"]) == {"proxy", "agent", "redis"}
+        assert set(found["services"]) == {"proxy", "agent", "redis"}, (
+            "With a key, something else is started than proxy, agent and Redis."
+        )
         env = found["services"]["agent"]["environment"]
-        assert env["OPENAI_API_KEY"] == "sk-real"
-        assert env.get("OPENAI_BASE_URL", "https://api.openai.com/v1") == "https://api.openai.com/v1"
-        assert env["SEARCH_BACKEND"] == "ddgs"
+        assert env.get("OPENAI_BASE_URL", "https://api.openai.com/v1") == "https://api.openai.com/v1", (
+            "A key is set, and another model than the real one is asked."
+        )
+        assert env["SEARCH_BACKEND"] == "ddgs", "A key is set, and the agent does not search the real web."
         assert env["HOST"] == "0.0.0.0", "A line of .env shuts the proxy out."  # noqa: S104
-        assert env["REDIS_URL"] and env["DRAIN_DELAY_SECONDS"] == "2"
+        assert env["REDIS_URL"] and env["DRAIN_DELAY_SECONDS"] == "2", "A line of .env wins over compose's."
         way_out = [
             n for n in found["services"]["agent"]["networks"] if not found["networks"][n].get("internal")
         ]
         assert way_out == ["model"], "The agent cannot reach the real model."
-        assert "model" in config("offline", dotenv=dotenv)["services"]
+        assert "model" in config("offline", dotenv=dotenv)["services"], (
+            "The profile `offline` does not start the offline model."
+        )
 
 
-def test_without_a_key_nothing_real_is_asked(config: Config, lesson_root: Path) -> None:
-    for dotenv in (
-        "",
-        (lesson_root / "research-agent/.env.example").read_text(),
-    ):
-        env = config(dotenv=dotenv)["services"]["agent"]["environment"]
-        assert (env["OPENAI_BASE_URL"], env["MODEL_NAME"]) == ("http://model:9000/v1", "offline")
-        assert (env["SEARCH_BACKEND"], env["SEARCH_URL"]) == ("offline", "http://model:9000")
+def test_without_a_key_file_nothing_real_is_asked(config: Config, lesson_root: Path) -> None:
+    example = (lesson_root / "research-agent/.env.example").read_text()
+    key = {"OPENAI_API_KEY": "sk-exported"}
+    for dotenv, exported in (("", {}), ("", key), (example, {}), ("OPENAI_API_KEY=sk-dotenv", {})):
+        env = config(dotenv=dotenv, **exported)["services"]["agent"]["environment"]
+        model = tuple(map(env.get, ("OPENAI_BASE_URL", "MODEL_NAME", "OPENAI_API_KEY")))
+        assert model == ("http://model:9000/v1", "offline", "offline"), "A key that nobody named is used."
+        assert (env["SEARCH_BACKEND"], env.get("SEARCH_URL")) == ("offline", "http://model:9000"), (
+            "Without a key the agent searches the real web."
+        )
 
 
-def test_prometheus_sees_every_replica(lesson_root: Path) -> None:
-    found = yaml.safe_load((lesson_root / "research-agent/compose/prometheus.yml").read_text())
-    jobs = {job["job_name"]: job for job in found["scrape_configs"]}
-    assert jobs["agent"].get("dns_sd_configs", [{}])[0].get("type") == "A", (
-        "Prometheus asks one replica, at each scrape another, and takes them for one."
-    )
+# --- Single containers ---
 
 
-def haproxy(lesson_root: Path) -> dict[str, str]:
-    """The sections of the proxy's configuration: name to text, without comments."""
-    text = (lesson_root / "research-agent/compose/haproxy.cfg").read_text()
-    bare = re.sub(r"\s*#.*", "", text)
-    return dict(re.findall(r"^(\w+ ?\w*).*\n((?:    .*\n?|\n)*)", bare, re.MULTILINE))
+@pytest.fixture(scope="session")
+def project(docker: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The project, built but not started: a model of forty tokens a second, replicas that drain for 3 s."""
+    env = {"DRAIN_SECONDS": "3", "CIRCUIT_FAILURES": "3", "CIRCUIT_SECONDS": "2", "MODEL_RETRIES": "0"}
+    folder = tmp_path_factory.mktemp("compose")
+    settings = {
+        "OFFLINE_MODEL_NAME": "offline?tps=40",
+        "MAX_CONCURRENCY": "64",
+        "ALLOWED_HOSTS": "agent.test a.test",
+    }
+    with Stack(folder, settings, agent={"environment": env}) as made:
+        yield made
 
 
-def test_the_proxy_asks_who_is_ready(lesson_root: Path) -> None:
-    sections = haproxy(lesson_root)
-    assert "uri /ready " in sections["backend ready"], (
-        "The proxy sends callers to a replica that is about to stop."
-    )
-    assert "uri /health " in sections["backend alive"]
+Once = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_the_proxy_repeats_only_what_may_be_repeated(lesson_root: Path) -> None:
-    web = haproxy(lesson_root)["frontend web"]
-    assert "disable-l7-retry if METH_POST !{ req.hdr(Idempotency-Key) -m found }" in web, (
-        "The proxy sends a POST again although the first may have started a run: it is paid twice."
-    )
+@pytest.fixture
+def once(project: Stack, lesson_root: Path) -> Iterator[Once]:
+    """A function that runs a command in a new container of a service, on networks of its own."""
+    project.apply(lesson_root)
+    compose = ("docker", "compose", "--project-name", f"{project.name}-once", "--profile=*")
+
+    def run(service: str, program: str, *arguments: str, **env: Any) -> subprocess.CompletedProcess[str]:
+        alone = ("run", "--rm", "--no-deps", "--no-TTY", f"--entrypoint={program}")
+        return project.run(*compose, *alone, service, *arguments, **env)
+
+    yield run
+    project.run(*compose, "down", "--volumes", "--timeout", "0")
+
+
+def test_no_service_may_more_than_it_must(once: Once) -> None:
+    for name in ("proxy", "agent", "model", "redis"):
+        done = once(name, "sh", "-c", "cat /proc/self/status; touch /opt/here")
+        found = dict(line.split(":\t", 1) for line in done.stdout.splitlines() if ":\t" in line)
+        assert found, f"The container of {name} does not start: {done.stderr}"
+        assert int(found["CapBnd"], 16) == 0, (
+            f"In the container of {name} a program can get capabilities it does not need: {found['CapBnd']}."
+        )
+        assert found["NoNewPrivs"] == "1", f"In the container of {name} a program can become root."
+        assert not found["Uid"].startswith("0\t"), f"{name} runs as root."
+        assert "Read-only file system" in done.stderr, f"An intruder can change the files of {name}."
+
+
+def test_what_needs_no_way_out_has_none(once: Once) -> None:
+    for name in ("agent", "model", "redis"):
+        routes = once(name, "cat", "/proc/net/route").stdout
+        assert "Destination" in routes, f"The container of {name} does not start."
+        assert "00000000" not in [line.split()[1] for line in routes.splitlines()], (
+            f"{name} can call any server in the world: a network of its leads out."
+        )
+
+
+def test_what_is_written_to_tmp_does_not_kill_the_container(once: Once) -> None:
+    fill = "with open('/tmp/file', 'wb', 0) as file:\n    for _ in range(1024): file.write(bytes(2**20))"
+    for name in ("agent", "model"):
+        done = once(name, "python", "-c", fill)
+        assert "No space left on device" in done.stderr, (
+            f"{name} can fill its /tmp, which is memory, up to the container's limit, and is killed then."
+        )
+
+
+KEYS = """
+import json, os
+from app.config import read_settings
+read = read_settings()
+print(json.dumps([read.openai_api_key.get_secret_value(), read.api_keys, dict(os.environ)]))
+"""
+
+
+def test_keys_come_as_files_and_are_not_in_the_environment(once: Once, project: Stack) -> None:
+    files = {"OPENAI_API_KEY_FILE": "sk-of-mine", "API_KEYS_FILE": "of-ann\nof-bob\n"}
+    secrets = project.folder / "secrets"
+    secrets.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (secrets / name).write_text(content)
+    done = once("agent", "python", "-c", KEYS, **{name: f"secrets/{name}" for name in files})
+    assert done.returncode == 0, f"With keys in files the agent does not start: {done.stderr}"
+    key, callers, environment = json.loads(done.stdout)
+    assert key == "sk-of-mine", "The agent does not use the model's key from the file."
+    assert len(callers) == 2, "The agent does not let in the callers whose keys are in the file."
+    seen = [name for name, value in environment.items() for each in ("sk-of-mine", "of-ann") if each in value]
+    assert not seen, f"`docker inspect` shows a key in the environment: {seen}."
+
+
+def test_an_empty_file_of_keys_is_no_open_door(once: Once, project: Stack) -> None:
+    (project.folder / "nothing").write_text("\n")
+    done = once("agent", "python", "-c", KEYS, API_KEYS_FILE="nothing")
+    assert "Bad setting API_KEYS" in done.stderr, "With an empty file of keys everybody may call."
 
 
 # --- The project, running ---
 
 
-@pytest.fixture(scope="module")
-def project(docker: None, lesson_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The project, built but not started: a model of forty tokens a second, replicas that drain for 3 s."""
-    env = {"DRAIN_SECONDS": "3", "CIRCUIT_FAILURES": "3", "CIRCUIT_SECONDS": "2", "MODEL_RETRIES": "0"}
-    folder = tmp_path_factory.mktemp("compose")
-    settings = {"OFFLINE_MODEL_NAME": "offline?tps=40", "MAX_CONCURRENCY": "64"}
-    with Stack(folder, settings, lesson_root, {"environment": env}) as made:
-        yield made
-
-
 @pytest.fixture
-def stack(project: Stack) -> Iterator[Stack]:
+def stack(project: Stack, lesson_root: Path) -> Iterator[Stack]:
     """The project, running with one replica. One test at a time has the machine to itself."""
     with turn("docker"):
+        project.apply(lesson_root)
         project.up()
         yield project
 
@@ -281,7 +303,7 @@ def test_research_through_the_proxy_comes_as_it_is_made(stack: Stack) -> None:
     with streaming(stack.url, SHORT) as (run_id, told):
         for event in told:
             came.append((time.monotonic(), event.type))
-    assert came[-1][1] == "done"
+    assert came[-1][1] == "done", f"The stream through the proxy ends with {came[-1][1]}."
     tokens = [at for at, kind in came if kind == "token"]
     assert tokens[-1] - tokens[0] > 0.7 * len(tokens) / 40, (
         "The proxy held the events back, and let them go at once."
@@ -298,26 +320,118 @@ def test_the_proxy_says_who_has_called_whatever_the_caller_says(stack: Stack) ->
 
 
 def test_metrics_are_nobodys_business(stack: Stack) -> None:
-    assert httpx2.get(f"{stack.url}/metrics").status_code == 404
-
-
-def test_containers_are_as_closed_as_the_file_says(stack: Stack) -> None:
-    for service in ("agent", "model"):
-        code = (
-            "import os, pathlib, socket\n"
-            "print(os.getuid(), [line.split()[1] for line in open('/proc/net/route')].count('00000000'))\n"
-            "try: pathlib.Path('/opt/here').touch()\n"
-            "except OSError as error: print(error.strerror)\n"
-            "try: socket.create_connection(('192.0.2.1', 443), 2)\n"
-            "except OSError as error: print(error.strerror)"
+    for path in ("/metrics", "/%6Detrics", "/metrics%0A", "/metrics/", "//metrics", "/./metrics"):
+        with socket.create_connection((stack.host, stack.port)) as caller:
+            caller.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+            reply = b"".join(iter(lambda: caller.recv(65536), b"")).decode()
+        assert reply.startswith("HTTP/1.1 404 "), (
+            f"Everybody can read the metrics at {path}: the app decodes it after the proxy has looked."
         )
-        said = stack.compose("exec", "--no-TTY", service, "python", "-c", code).splitlines()
-        assert said == ["10001 0", "Read-only file system", "Network is unreachable"]
-    for service in ("proxy", "redis"):
-        status = stack.compose("exec", "--no-TTY", service, "cat", "/proc/1/status")
-        found = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-        assert int(found["CapEff"], 16) == 0 and found["NoNewPrivs"] == "1"
-        assert not found["Uid"].startswith("0\t"), f"{service} runs as root."
+
+
+def test_only_known_host_names_are_served(stack: Stack) -> None:
+    def status(host: str) -> int:
+        return httpx2.get(f"{stack.url}/health", headers={"Host": host}).status_code
+
+    for host in ("localhost:8000", "127.0.0.1", "[::1]:8000", "agent.test", "A.test:80"):
+        assert status(host) == 200, f"The proxy does not serve callers who ask for {host}."
+    for host in ("evil.example", "127.0.0.1.evil.example:8000", "agent.test.evil.example"):
+        assert status(host) == 421, (
+            f"A web page on {host}, whose name its owner points to 127.0.0.1, can use the agent of a visitor."
+        )
+
+
+def test_one_address_gets_only_a_part_of_the_proxys_connections_and_memory(stack: Stack) -> None:
+    def memory() -> float:
+        used = stack.docker("stats", "--no-stream", "--format", "{{.MemUsage}}", proxy).partition("/")[0]
+        number, unit = re.fullmatch(r"([\d.]+)(\w+) *", used).groups()  # type: ignore[union-attr]
+        return float(number) * {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[unit]
+
+    def closed(caller: socket.socket) -> bool:
+        try:
+            return caller.recv(1, socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            return True
+
+    proxy = stack.compose("ps", "--quiet", "proxy")
+    before, limit = memory(), json.loads(stack.docker("inspect", proxy))[0]["HostConfig"]["Memory"]
+    half = b"POST /v1/research HTTP/1.1\r\nHost: localhost\r\nContent-Length: 65000\r\n\r\n" + bytes(15_000)
+    asking = (
+        "from urllib.request import Request, urlopen\n"
+        "print(urlopen(Request('http://proxy:8000/health', headers={'Host': 'localhost'})).status)"
+    )
+    with contextlib.ExitStack() as held:
+        callers = []
+        for _ in range(400):
+            with contextlib.suppress(ConnectionError):
+                callers.append(held.enter_context(socket.create_connection((stack.host, stack.port))))
+                callers[-1].sendall(half)
+        until(lambda: sum(map(closed, callers)) >= 150, 5)
+        others = stack.compose("exec", "--no-TTY", "agent", "python", "-c", asking)
+        during, gone = memory(), sum(map(closed, callers)) + 400 - len(callers)
+    assert gone >= 100, "One address can hold as many connections as it likes, and others get none."
+    assert others == "200", "While one address holds all connections that it may, another one is not served."
+    whole = before + (during - before) / (400 - gone) * 1000
+    assert whole < limit, (
+        f"Half-sent requests on all connections take {whole / 1e6:.0f} MB, and it has {limit / 1e6:.0f}."
+    )
+
+
+async def test_callers_are_sent_only_to_replicas_that_are_ready(stack: Stack) -> None:
+    stack.up(2)
+
+    def all_answered() -> bool:
+        return all(ask(stack.url, SHORT).status_code == 200 for _ in range(6))
+
+    with stack.cut_off(stack.replicas()[0], "store"):
+        assert until(all_answered, 20), (
+            "A replica cannot reach Redis, and says so at /ready; the proxy sends callers to it all the same."
+        )
+    stack.wait(lambda: stack.ready() == 2, "the replica is back")
+
+
+async def test_the_proxy_sends_a_post_without_a_key_only_once(stack: Stack) -> None:
+    stack.up(2)
+    first, second = stack.replicas()
+    async with new_client() as client:
+        with stack.cut_off(second, "app"):
+            stack.wait(lambda: stack.ready() == 1, "the proxy sees one replica")
+            asked = asyncio.create_task(
+                client.post(f"{stack.url}/v1/research", json={"query": f"{LONG} Once."})
+            )
+            busy = 'haproxy_server_current_sessions{proxy="ready",server="replica'
+            await asyncio.to_thread(
+                stack.wait,
+                lambda: re.search(re.escape(busy) + r'\d"} 1', stack.from_proxy("/metrics")),
+                "the first replica has got the question",
+            )
+        await asyncio.to_thread(stack.wait, lambda: stack.ready() == 2, "the proxy sees both replicas")
+        assert not asked.done(), "The run was over before its replica could be killed."
+        await asyncio.to_thread(stack.docker, "kill", first)
+        reply = await asked
+    assert reply.status_code == 502, (
+        "A replica was killed, and the proxy sent its POST to another one: now two runs answer one question."
+    )
+
+
+def test_runs_outlive_the_container_of_redis(stack: Stack) -> None:
+    run_id = ask(stack.url, SHORT).json()["id"]
+    stack.compose("rm", "--stop", "--force", "--volumes", "redis")  # as `docker compose down` does
+    stack.up()
+    found = until(lambda: state(stack.url, run_id).get("state"), 5)
+    assert found == "done", "The runs are gone with Redis's container: what it writes is not on a volume."
+
+
+def test_redis_makes_room_before_it_is_killed_and_writes_down_each_run(stack: Stack) -> None:
+    def setting(name: str) -> str:
+        return stack.compose("exec", "--no-TTY", "redis", "redis-cli", "config", "get", name).splitlines()[-1]
+
+    redis = stack.compose("ps", "--quiet", "redis")
+    limit = json.loads(stack.docker("inspect", redis))[0]["HostConfig"]["Memory"]
+    assert 0 < int(setting("maxmemory")) * 1.5 < limit, "Redis is killed for its memory before it makes room."
+    assert setting("appendonly") == "yes", "What Redis has not saved yet is gone when it ends."
 
 
 # --- Operations, under load ---
@@ -331,7 +445,8 @@ async def loaded(
     found: list[Reading] = []
 
     async with new_client() as client:
-        assert (await client.post(f"{stack.url}/v1/research", json={"query": SHORT})).status_code == 200
+        first = await client.post(f"{stack.url}/v1/research", json={"query": SHORT})
+        assert first.status_code == 200, f"Before the operation a question is not answered: {first.text}"
 
         async def reader(number: int) -> None:
             query, times = f"{LONG[:-1]}, reader {number}?", 0
@@ -356,14 +471,15 @@ async def loaded(
 def assert_nobody_noticed(readings: list[Reading], *asked: Asking) -> None:
     for asking in asked:
         assert not asking.failed, f"{len(asking.failed)} of {asking.sent} requests failed: {asking.failed[0]}"
-        assert asking.sent > 0
-    assert readings
+        assert asking.sent > 0, "Nobody asked during the operation."
+    assert readings, "Nobody read during the operation."
     for seen in readings:
         assert not seen.failed, f"A reader was refused: {seen.failed[0]}"
         assert seen.types[-1] == "done", "A run was ended with an error."
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.serial
+@pytest.mark.timeout(300)
 async def test_more_replicas_take_their_share_under_load(stack: Stack) -> None:
     async def scale() -> None:
         await asyncio.to_thread(stack.up, 4)
@@ -386,23 +502,43 @@ def runs_of_each(stack: Stack) -> list[int]:
     return [int(float(stack.docker("exec", replica, "python", "-c", code))) for replica in stack.replicas()]
 
 
-@pytest.mark.timeout(240)
-async def test_nobody_notices_a_rolling_restart(stack: Stack) -> None:
-    stack.up(4)
-    before = [stack.state(replica)["StartedAt"] for replica in stack.replicas()]
+@pytest.mark.serial
+@pytest.mark.timeout(400)
+async def test_nobody_notices_an_update_nor_the_way_back(stack: Stack) -> None:
+    await asyncio.to_thread(stack.compose, "build", "--quiet", "agent", seconds=300, VERSION="2.0.0")
+    stack.up(2)
 
-    async def restart() -> None:
-        await asyncio.to_thread(rolling_restart, stack)
+    async def update_and_go_back() -> None:
+        for version in ("2.0.0", ""):
+            old = stack.replicas()
+            done = await asyncio.to_thread(update, stack, version)
+            assert done.returncode == 0, f"The update was not carried out: {done.stderr}"
+            assert len(stack.replicas()) == 2, (
+                "After the update there are more or fewer replicas than before."
+            )
+            assert not set(old) & set(stack.replicas()), "After the update an old replica is still there."
+            shown = {httpx2.get(f"{stack.url}/health").json()["version"] for _ in range(6)}
+            assert shown == {version or "1.0.0"}, f"After the update /health shows the versions {shown}."
 
-    readings, known, new = await loaded(stack, restart)
-    after = [stack.state(replica)["StartedAt"] for replica in stack.replicas()]
-    assert not set(before) & set(after), "A replica was not restarted."
-    assert_nobody_noticed(readings, known, new)
+    assert_nobody_noticed(*await loaded(stack, update_and_go_back))
 
 
-def rolling_restart(stack: Stack) -> None:
-    script = stack.folder / "compose/rolling-restart.sh"
-    subprocess.run([script], cwd=stack.folder, env=stack.env, check=True, timeout=150, capture_output=True)
+def update(stack: Stack, version: str, wait: int = 90) -> subprocess.CompletedProcess[str]:
+    return stack.run("compose/rolling-update.sh", seconds=180, VERSION=version, WAIT_SECONDS=str(wait))
+
+
+def test_a_version_that_does_not_start_replaces_nobody(stack: Stack) -> None:
+    before, settings = stack.replicas(), stack.folder / ".env"
+    right = settings.read_text()
+    settings.write_text(f"{right}LOG_LEVEL=nonsense\n")
+    try:
+        done = update(stack, "", wait=10)
+    finally:
+        settings.write_text(right)
+    assert done.returncode == 1, "The update to a version that does not start is said to have succeeded."
+    assert stack.replicas() == before, (
+        "A version that does not start has replaced a replica, or is still there."
+    )
 
 
 @pytest.mark.timeout(120)
@@ -422,12 +558,13 @@ async def test_who_asks_with_a_key_does_not_notice_that_a_run_is_handed_over(sta
             busy = 'haproxy_server_current_sessions{proxy="ready",server="replica1"} 2'
             assert await asyncio.to_thread(until, lambda: busy in stack.from_proxy("/metrics"), 10)
             await asyncio.to_thread(stack.docker, "restart", first)
-    assert "handed over a run" in stack.docker("logs", first)
+    assert "handed over a run" in stack.docker("logs", first), "The replica that stopped handed no run over."
     for reply in (task.result() for task in asked):
         assert reply.status_code == 200, f"A caller was told of the hand-over: {reply.text}"
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.serial
+@pytest.mark.timeout(240)
 async def test_a_killed_replicas_runs_go_on_at_another(stack: Stack) -> None:
     await asyncio.to_thread(stack.up, 2)
     doomed = stack.replicas()[0]
@@ -439,11 +576,13 @@ async def test_a_killed_replicas_runs_go_on_at_another(stack: Stack) -> None:
             said = await asyncio.to_thread(until, lambda: any("token" in seen.types for seen in readings), 60)
             assert said, f"No answer begins: {readings}"
             await asyncio.to_thread(stack.docker, "kill", doomed)
-        assert stack.state(doomed)["ExitCode"] == 137
+        assert stack.state(doomed)["ExitCode"] == 137, "The replica was not killed."
         for seen in readings:
             assert seen.types[-1] == "done", "A run was not brought to its end."
-            assert lost_or_doubled(seen, await stored(client, stack.url, seen)) == 0
-            assert seen.gap < 10, f"A reader heard nothing for {seen.gap:.1f} s."
+            assert lost_or_doubled(seen, await stored(client, stack.url, seen)) == 0, (
+                f"A reader did not see each event once: {seen}"
+            )
+            assert seen.gap < 20, f"A reader heard nothing for {seen.gap:.1f} s."
         cut = [seen for seen in readings if seen.cuts]
         assert cut, "All streams were over before the kill."
         assert any("reset" in seen.types for seen in cut), "Nobody went on with a killed replica's run."
@@ -457,7 +596,9 @@ def test_runs_are_there_after_redis_was_restarted(stack: Stack) -> None:
         seen += told
     assert seen[-1].type == "done", "The run ended with Redis."
     stack.wait(lambda: stack.ready() == 1, "the replica is ready again")
-    assert until(lambda: state(stack.url, run_id).get("state") == "done", 10)
+    assert until(lambda: state(stack.url, run_id).get("state") == "done", 20), (
+        "A run that went on while Redis was away is not written down when it is back."
+    )
     assert resume(stack.url, run_id) == seen, "What was said before or during the restart is not there."
 
 
@@ -470,9 +611,8 @@ def test_without_a_model_callers_are_told_so_at_once_and_served_when_it_is_back(
     began = time.monotonic()
     refused = ask(stack.url, "Is anybody there?")
     assert_problem(refused, 503)
-    assert refused.headers["Retry-After"] and time.monotonic() - began < 1, (
-        "The caller waited for a dead model."
-    )
+    assert refused.headers["Retry-After"], "The caller is not told when to ask again."
+    assert time.monotonic() - began < 5, "The caller waited for a dead model."
     assert state(stack.url, known)["state"] == "done", (
         "Because the model is down, a finished run cannot be read."
     )
@@ -488,15 +628,16 @@ def test_a_replica_that_hangs_is_taken_out(stack: Stack) -> None:
     hung = stack.replicas()[0]
     stack.docker("pause", hung)
     try:
-        stack.wait(lambda: stack.ready() == 1, "the proxy has noticed", 10)
+        stack.wait(lambda: stack.ready() == 1, "the proxy has noticed")
         for _ in range(6):
             began = time.monotonic()
             assert httpx2.get(f"{stack.url}/ready").status_code == 200, "A request went to the hung replica."
-            assert time.monotonic() - began < 2
-        assert ask(stack.url, "Who answers while one hangs?").status_code == 200
+            assert time.monotonic() - began < 8, "A caller waited for the replica that hangs."
+        reply = ask(stack.url, "Who answers while one hangs?")
+        assert reply.status_code == 200, f"While one replica hangs, the other does not answer: {reply.text}"
     finally:
         stack.docker("unpause", hung)
-    stack.wait(lambda: stack.ready() == 2, "the replica is back", 15)
+    stack.wait(lambda: stack.ready() == 2, "the replica is back")
     stack.wait(lambda: stack.state(hung)["Health"]["Status"] == "healthy", "Docker has noticed, too")
 
 
@@ -510,13 +651,14 @@ def test_a_replica_that_takes_too_much_memory_is_killed_and_comes_back(stack: St
     with pytest.raises(Failed, match="exec"):
         stack.docker("exec", replica, "python", "-c", leak)
     stack.wait(lambda: stack.state(replica)["StartedAt"] != started, "the container was started again")
-    assert stack.docker("inspect", "--format", "{{.RestartCount}}", replica) == "1"
+    restarts = stack.docker("inspect", "--format", "{{.RestartCount}}", replica)
+    assert restarts == "1", f"Docker has started the replica again {restarts} times."
     period = [f"--since={started}", f"--until={time.time():.9f}"]  # 0s would be the last full second
     told = stack.docker("events", *period, f"--filter=container={replica}", "--format=json").splitlines()
     died = [event for line in told if (event := json.loads(line))["Action"] in ("oom", "die")]
     assert {event["Action"] for event in died} == {"oom", "die"}, "Nobody can see that it was the memory."
     codes = [event["Actor"]["Attributes"]["exitCode"] for event in died if event["Action"] == "die"]
-    assert codes == ["137"]
+    assert codes == ["137"], f"The replica ended with {codes}, and not with the exit code of a kill."
     again = "Who answers after the memory was used up?"
     assert until(lambda: ask(stack.url, again).status_code == 200, 20), "The replica does not come back."
 
@@ -529,17 +671,25 @@ def test_prometheus_asks_every_replica_and_its_alerts_are_sound(stack: Stack) ->
         found = httpx2.get(f"{address}/api/v1/query", params={"query": "sum by (job) (up)"}).json()
         return {each["metric"]["job"]: int(each["value"][1]) for each in found["data"]["result"]}
 
-    assert until(lambda: up() == {"agent": 2, "proxy": 1, "prometheus": 1}, 40), f"Prometheus sees {up()}."
+    until(lambda: up() == {"agent": 2, "proxy": 1, "prometheus": 1}, 20)
+    seen = up()
+    assert seen.get("agent") == 2, (
+        f"Prometheus gets answers from {seen.get('agent', 0)} of 2 replicas: "
+        "what the others do is in no graph."
+    )
+    assert seen == {"agent": 2, "proxy": 1, "prometheus": 1}, f"Prometheus does not see each part: {seen}."
     rules = f"{address}/api/v1/rules"
 
     def alerts() -> list[dict[str, str]]:
         found: list[dict[str, str]] = httpx2.get(rules).json()["data"]["groups"][0]["rules"]
         return found
 
-    assert until(lambda: {rule["health"] for rule in alerts()} == {"ok"}, 20)
+    assert until(lambda: {rule["health"] for rule in alerts()} == {"ok"}, 20), (
+        f"An alert cannot be worked out: {alerts()}."
+    )
     for metric in {name for rule in alerts() for name in re.findall(r"(?:agent|haproxy)_\w+", rule["query"])}:
         found = httpx2.get(f"{address}/api/v1/series", params={"match[]": metric}).json()["data"]
-        assert found, f"An alert waits for {metric}, which nobody counts."
+        assert found, f"An alert waits for {metric}, and there is no such metric."
 
 
 @pytest.mark.timeout(120)

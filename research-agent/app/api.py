@@ -22,6 +22,7 @@ from app.config import Settings
 from app.gate import Envelope, Gate, tell_problems
 from app.models import Event, EventId, Record, ResearchRequest, Result, Run, event_id, wire_id
 from app.operations import STATIC, Health, operations
+from app.readers import EventStream, ReaderLimit
 from app.runs import Runs, answer_alias
 from app.search import make_search
 from app.server import Stop
@@ -73,7 +74,7 @@ class FreshFiles(StaticFiles):
 def make_store(settings: Settings) -> Store:
     ttl = settings.run_ttl_seconds
     if settings.redis_url is None:
-        return MemoryStore(ttl, settings.max_stored_runs)
+        return MemoryStore(ttl, settings.max_stored_runs, settings.max_stored_bytes)
     from app.redis_store import RedisStore  # not before: its client takes a while to import
 
     url, longest = settings.redis_url.get_secret_value(), settings.timeout_seconds
@@ -93,7 +94,15 @@ def create_app(settings: Settings, stop: Stop) -> FastAPI:
         stop.app_stops(runs)
         gc.collect()
         gc.freeze()  # what the imports made stays for ever; no later collection need look at it
-        yield {"settings": settings, "runs": runs, "health": health, "stop": stop, "search": search}
+        readers = ReaderLimit(settings.max_readers_per_caller)
+        yield {
+            "settings": settings,
+            "runs": runs,
+            "health": health,
+            "stop": stop,
+            "search": search,
+            "readers": readers,
+        }
         await stop.drained()
         await runs.end()
         with suppress(TimeoutError):  # the collector hangs
@@ -148,11 +157,11 @@ async def begin(request: Request, body: ResearchRequest, key: str | None) -> str
     if runs.full:
         telemetry.shed.inc()
         raise HTTPException(503, "Too many runs are waiting already.", {"Retry-After": "1"})
-    if wait := runs.agent.circuit.wait():
+    run = Run(query=body.query, background=body.background)
+    if wait := runs.agent.circuit.wait(run.id):
         raise HTTPException(
             503, "The model fails at the moment; no runs are started.", {"Retry-After": str(math.ceil(wait))}
         )
-    run = Run(query=body.query, background=body.background)
     record = Record(run=run, caller=caller, request_id=request.state.request_id)
     structlog.contextvars.bind_contextvars(run_id=run.id)
     run_id = await runs.start(record, alias)
@@ -204,7 +213,7 @@ async def research_whole(request: Request, body: ResearchRequest, idempotency_ke
                 "The run goes on at another replica; its Location tells.",
                 {"Retry-After": "1"} | location,
             )
-        record = record if record.run.over else await known_run(request, run_id)
+        record = await known_run(request, run_id)
     if told := record.run.problem:
         raise HTTPException(told.status, told.detail)
     if record.run.result is None:
@@ -222,7 +231,13 @@ async def research_stream(
     request: Request, body: ResearchRequest, idempotency_key: Key = None
 ) -> StreamingResponse:
     """Research a question and follow the run; its events are those of GET /v1/research/{id}/events."""
-    run_id = await begin(request, body, idempotency_key)
+    readers: ReaderLimit = request.state.readers
+    readers.acquire(request.state.caller)  # before a run is started that its caller could not read
+    try:
+        run_id = await begin(request, body, idempotency_key)
+    except BaseException:
+        readers.release(request.state.caller)
+        raise
     return stream(request, run_id, (0, 0))
 
 
@@ -250,6 +265,7 @@ async def research_events(
     known = (await runs.follow(run_id)).events
     if known and known[-1].last and known[-1].id <= after:
         return Response(status_code=204)
+    request.state.readers.acquire(request.state.caller)
     return stream(request, run_id, after)
 
 
@@ -262,16 +278,22 @@ async def research_cancel(request: Request, run_id: str) -> Run:
     return record.run
 
 
-def stream(request: Request, run_id: str, after: EventId) -> StreamingResponse:
+def stream(request: Request, run_id: str, after: EventId) -> EventStream:
+    """For a caller who has acquired a reader's place."""
+
     async def body() -> AsyncIterator[bytes]:
         retry: int | None = RETRY_MS
-        async with aclosing(request.state.runs.watch(run_id, after)) as events:
-            async for event in events:
-                yield on_the_wire(event, retry) if event else b": ping\n\n"
-                retry = None if event else retry
+        async with aclosing(request.state.runs.watch(run_id, after)) as batches:
+            async for batch in batches:
+                told = b""
+                for event in batch:
+                    told += on_the_wire(event, retry)
+                    retry = None
+                yield told or b": ping\n\n"
 
     headers = STREAM_HEADERS | {"Location": f"/v1/research/{run_id}", "X-Run-ID": run_id}
-    return StreamingResponse(body(), headers=headers, media_type="text/event-stream")
+    place = {"limit": request.state.readers, "caller": request.state.caller}
+    return EventStream(body(), headers=headers, media_type="text/event-stream", **place)
 
 
 def on_the_wire(event: Event, retry: int | None) -> bytes:

@@ -1,18 +1,25 @@
-"""Settings: each field is the environment variable of the same name in capitals, or a line of `.env`."""
+"""Settings: each field is the environment variable of the same name in capitals, or a line of `.env`.
+
+It can also be a secret: a file with the field's name in /run/secrets, where Docker puts it.
+"""
 
 import hashlib
 import re
 import sys
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Loudness = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+SECRETS = Path("/run/secrets")
 
 
 def split(value: str | list[str]) -> list[str]:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in re.split("[,\\n]", value) if part.strip()]
 
 
 def digests(value: str | list[str]) -> list[str]:
@@ -26,7 +33,7 @@ def digests(value: str | list[str]) -> list[str]:
         if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
             raise ValueError("after sha256: come 64 hexadecimal digits")
         made.append(digest or hashlib.sha256(key.encode()).hexdigest())
-    if value and not made:
+    if isinstance(value, str) and not made:
         raise ValueError("there is no key in it")  # rather than a door that is open by mistake
     return made
 
@@ -36,7 +43,12 @@ Digests = Annotated[list[str], NoDecode, BeforeValidator(digests)]
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        extra="ignore",
+        env_ignore_empty=True,
+        secrets_dir=SECRETS if SECRETS.is_dir() else None,
+    )
 
     app_name: str = "research-agent"
     app_version: str = "1.0.0"
@@ -71,11 +83,13 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=3, gt=0)
     run_ttl_seconds: int = Field(default=3600, ge=1)  # how long a finished run can be read
     max_stored_runs: int = Field(default=1000, ge=1)  # in memory; in Redis, `maxmemory` bounds them
+    max_stored_bytes: int = Field(default=64_000_000, ge=1)  # of finished runs in memory
     cache_ttl_seconds: int = Field(default=300, ge=0)
 
     api_keys: Digests = []  # none: everybody may call
     rate_limit_rpm: int = Field(default=60, ge=1)
     max_runs_per_caller: int = Field(default=10, ge=1)
+    max_readers_per_caller: int = Field(default=50, ge=1)  # streams of events, of one process
     max_concurrency: int = Field(default=32, ge=1)
     max_queue: int = Field(default=32, ge=0)
     max_body_bytes: int = Field(default=65_536, ge=1)

@@ -22,7 +22,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import telemetry
 from app.models import Problem
-from app.store import Busy, StoreDown
+from app.readers import TooManyReaders
+from app.store import Busy, StoreError
 
 log = structlog.stdlib.get_logger("research-agent")
 BODY_SECONDS = 5
@@ -130,11 +131,14 @@ def identify(request: Request) -> str:
 
 
 async def count(request: Request) -> None:
-    """Count the request against its caller's quota, and say what is left; reading is free."""
+    """Count the request against its caller's quota, and say what is left. Reading events has its own."""
+    caller = request.state.caller
     if request.method not in ("POST", "DELETE"):
-        return
+        if not request.url.path.endswith("/events"):
+            return
+        caller += ":events"
     limit = request.state.settings.rate_limit_rpm
-    quota = await request.state.runs.store.hit(request.state.caller, limit)
+    quota = await request.state.runs.store.hit(caller, limit)
     wait = str(max(1, round(quota.reset_at - time.time())))
     # As draft-ietf-httpapi-ratelimit-headers has it.
     request.state.headers += [
@@ -186,9 +190,14 @@ def tell_problems(app: FastAPI) -> None:
     async def busy(request: Request, error: Busy) -> Response:
         return problem(request, HTTPException(429, "You have too many runs going.", {"Retry-After": "1"}))
 
-    @app.exception_handler(StoreDown)
-    async def store_down(request: Request, error: StoreDown) -> Response:
-        log.error("the store is down", error=str(error))
+    @app.exception_handler(TooManyReaders)
+    async def too_many_readers(request: Request, error: TooManyReaders) -> Response:
+        told = "You read too many streams of events at once."
+        return problem(request, HTTPException(429, told, {"Retry-After": "1"}))
+
+    @app.exception_handler(StoreError)
+    async def store_failed(request: Request, error: StoreError) -> Response:
+        log.error("the store failed", error=f"{type(error).__name__}: {error}")
         return problem(request, HTTPException(503, "The store of runs is down.", {"Retry-After": "1"}))
 
     @app.exception_handler(Exception)

@@ -15,7 +15,7 @@ from app.agent import Agent
 from app.config import Settings
 from app.fetch import FetchFailed
 from app.search import Search
-from app.store import Store, StoreDown
+from app.store import Store, StoreError
 
 STATIC = Path(__file__).parent / "static"
 PAGE_POLICY = (
@@ -54,7 +54,7 @@ class Health:
         try:
             async with asyncio.timeout(2):
                 await self.store.ping()
-        except (TimeoutError, StoreDown):
+        except (TimeoutError, StoreError):
             return "unreachable"
         return "ok"
 
