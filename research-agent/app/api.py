@@ -48,9 +48,13 @@ event_schema = {
         "data": {"type": "string", "contentMediaType": "application/json"},
     },
 }
-# `itemSchema` describes one event in OpenAPI 3.2, which most generators of clients do not speak yet.
-events_content = {"text/event-stream": {"schema": {"type": "string"}, "x-itemSchema": event_schema}}
-event_stream: dict[int | str, dict[str, Any]] = {200: {"description": "Events", "content": events_content}}
+# In OpenAPI 3.2 this is an `itemSchema`; most generators of clients do not speak that version yet.
+event_stream: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Events, each as its schema says",
+        "content": {"text/event-stream": {"schema": event_schema}},
+    }
+}
 nothing_more: dict[int | str, dict[str, Any]] = {
     204: {"description": "The run is over, and Last-Event-ID is its last event: do not connect again"}
 }
@@ -121,7 +125,16 @@ def create_app(settings: Settings, stop: Stop) -> FastAPI:
     app.include_router(operations)
     app.mount("/static", FreshFiles(directory=STATIC), name="static")
     app.mount("/swagger", StaticFiles(directory=str(files("fastapi_swagger") / "resources")), name="swagger")
+    if not settings.api_keys:
+        need_no_key(app.openapi())
     return app
+
+
+def need_no_key(document: dict[str, Any]) -> None:
+    """Say in an OpenAPI document, which FastAPI keeps, that a key may be sent and is not needed."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation.pop("security", None)
 
 
 # --- Research ---

@@ -427,10 +427,6 @@ class Runs:
 
     # --- The end ---
 
-    @property
-    def busy(self) -> bool:
-        return any(not live.record.run.over for live in self.live.values())
-
     async def drain(self, seconds: float) -> None:
         """Let runs finish for so long; hand over the rest, or where nobody could take them, end them."""
         self.draining = True
