@@ -61,10 +61,10 @@ engine-down: .venv/lessons.done ## stop what `make engine` started
 images: .venv/lessons.done ## build the images of lessons 05 and 06
 	@$(COURSE) images
 
-smoke: .venv/dev.done images ## test each image of the research agent, in containers
+smoke: .venv/lessons.done images ## test each image of the research agent, in containers
 	@$(COURSE) smoke
 
-audit: .venv/dev.done ## the same test for your own agent: make audit TARGET=image-or-url
+audit: .venv/lessons.done ## the same test for your own agent: make audit TARGET=image-or-url (ROUTE=/ask, FIELD=question)
 	@$(COURSE) audit $(or $(TARGET),$(error What is to be tested? Such as: make audit TARGET=your-image:latest))
 
 # CI sets up every engine first, and there a missing one is a failure.

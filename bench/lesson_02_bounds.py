@@ -114,7 +114,7 @@ def main() -> None:
                 {
                     "name": "lesson 02",
                     "values": [round(served.seconds, 2)],
-                    "ratio": [round(served.seconds / bare.seconds, 1)],
+                    "ratio": [round(round(served.seconds, 2) / round(bare.seconds, 2), 3)],
                 },
             ],
         },

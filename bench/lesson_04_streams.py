@@ -101,7 +101,8 @@ async def main() -> None:
         {
             "title": "Seconds from leaving one worker to the next event, the model's pauses included",
             "kind": "bars",
-            "alt": "The gap that a change of worker makes in a stream: median and 99th percentile.",
+            "alt": "Seconds from leaving one worker to the next event at another, the pauses of the model "
+            "included: median and 99th percentile.",
             "measured": measured(how, "fastapi", "uvicorn", "redis"),
             "values": {
                 "streams": STREAMS,

@@ -44,7 +44,15 @@ def packed(tag: str) -> float:
 
 
 def layers(tag: str) -> list[tuple[str, float]]:
-    """Each line of a Dockerfile, from the first, and what it added."""
+    """The base image as a whole, and what each line of the Dockerfile added to it."""
+    base, steps = history(BASE), history(tag)
+    if steps[: len(base)] != base:  # it brings the base's files in a layer of its own
+        return steps
+    return [(f"the base image (a stand-in for {BASE})", sum(size for _, size in base)), *steps[len(base) :]]
+
+
+def history(tag: str) -> list[tuple[str, float]]:
+    """Each step that made an image, from the first, and what it added."""
     told = run("history", "--no-trunc", "--human=false", "--format={{.Size}}\t{{.CreatedBy}}", tag)
     lines = [line.partition("\t") for line in reversed(told.splitlines())]
     return [(made, int(size) / MB) for size, _, made in lines]
@@ -112,7 +120,7 @@ def short(made: str) -> str:
         .replace("[", "")
         .replace("]", "")
     )
-    return (line[:57] + " ...") if len(line) > 60 else line or "the base: Debian"
+    return (line[:57] + " ...") if len(line) > 60 else line
 
 
 def save_layers(

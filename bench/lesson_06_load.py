@@ -56,6 +56,7 @@ class Stack:
             "PROMETHEUS_PORT": str(free_port()),
             "RATE_LIMIT_RPM": "1000000",
             "MAX_RUNS_PER_CALLER": "1000000",
+            "MAX_READERS_PER_CALLER": "1000000",
         } | settings
         (self.folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
         self.host, self.port = "127.0.0.1", port

@@ -14,7 +14,12 @@ from course.figures import ROOT
 from course.models import base_environment
 from course.processes import Processes, free_port, wait_ready
 
-FREE = {"RATE_LIMIT_RPM": "1000000000", "MAX_RUNS_PER_CALLER": "1000000", "LOG_LEVEL": "ERROR"}
+FREE = {
+    "RATE_LIMIT_RPM": "1000000000",
+    "MAX_RUNS_PER_CALLER": "1000000",
+    "MAX_READERS_PER_CALLER": "1000000",
+    "LOG_LEVEL": "ERROR",
+}
 
 
 @dataclass

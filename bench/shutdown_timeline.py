@@ -49,14 +49,16 @@ async def readiness(client: httpx2.AsyncClient, clock: Clock) -> list[dict[str, 
     """Spans of equal answers of /ready, asked every hundredth of a second."""
     spans: list[dict[str, Any]] = []
     while True:
-        now = clock.now()
         try:
             told = str((await client.get("/ready", headers={"Connection": "close"})).status_code)
         except httpx2.TransportError:
             return spans
+        now = (
+            clock.now()
+        )  # the answer's time: a request that was sent before the signal may be answered after it
         if not spans or spans[-1]["label"] != told:
             spans.append(span(now, now, told, "green" if told == "200" else "red"))
-        spans[-1]["end"] = clock.now()
+        spans[-1]["end"] = now
         await asyncio.sleep(0.01)
 
 

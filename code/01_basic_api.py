@@ -34,7 +34,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 VERSION = "1.0.0"
 MAX_BODY_BYTES = 262_144  # room for 10,000 characters, each escaped as twelve bytes of JSON, and a context
-BODY_SECONDS = 5  # how long a client may take to send them
 
 log = logging.getLogger("uvicorn.error")
 
@@ -47,6 +46,7 @@ class Settings(BaseSettings):
     openai_base_url: str = "https://api.openai.com/v1"
     model_name: str = "gpt-5.4-mini"
     timeout_seconds: float = Field(default=30, gt=0)
+    body_seconds: float = Field(default=5, gt=0)  # how long a client may take to send a body
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
 
@@ -76,7 +76,7 @@ class AgentRequest(BaseModel):
         ),
     ]
     context: Annotated[dict[str, JsonValue], AfterValidator(sendable)] = {}
-    stream: bool = False
+    stream: bool = Field(default=False, strict=True)
 
 
 class AgentResponse(BaseModel):
@@ -147,10 +147,12 @@ class Envelope:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
+        if scope.get("method") == "HEAD":  # is GET without the body, which uvicorn leaves out
+            scope = {**scope, "method": "GET"}
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else uuid.uuid4().hex
         scope["state"]["request_id"] = request_id
-        deadline = asyncio.get_running_loop().time() + BODY_SECONDS
+        deadline = asyncio.get_running_loop().time() + settings.body_seconds
         size, complete = 0, False
 
         async def bounded_receive() -> Message:
@@ -161,7 +163,7 @@ class Envelope:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
-                raise HTTPException(408, f"The body took longer than {BODY_SECONDS} s.") from None
+                raise HTTPException(408, f"The body took longer than {settings.body_seconds:g} s.") from None
             size += len(message.get("body", b""))
             complete = not message.get("more_body", False)
             if size > MAX_BODY_BYTES:
@@ -189,10 +191,10 @@ async def the_agent(request: Request) -> Agent:
 
 
 CurrentAgent = Annotated[Agent, Depends(the_agent)]
-any_problem: dict[int | str, dict[str, Any]] = {
-    "default": {"description": "A problem", "content": {"application/problem+json": {}}, "model": Problem}
-}
+schema: dict[str, Any] = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+any_problem: dict[int | str, dict[str, Any]] = {"default": {"description": "A problem", "content": schema}}
 app = FastAPI(title="A basic agent API", version=VERSION, lifespan=lifespan, responses=any_problem)
+app.openapi_version = "3.2.0"  # the first that can describe the events of a stream
 app.add_middleware(Envelope)
 
 
@@ -214,7 +216,8 @@ def reply(problem: dict[str, Any], headers: Mapping[str, str] | None = None) -> 
 
 @app.exception_handler(HTTPException)
 async def http_error(request: Request, error: HTTPException) -> Response:
-    return reply(problem(request, error.status_code, error.detail), error.headers)
+    headers = {"Allow": "GET, HEAD"} if error.headers == {"Allow": "GET"} else error.headers
+    return reply(problem(request, error.status_code, error.detail), headers)
 
 
 @app.exception_handler(RequestValidationError)
@@ -337,4 +340,5 @@ async def stream(request: Request, agent: CurrentAgent, body: AgentRequest) -> A
 
 
 if __name__ == "__main__":
-    uvicorn.run(app, host=settings.host, port=settings.port, access_log=False)
+    # Of uvicorn's two parsers, h11 bounds the size of a request's headers (64 KB).
+    uvicorn.run(app, host=settings.host, port=settings.port, access_log=False, http="h11")

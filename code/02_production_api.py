@@ -23,20 +23,22 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from http import HTTPMethod, HTTPStatus
+from multiprocessing import parent_process
 from typing import Annotated, Any, Literal
 
 import anyio
 import httpx2
-import limits
+import limits.aio
 import openai
 import prometheus_client as prometheus
 import uvicorn
 from async_lru import alru_cache
 from cachetools import TTLCache
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
+from fastapi.security import APIKeyHeader
 from fastapi.sse import EventSourceResponse, ServerSentEvent, format_sse_event
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.prompts import ChatPromptTemplate
@@ -48,14 +50,20 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 from structlog import contextvars, processors, stdlib
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-BODY_SECONDS = 5  # how long a client may take to send a request
+HEAD_BYTES = 65_536  # how much a request may send before its body, and after it
 
 # --- Settings: each field is the environment variable of the same name in capitals ---
 
 
 def split(value: str | list[str]) -> list[str]:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",")] if value else []
+
+
+Key = Annotated[SecretStr, Field(min_length=1)]  # a setting of "," is a mistake, and opens no door
 
 
 class Settings(BaseSettings):
@@ -69,11 +77,13 @@ class Settings(BaseSettings):
     max_tokens: int = Field(default=1024, ge=1, le=4096)
     timeout_seconds: float = Field(default=30, gt=0)
     rate_limit_rpm: int = Field(default=60, ge=1)
-    api_keys: Annotated[list[SecretStr], NoDecode, BeforeValidator(split)] = []  # none: everybody may call
+    api_keys: Annotated[list[Key], NoDecode, BeforeValidator(split)] = []  # none: everybody may call
     cache_ttl_seconds: float = Field(default=300, ge=0)  # 0: nothing is kept
     cache_max_entries: int = Field(default=1000, ge=1)
     max_concurrency: int = Field(default=32, ge=1)
     max_body_bytes: int = Field(default=262_144, ge=1)
+    body_seconds: float = Field(default=5, gt=0)
+    forwarded_allow_ips: str = ""  # the proxies whose X-Forwarded-For is believed
     cors_origins: Annotated[list[str], NoDecode, BeforeValidator(split)] = []  # none: no other site's pages
     drain_seconds: int = Field(default=20, ge=0)
     drain_delay_seconds: float = Field(default=0, ge=0)
@@ -130,7 +140,7 @@ def sendable(context: dict[str, JsonValue]) -> dict[str, JsonValue]:
 class AgentRequest(BaseModel, extra="forbid"):
     query: str = Field(max_length=10_000, pattern=r"[^\s\u0085\ufeff]")  # not blank
     context: Annotated[dict[str, JsonValue], AfterValidator(sendable)] = {}
-    stream: bool = False
+    stream: bool = Field(default=False, strict=True)
     max_tokens: int = Field(default=settings.max_tokens, ge=1, le=4096)
     temperature: float = Field(default=settings.temperature, ge=0, le=2)
 
@@ -255,18 +265,19 @@ def delay_stop(agent: Agent) -> None:
 
     def first(number: int, frame: object) -> None:
         agent.draining = True
-        for sign in signals:
-            signal.signal(sign, stop)
-        loop.call_soon_threadsafe(loop.call_later, settings.drain_delay_seconds, stop, number, None)
+        for sign in signals:  # a worker hears of a Ctrl-C twice: the terminal tells it, and its parent
+            signal.signal(sign, signal.SIG_IGN if parent_process() else stop)
+        # Not as SIGINT: uvicorn takes a second one for a wish to end at once.
+        loop.call_soon_threadsafe(loop.call_later, settings.drain_delay_seconds, stop, signal.SIGTERM, None)
 
     for sign in signals:
         signal.signal(sign, first)
 
 
-any_problem: dict[int | str, dict[str, Any]] = {
-    "default": {"description": "A problem", "content": {"application/problem+json": {}}, "model": Problem}
-}
+schema: dict[str, Any] = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+any_problem: dict[int | str, dict[str, Any]] = {"default": {"description": "A problem", "content": schema}}
 api = FastAPI(title=settings.app_name, version=settings.app_version, lifespan=lifespan, responses=any_problem)
+api.openapi_version = "3.2.0"  # the first that can describe the events of a stream
 if settings.cors_origins:  # without credentials: keys come in a header, never in a cookie
     api.add_middleware(
         CORSMiddleware,
@@ -281,6 +292,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """Around every request: its id, the metrics, a log line. As pure ASGI it sees a stream's last byte."""
     if scope["type"] != "http":
         return await api(scope, receive, send)
+    if scope["method"] == "HEAD":  # is GET without the body, which uvicorn leaves out
+        scope = {**scope, "method": "GET"}
     began, status = time.perf_counter(), 500
     given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
     request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else f"{random.getrandbits(128):032x}"
@@ -331,6 +344,8 @@ def problem(request: Request, error: Exception) -> dict[str, Any]:
 @api.exception_handler(Exception)
 async def reply(request: Request, error: Exception) -> Response:
     told, headers = problem(request, error), getattr(error, "headers", None)
+    if headers == {"Allow": "GET"}:
+        headers = {"Allow": "GET, HEAD"}
     return Response(json.dumps(told), told["status"], headers, media_type="application/problem+json")
 
 
@@ -349,25 +364,25 @@ def model_errors_told() -> Iterator[None]:
 # --- The gate: who is it, and has it calls left in this minute? Only then is its body read, within bounds ---
 
 
-def digest(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
+def digest(key: bytes) -> str:
+    return hashlib.sha256(key).hexdigest()
 
 
-keys = [digest(key.get_secret_value()) for key in settings.api_keys]
-quotas = limits.storage.MemoryStorage()
+keys = [digest(key.get_secret_value().encode()) for key in settings.api_keys]
+quotas = limits.aio.storage.MemoryStorage()
 
 
-def admit(request: Request) -> None:
+async def admit(request: Request) -> None:
     """Name the caller, and tell it what is left of its quota; or refuse it (401, 429)."""
-    given = digest(request.headers.get("x-api-key", ""))
+    given = digest(request.headers.get("x-api-key", "").encode("latin-1"))
     # Compared with every key, each in constant time, so that the time taken tells nothing.
     known = sum(secrets.compare_digest(given, key) for key in keys) > 0
     if keys and not known:
         raise HTTPException(401, "A valid key is needed in X-API-Key.", {"WWW-Authenticate": "X-API-Key"})
     caller = request.state.caller = given if known else str(request.client and request.client.host)
-    used = quotas.incr(caller, expiry=60)
+    used = await quotas.incr(caller, expiry=60)
     left = max(0, settings.rate_limit_rpm - used)
-    wait = str(max(1, round(quotas.get_expiry(caller) - time.time())))
+    wait = str(max(1, round(await quotas.get_expiry(caller) - time.time())))
     # Written as draft-ietf-httpapi-ratelimit-headers has it.
     policy, quota = f'"minute";q={settings.rate_limit_rpm};w=60', f'"minute";r={left};t={wait}'
     request.state.headers += [(b"ratelimit-policy", policy.encode()), (b"ratelimit", quota.encode())]
@@ -395,13 +410,13 @@ class Gated(APIRoute):
         handle = super().get_route_handler()
 
         async def gated(request: Request) -> Response:
-            admit(request)
+            await admit(request)
             request = Request(request.scope, bounded(request.receive))
             try:
-                async with asyncio.timeout(BODY_SECONDS):
+                async with asyncio.timeout(settings.body_seconds):
                     await request.body()
             except (TimeoutError, ClientDisconnect):
-                raise HTTPException(408, f"The body did not come within {BODY_SECONDS} s.") from None
+                raise HTTPException(408, f"No body within {settings.body_seconds:g} s.") from None
             return await handle(request)
 
         return gated
@@ -451,6 +466,7 @@ async def metrics(request: Request) -> Response:
 
 
 api.router.route_class = Gated
+api.router.dependencies = [Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]  # asked for in /docs
 
 
 @api.post("/v1/stream", response_class=EventSourceResponse)
@@ -522,9 +538,44 @@ async def unless_client_leaves(request: Request, answer: Awaitable[AIMessage]) -
         left.cancel()
 
 
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP, which bounds neither a request's headers nor the time that they take to come."""
+
+    head_bytes = 0  # since the last headers, or piece of a body, were complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, transport.close)
+
+    def _unset_keepalive_if_required(self) -> None:
+        if self.cycle and not self.cycle.response_complete:  # not by the first byte of a request
+            super()._unset_keepalive_if_required()
+
+    def data_received(self, data: bytes) -> None:
+        for start in range(0, len(data), HEAD_BYTES // 4):
+            piece = data[start : start + HEAD_BYTES // 4]
+            self.head_bytes += len(piece)
+            super().data_received(piece)
+            if self.head_bytes > HEAD_BYTES and not self.transport.is_closing():
+                self.send_400_response("The request's headers are too large.")
+            if self.transport.is_closing():
+                return
+
+    def on_headers_complete(self) -> None:
+        self.head_bytes = 0
+        super().on_headers_complete()
+        self._unset_keepalive_if_required()
+
+    def on_body(self, body: bytes) -> None:
+        self.head_bytes = 0
+        super().on_body(body)
+
+
 if __name__ == "__main__":
     options: dict[str, Any] = {"host": settings.host, "port": settings.port, "access_log": False}
     options |= {"log_config": None, "timeout_graceful_shutdown": settings.drain_seconds}
+    options |= {"http": BoundedProtocol, "forwarded_allow_ips": settings.forwarded_allow_ips}
+    options |= {"timeout_worker_healthcheck": 60}  # on a busy machine the imports take longer than 5 s
     if settings.web_concurrency > 1:  # the workers' metrics meet in a folder
         with tempfile.TemporaryDirectory() as os.environ["PROMETHEUS_MULTIPROC_DIR"]:
             uvicorn.run("__main__:app", **options)

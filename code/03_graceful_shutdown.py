@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     openai_base_url: str = "https://api.openai.com/v1"
     model_name: str = "gpt-5.4-mini"
     timeout_seconds: float = Field(default=30, gt=0)
-    drain_delay_seconds: float = Field(default=3, ge=0)  # until all who send requests here have noticed
+    drain_delay_seconds: float = Field(default=0, ge=0)  # until a proxy has noticed; 0 where there is none
     drain_seconds: float = Field(default=20, ge=0)  # from then on, for what is still in flight
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
@@ -110,7 +110,7 @@ class DrainingServer(uvicorn.Server):
         loop = asyncio.get_running_loop()
         if self.parent:
             loop.remove_reader(self.parent.fileno())
-        delay = settings.drain_delay_seconds if drain.in_flight else 0
+        delay = settings.drain_delay_seconds  # also when idle: a proxy may send a request right now
         log.info("Stopping: %d in flight, new connections for %g s more", drain.in_flight, delay)
         loop.call_later(delay, setattr, self, "should_exit", True)
         loop.call_later(delay + settings.drain_seconds, drain.end)
@@ -124,7 +124,8 @@ class DrainingServer(uvicorn.Server):
 
 
 def serve(parent: connection.Connection | None = None, sockets: list[socket] | None = None) -> int:
-    config = uvicorn.Config(app, host=settings.host, port=settings.port, access_log=False)
+    # Of uvicorn's two parsers, h11 bounds the size of a request's headers (64 KB).
+    config = uvicorn.Config(app, host=settings.host, port=settings.port, access_log=False, http="h11")
     # For those who do not even read their last event; uvicorn says int, asyncio takes any number.
     config.timeout_graceful_shutdown = settings.drain_seconds + 0.5  # type: ignore[assignment]
     server = DrainingServer(config)
@@ -172,10 +173,13 @@ problems: dict[int | str, dict[str, Any]] = {
     "default": {"description": "A problem", "content": {"application/problem+json": {}}}
 }
 api = FastAPI(title="An agent API that stops well", lifespan=lifespan, responses=problems)
+api.openapi_version = "3.2.0"  # the first that can describe the events of a stream
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """Around every request: its id, its place in the count, and when we stop, a word to connect elsewhere."""
+    if scope.get("method") == "HEAD":  # is GET without the body, which uvicorn leaves out
+        scope = {**scope, "method": "GET"}
     given = dict(scope.get("headers", ())).get(b"x-request-id", b"").decode("latin-1")
     sound = re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given)
     scope["state"]["request_id"] = request_id = given if sound else uuid.uuid4().hex
@@ -208,7 +212,8 @@ async def reply(request: Request, error: Exception) -> Response:
     elif not isinstance(error, HTTPException):
         error = HTTPException(500, "Something went wrong; the log has the details.")
     told, kind = problem(request, error), "application/problem+json"
-    return Response(json.dumps(told), error.status_code, error.headers, media_type=kind)
+    headers = {"Allow": "GET, HEAD"} if error.headers == {"Allow": "GET"} else error.headers
+    return Response(json.dumps(told), error.status_code, headers, media_type=kind)
 
 
 @contextmanager
@@ -225,9 +230,9 @@ def errors_told(request: Request) -> Iterator[None]:
 
 
 @api.get("/health")
-async def health() -> dict[str, str]:
+async def health() -> dict[str, str | int]:
     """Liveness: this process turns its event loop, also while it stops; nobody needs to kill it."""
-    return {"status": "stopping" if drain.began else "healthy"}
+    return {"status": "stopping" if drain.began else "healthy", "in_flight": drain.in_flight}
 
 
 @api.get("/ready")

@@ -220,26 +220,32 @@ def clean() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_container(*arguments: str) -> None:
-    script = ROOT / "tests" / "test_container.py"
-    if subprocess.run([sys.executable, script, *arguments], cwd=ROOT, check=False).returncode:
-        raise Failed(f"{arguments[-1]}: see the crosses above.")
-
-
 @cli.command()
 def smoke() -> None:
     """Test each image of the research agent."""
     from course import images
+    from course.audit.report import examine, report
 
     for image in images.AGENTS:
-        test_container(image.tag)
+        if report(image.tag, examine(image.tag), image.known_faults):
+            raise Failed(f"{image.tag}: see the crosses above.")
 
 
 @cli.command()
 @click.argument("target")
-def audit(target: str) -> None:
-    """Test any agent's image or URL; each failure names the lesson that mends it."""
-    test_container("--audit", target)
+@click.option("--route", envvar="ROUTE", default="", help="its route for questions")
+@click.option("--field", envvar="FIELD", default="query", help="the field of the body that asks")
+def audit(target: str, route: str, field: str) -> None:
+    """Test any agent's image or URL; each failure names the section that mends it."""
+    from course import images
+    from course.audit.report import examine, report
+    from course.audit.targets import Contract
+
+    if not target.startswith(("http://", "https://")):
+        with console.status(f"building {images.MODEL.tag}, which the image will talk to ..."):
+            images.build(images.MODEL)
+    if report(target, examine(target, Contract(route, field))):
+        raise Failed(f"{target}: see the crosses above.")
 
 
 @cli.command()

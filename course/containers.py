@@ -139,7 +139,7 @@ class Container:
     def stop(self, grace: int) -> tuple[int, float]:
         """Stop it as an engine does; its exit code and how many seconds it took."""
         began = time.monotonic()
-        run("stop", "--time", str(grace), self.id, seconds=grace + 30)
+        run("stop", "-t", str(grace), self.id, seconds=grace + 30)
         return self.state["ExitCode"], time.monotonic() - began
 
     def remove(self) -> None:
@@ -149,7 +149,8 @@ class Container:
 class Surroundings:
     """A network with the offline model on it, and a second one from which nothing else can be reached."""
 
-    def __init__(self, *aliases: str) -> None:
+    def __init__(self, *aliases: str, model: str = MODEL.tag) -> None:
+        self.model_image = model
         self.name = f"audit-{uuid.uuid4().hex[:8]}"
         self.inside = f"{self.name}-inside"
         self.aliases = [f"--alias={alias}" for alias in ("model", *aliases)]
@@ -159,7 +160,7 @@ class Surroundings:
         try:
             run("network", "create", self.name)
             run("network", "create", "--internal", self.inside)
-            self.model = self.start(MODEL.tag, *(f"--network-{alias[2:]}" for alias in self.aliases))
+            self.model = self.start(self.model_image, *(f"--network-{alias[2:]}" for alias in self.aliases))
             run("network", "connect", "--alias=model", self.inside, self.model.id)
             self.model.wait_healthy()
         except BaseException:

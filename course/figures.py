@@ -193,6 +193,11 @@ def table(record: Record) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---", *["---:"] * (len(head) - 1)], *rows])
 
 
+def has_rounds(record: Record) -> bool:
+    """Whether ratios were formed round by round, and so may differ from those of the medians in their row."""
+    return isinstance(record, Bars) and any(series.ratio and series.low for series in record.series)
+
+
 def _number(value: float | None) -> str:
     return "" if value is None else number(value)
 
@@ -204,6 +209,7 @@ def _spread(series: Series, group: int) -> str:
 
 
 FIGURE = re.compile(r"<!-- figure: ([\w-]+) -->(?:(?!<!-- figure: ).)*?<!-- /figure -->", re.S)
+RATIOS = "; a ratio is the median of the rounds' own ratios, not the ratio of the medians"
 VALUE = re.compile(r"<!-- value: ([\w-]+)\.([\w.-]+)(?:\|([\w.,+%]+))? -->[^<]*<!-- /value -->")
 
 
@@ -215,7 +221,8 @@ def embed(page_text: str, figures: Path = ROOT / "docs" / "figures") -> str:
         parts = [f"<!-- figure: {found[1]} -->\n![{record.alt}](figures/{found[1]}.svg)", table(record)]
         if measured := record.measured:
             versions = ", ".join(f"{what} {version}" for what, version in measured.versions.items())
-            parts.append(f"*Measured {measured.when}: {measured.how}. On {measured.on}; {versions}.*")
+            how = f"{measured.how}{RATIOS if has_rounds(record) else ''}"
+            parts.append(f"*Measured {measured.when}: {how}. On {measured.on}; {versions}.*")
         return "\n\n".join(filter(None, parts)) + "\n<!-- /figure -->"
 
     def value(found: re.Match[str]) -> str:

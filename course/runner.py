@@ -19,7 +19,8 @@ from course.processes import Failed, Processes, holder, port_of, require_free, w
 COMMAND_SECONDS = 300
 CONTAINERS_GRACE = 90  # for a page's trap that takes containers down, each of which may drain first
 END = "\x1e"  # printed after a command: the record separator, which no command of a page prints
-OFFLINE_ONLY = re.compile(r"offline\?|/debug/")
+# Not ${MODEL_NAME/%offline/offline?tps=15}, which leaves other models alone.
+OFFLINE_ONLY = re.compile(r"['\"=]offline\?|/debug/")
 EXECUTED = ("run", "server", "output")
 
 

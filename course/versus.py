@@ -2,7 +2,7 @@
 
 All three serve lesson 03's program. The first is the exercise in which a handler swallows the signal, the
 second is run by plain uvicorn, the third as the lesson runs it. Whoever still runs after `GRACE` seconds is
-killed, as `docker stop --time` does.
+killed, as `docker stop -t` does.
 """
 
 import asyncio

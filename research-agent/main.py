@@ -27,6 +27,9 @@ def configure() -> uvicorn.Config:
         port=settings.port,
         access_log=False,
         log_config=None,
+        http="app.server:BoundedProtocol",
+        ws="none",
+        forwarded_allow_ips=settings.forwarded_allow_ips,
         # For those who do not even read their last event; uvicorn says int, asyncio takes any number.
         timeout_graceful_shutdown=settings.drain_seconds + 2,  # type: ignore[arg-type]
     )
@@ -43,7 +46,7 @@ def serve(parent: connection.Connection | None = None, sockets: list[socket] | N
     config = configure()
     config.app = create_app(settings, stop)
     server = DrainingServer(config, stop, parent)
-    server.run(sockets)
+    server.run(sockets)  # ends this process
     return server.exit_code
 
 

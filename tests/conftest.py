@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-import zlib
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +27,7 @@ from support.faults import (  # noqa: F401  # pytest finds the hooks here
 from support.shares import pytest_terminal_summary  # noqa: F401
 
 from course import engines, images
+from course.containers import Surroundings
 from course.engines.docker import docker as run_docker
 from course.models import base_environment
 from course.processes import Failed, Processes, free_port, wait_listening, wait_ready
@@ -193,40 +194,52 @@ def docker() -> None:
     require("docker")
 
 
+def build_own(image: images.Image, root: Path) -> str:
+    """Build an image under a name of this process's own; the name.
+
+    Another worker, checkout or check can then neither replace nor remove what a test looks at. Builds take
+    turns, so that later ones find all steps in the builder's cache.
+    """
+    own = dataclasses.replace(image, tag=f"{image.tag}-{uuid.uuid4().hex[:8]}")
+    with turn("images"):
+        images.build(own, root=root)
+    return own.tag
+
+
 @pytest.fixture(scope="session")
 def build(docker: None, lesson_root: Path) -> Iterator[Callable[[str], str]]:
-    """A function that builds the research agent of the lesson under test ("basic", ...); the image's name.
+    """A function that builds the research agent of the lesson under test ("basic", ...); the image's name."""
+    built: dict[str, str] = {}
 
-    Workers take turns: whoever comes second finds all steps in the builder's cache.
-    """
+    def build_once(kind: str) -> str:
+        if kind not in built:
+            image = next(image for image in images.AGENTS if image.tag.endswith(f":{kind}"))
+            built[kind] = build_own(image, lesson_root)
+        return built[kind]
 
-    mended = set()
-
-    def built(kind: str) -> str:
-        image = next(image for image in images.AGENTS if image.tag.endswith(f":{kind}"))
-        if lesson_root != ROOT:
-            # A mend is not to take the name of the course's own image, nor of another mend.
-            image = dataclasses.replace(image, tag=f"{image.tag}-{zlib.crc32(bytes(lesson_root)):08x}")
-            mended.add(image.tag)
-        with turn("images"):
-            images.build(images.MODEL)
-            images.build(image, root=lesson_root)
-        return image.tag
-
-    yield built
-    for tag in mended:
+    yield build_once
+    for tag in built.values():
         run_docker("rmi", "--force", tag)
+
+
+@pytest.fixture(scope="session")
+def network(docker: None) -> Iterator[Surroundings]:
+    """A network with the offline model, for the containers of all tests."""
+    model = build_own(images.MODEL, ROOT)
+    with Surroundings("downloads", model=model) as network:
+        yield network
+    run_docker("rmi", "--force", model)
 
 
 class RedisServer:
     """A real Redis, which can be stopped, killed, and started again with the same data on the same port."""
 
-    def __init__(self, processes: Processes, program: str, folder: Path) -> None:
+    def __init__(self, processes: Processes, program: str, folder: Path, *more: str) -> None:
         self.processes = processes
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         options = f"--port {self.port} --bind 127.0.0.1 --appendonly yes --logfile redis.log --save"
-        self.command = [program, *options.split(), ""]
+        self.command = [program, *options.split(), "", *more]
         self.folder = folder
         self.start()
 

@@ -2,18 +2,31 @@
 
 import asyncio
 import gzip
+import re
+import socket
 import subprocess
+import threading
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from ssl import PROTOCOL_TLS_SERVER, SSLContext
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
-from app.fetch import CUT, MAX_REDIRECTS, Fetcher, FetchFailed, Refused, certificates, is_public
+from app.fetch import (
+    CUT,
+    MAX_REDIRECTS,
+    Fetcher,
+    FetchFailed,
+    Refused,
+    certificates,
+    is_public,
+    may_fetch,
+    run_lookups,
+)
 from course.processes import free_port
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -28,8 +41,10 @@ class Site:
         self.tasks: list[asyncio.Task[None]] = []
         self.heads: list[str] = []
         """What the requests said, up to the blank line."""
+        self.bodies: list[str] = []
+        """What came behind it."""
 
-    async def __aenter__(self) -> "Site":
+    async def __aenter__(self) -> Self:
         self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0, ssl=self.tls)
         self.port = self.server.sockets[0].getsockname()[1]
         self.host = f"127.0.0.1:{self.port}"
@@ -48,6 +63,8 @@ class Site:
         with suppress(OSError, asyncio.IncompleteReadError):  # the client has left
             try:
                 self.heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
+                length = re.search(r"content-length: *(\d+)", self.heads[-1].lower())
+                self.bodies.append((await reader.readexactly(int(length[1]) if length else 0)).decode())
                 path = self.heads[-1].split()[1].partition("?")[0]
                 await self.pages.get(path, page(b"", status="404 Not Found"))(writer)
                 await writer.drain()
@@ -187,7 +204,8 @@ def test_the_internet_is_public(address: str) -> None:
 
 async def test_an_allowed_host_is_allowed_on_its_port_only(site: Site) -> None:
     site.pages["/"] = page(b"<p>intranet")
-    assert await site.fetcher().read(f"http://{site.host}/") == "intranet"
+    text = await site.fetcher().read(f"http://{site.host}/")
+    assert text == "intranet", f"A private host that is allowed was read as {text!r}."
     with pytest.raises(Refused, match="ports"):
         await site.fetcher().read(f"http://127.0.0.1:{free_port()}/")
     with pytest.raises(Refused, match="public"):
@@ -195,6 +213,48 @@ async def test_an_allowed_host_is_allowed_on_its_port_only(site: Site) -> None:
     with pytest.raises(Refused, match="ports"):
         await Fetcher(allowed_hosts=frozenset({"127.0.0.1"})).read(f"http://{site.host}/")
     assert len(site.heads) == 1, "A refused page was asked for nonetheless."
+
+
+# --- What may be asked for ---
+
+
+FOUND = ["https://docs.example/a?b=1#part", "https://docs.example/"]
+ASKED = (
+    "Compare https://one.example/x, two.example/y/z?q=1 (see <http://three.example/>) with asyncio.TaskGroup."
+)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *FOUND,
+        "https://docs.example/a?b=1#other",
+        *["https://one.example/x", "http://one.example/x/"],
+        *["https://two.example/y/z?q=1", "http://three.example", "https://three.example/#top"],
+    ],
+)
+def test_what_was_found_or_asked_for_may_be_fetched(url: str) -> None:
+    assert may_fetch(url, ASKED, FOUND), (
+        f"{url} stands in the question or was found: the agent should read it."
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *["https://docs.example/a", "https://docs.example/a?b=12", "https://docs.example/?q=the+question"],
+        *["https://one.example/x?q=secret", "https://one.example/xy", "https://one.example.evil.example/x"],
+        *[
+            "https://two.example/y/z?q=1&stolen=2",
+            "https://evil.example/one.example/x",
+            "http://",
+            "https://x",
+        ],
+        *["https://evil@one.example/x", "javascript:alert(1)", ""],
+    ],
+)
+def test_a_url_that_the_model_has_written_may_not_be_fetched(url: str) -> None:
+    assert not may_fetch(url, ASKED, FOUND), f"{url} is the model's own: what it appends goes to a stranger."
 
 
 # --- Redirects ---
@@ -211,9 +271,13 @@ async def test_a_redirect_to_what_is_not_public_is_refused(site: Site) -> None:
             "file:///etc/passwd",
         ):
             site.pages["/"] = redirect(to)
-            with pytest.raises(Refused):
-                text = await site.fetcher().read(f"http://{site.host}/")
-                pytest.fail(f"An innocent page redirected to {to}, the fetcher followed and got {text!r}.")
+            try:
+                got = await site.fetcher().read(f"http://{site.host}/")
+            except Refused:
+                continue
+            except FetchFailed as failure:
+                got = str(failure)
+            pytest.fail(f"An innocent page redirected to {to}, and the fetcher went there. It got: {got}.")
         assert not secret.heads, "The fetcher asked a server that it may not reach, by redirect."
 
 
@@ -228,7 +292,9 @@ async def test_redirects_are_followed_with_no_cookie_and_not_for_ever(site: Site
     site.pages["/loop"] = redirect("/loop")
     with pytest.raises(FetchFailed, match="redirects more than"):
         await site.fetcher().read(f"http://{site.host}/loop")
-    assert len(site.heads) == MAX_REDIRECTS + 1
+    assert len(site.heads) == MAX_REDIRECTS + 1, (
+        f"A page that redirects to itself was asked {len(site.heads)} times, not {MAX_REDIRECTS + 1}."
+    )
 
 
 # --- The connection goes where the check looked ---
@@ -244,7 +310,8 @@ async def test_the_name_is_resolved_once_and_told_to_the_server(site: Site) -> N
     name = f"wiki.nowhere.invalid:{site.port}"
     site.pages["/"] = page(b"<p>hello")
     fetcher = site.fetcher(resolve=resolve, allowed_hosts=frozenset({name}))
-    assert await fetcher.read(f"http://{name}/") == "hello"
+    text = await fetcher.read(f"http://{name}/")
+    assert text == "hello", f"The second address of a host answers, and was read as {text!r}."
     assert asked == ["wiki.nowhere.invalid"], "A name resolved twice may lead elsewhere the second time."
     assert f"\r\nHost: {name}\r\n" in site.heads[0], "The server should be told the name that was asked for."
     assert "research-agent" in site.heads[0], "The User-Agent should say who reads."
@@ -256,7 +323,8 @@ async def test_no_proxy_of_the_environment_is_used(site: Site, monkeypatch: pyte
     for variable in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(variable, raising=False)
     site.pages["/"] = page(b"<p>direct")
-    assert await site.fetcher().read(f"http://{site.host}/") == "direct"
+    text = await site.fetcher().read(f"http://{site.host}/")
+    assert text == "direct", f"A page was read through a proxy of the environment: {text!r}."
 
 
 @pytest.fixture
@@ -293,13 +361,57 @@ async def test_a_certificate_is_checked_against_the_name(
         site.pages["/"] = page(b"<p>secure")
         hosts = frozenset({f"wiki.invalid:{site.port}", f"other.invalid:{site.port}"})
         fetcher = site.fetcher(resolve=resolves_to("127.0.0.1"), allowed_hosts=hosts)
-        assert await fetcher.read(f"https://wiki.invalid:{site.port}/") == "secure"
+        text = await fetcher.read(f"https://wiki.invalid:{site.port}/")
+        assert text == "secure", f"A page by HTTPS was read as {text!r}."
         with pytest.raises(FetchFailed):
             await fetcher.read(f"https://other.invalid:{site.port}/")
         assert len(site.heads) == 1, "A server with another's certificate was trusted."
 
 
 # --- Bounds ---
+
+
+@pytest.fixture
+def hanging_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Names that end in .hangs get no answer before the test's end; the names that were looked up so far."""
+    asked: list[str] = []
+    over = threading.Event()
+    look_up = socket.getaddrinfo
+
+    def hang(host: Any, *args: Any, **options: Any) -> Any:
+        if not str(host).endswith(".hangs"):
+            return look_up(host, *args, **options)
+        asked.append(host)
+        over.wait(60)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    yield asked
+    over.set()
+
+
+async def test_names_that_hang_stop_nothing_but_their_pages(hanging_names: list[str]) -> None:
+    fetcher = Fetcher(timeout=0.5)
+    pages = [asyncio.create_task(fetcher.read(f"http://{n}.hangs/")) for n in range(40)]
+    try:
+        async with asyncio.timeout(20):
+            while len(hanging_names) < 6:
+                await asyncio.wait(pages, timeout=0.01)
+            await asyncio.get_running_loop().getaddrinfo("localhost", 80)  # as the model's client does
+    except TimeoutError:
+        pytest.fail("Six names that hang took all threads: no run can reach its model any more.")
+    finally:
+        ends = await asyncio.gather(*pages, return_exceptions=True)
+    assert all(isinstance(end, FetchFailed) for end in ends)
+    assert len(hanging_names) <= 16, "Nothing bounds the look-ups that hang: each takes a thread."
+
+
+async def test_a_run_has_one_lookup_at_a_time(hanging_names: list[str]) -> None:
+    run_lookups.set(asyncio.Semaphore(1))
+    for n in range(3):
+        with pytest.raises(FetchFailed, match="longer"):
+            await Fetcher(timeout=0.3).read(f"http://{n}.hangs/")
+    assert len(hanging_names) == 1, "One run whose names hang takes thread after thread from all others."
 
 
 async def never(host: str, port: int) -> list[str]:
@@ -318,7 +430,7 @@ async def test_one_deadline_holds_over_everything(site: Site, slow: str) -> None
     began = time.monotonic()
     with pytest.raises(FetchFailed, match=r"longer than 0\.3 seconds"):
         await fetcher.read(f"http://{site.host}/{slow}")
-    assert time.monotonic() - began < 1.5, "A slow server held the fetcher longer than its deadline."
+    assert time.monotonic() - began < 15, "A slow server held the fetcher longer than its deadline."
 
 
 async def test_of_an_endless_body_only_the_beginning_is_read(site: Site) -> None:
@@ -333,7 +445,8 @@ async def test_a_decompression_bomb_does_not_go_off(site: Site) -> None:
     site.pages["/twice"] = page(gzip.compress(bomb), "text/plain", Content_Encoding="gzip, gzip")
     tracemalloc.start()
     try:
-        assert await site.fetcher().read(f"http://{site.host}/") == "a" * 20_000 + CUT
+        text = await site.fetcher().read(f"http://{site.host}/")
+        assert text == "a" * 20_000 + CUT, f"Of a page that is too long {len(text):,} characters were kept."
         with pytest.raises(FetchFailed, match="compressed"):
             await site.fetcher().read(f"http://{site.host}/twice")
         peak = tracemalloc.get_traced_memory()[1]
@@ -390,12 +503,14 @@ async def test_nobody_there_is_said_in_words() -> None:
 )
 async def test_text_is_decoded_as_declared(site: Site, body: bytes, kind: str) -> None:
     site.pages["/"] = page(body, kind)
-    assert await site.fetcher().read(f"http://{site.host}/") == "Käse – 3 €"
+    text = await site.fetcher().read(f"http://{site.host}/")
+    assert text == "Käse – 3 €", f"The page's letters became {text!r}."
 
 
 async def test_a_wrong_charset_spoils_letters_only(site: Site) -> None:
     site.pages["/"] = page("Käse und Brot".encode("latin-1"), "text/plain; charset=utf-8")
-    assert await site.fetcher().read(f"http://{site.host}/") == "K\ufffdse und Brot"
+    text = await site.fetcher().read(f"http://{site.host}/")
+    assert text == "K\ufffdse und Brot", f"The page's letters became {text!r}."
 
 
 HTML = b"""<!doctype html><html><head><title>Leases</title><style>p {color: red}</style>
@@ -413,7 +528,8 @@ lease?</h1><p>A lock that <em>ends</em> by itself&nbsp;&mdash; so <b>no</b>body 
 async def test_html_becomes_what_its_reader_sees(site: Site) -> None:
     site.pages["/"] = page(HTML)
     text = await site.fetcher().read(f"http://{site.host}/")
-    assert text.replace("\u00a0", " ").splitlines() == [
+    seen = text.replace("\u00a0", " ").splitlines()
+    assert seen == [
         "Leases",
         "What is a lease?",
         "A lock that ends by itself — so nobody waits for ever.",
@@ -424,12 +540,13 @@ async def test_html_becomes_what_its_reader_sees(site: Site) -> None:
         "def renew():",
         "    return True",
         "the end",
-    ]
+    ], f"A page of HTML became other lines than its reader sees: {seen}."
 
 
 async def test_json_is_text_as_it_is(site: Site) -> None:
     site.pages["/"] = page(b'{"a": ["<b>", 1]}', "application/ld+json")
-    assert await site.fetcher().read(f"http://{site.host}/") == '{"a": ["<b>", 1]}'
+    text = await site.fetcher().read(f"http://{site.host}/")
+    assert text == '{"a": ["<b>", 1]}', f"JSON is text as it is, and became {text!r}."
 
 
 @pytest.mark.parametrize(
@@ -437,6 +554,9 @@ async def test_json_is_text_as_it_is(site: Site) -> None:
 )
 async def test_html_made_to_be_slow_is_not(site: Site, html: str) -> None:
     site.pages["/"] = page(b"<p>begin</p>" + html.encode())
-    began = time.monotonic()
-    assert (await site.fetcher().read(f"http://{site.host}/")).startswith("begin")
-    assert time.monotonic() - began < 3, "A page of less than a megabyte kept a processor busy for seconds."
+    began = time.process_time()  # of this process alone, however busy the machine is
+    text = await site.fetcher(timeout=60).read(f"http://{site.host}/")
+    assert text.startswith("begin"), f"The page begins with another text than its own: {text[:20]!r}."
+    assert time.process_time() - began < 5, (
+        "A page of less than a megabyte kept a processor busy for seconds."
+    )

@@ -11,7 +11,7 @@ from app.config import Settings
 from app.log import Log
 from app.models import Event, Notebook, Source
 
-SAID = "One [1]\nand [7], [2, 9] or [3](http://evil.example/), as [x](y)[2]."
+SAID = "One [1]\nand [7], [2, 9], [0] or [3](http://evil.example/), as [x](y)[2]."
 
 
 @pytest.mark.parametrize("pieces", [[SAID], list(SAID), re.findall(r"\s*\S+\s", SAID + " ")])
@@ -19,13 +19,20 @@ def test_a_citation_of_nothing_is_dropped(pieces: list[str]) -> None:
     known = [Source(n=n, title="", url=str(n), snippet="", step=1) for n in (1, 2, 3)]
     citations = Citations(Notebook(sources=known))
     text = "".join([citations.feed(piece) for piece in pieces] + [citations.rest()]).strip()
-    assert text == "One [1]\nand, [2] or [3], as [x](y)[2].", "A citation points at nothing."
+    cited = re.findall(r"\d+", " ".join(re.findall(r"\[[\d, ]+\]", text)))
+    invented = sorted({*cited} - {"1", "2", "3"})
+    assert not invented, f"A citation points at nothing: no source has the number {', '.join(invented)}."
+    assert text == "One [1]\nand, [2], or [3], as [x](y)[2].", (
+        f"More was taken out of the answer than citations of nothing, or less: {text!r}."
+    )
 
 
 def test_a_character_that_comes_in_halves_is_whole_again() -> None:
     citations = Citations(Notebook())
     told = [citations.feed(piece) for piece in ("so \ud83d", "\ude00", "\ud83d")] + [citations.rest()]
-    assert "".join(told) == "so \U0001f600\ufffd"
+    assert "".join(told) == "so \U0001f600\ufffd", (
+        f"A character that came in halves became {''.join(told)!r}."
+    )
     "".join(told).encode()
 
 
@@ -38,9 +45,23 @@ async def test_a_log_that_is_behind_its_reader_tells_nothing_twice() -> None:
         log.add(*events[2:], Event((0, 8), "done", {}))
 
     rest = asyncio.create_task(add_the_rest())
-    told = [event.id for event in [event async for event in log.follow((0, 5))] if event]
-    assert told == [(0, 6), (0, 7), (0, 8)], "Events came twice when a stream was resumed."
+    told = [event.id async for batch in log.follow((0, 5)) for event in batch]
+    assert told == [(0, 6), (0, 7), (0, 8)], (
+        f"The reader has seen the event 0-5 and there are three more, and these ids came: {told}."
+    )
     await rest
+
+
+async def test_a_stream_is_resumed_across_a_change_of_replica() -> None:
+    """Another replica's events begin again with the number 1, in the next epoch."""
+    ids = [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2)]
+    log = Log([Event(each, "done" if each == (1, 2) else "token", {}) for each in ids])
+    for seen in range(len(ids)):
+        told = [event.id async for batch in log.follow(ids[seen]) for event in batch]
+        assert told == ids[seen + 1 :], (
+            "A run went on at another replica, and to a reader who comes back after the event "
+            f"{ids[seen]} were told {told}, not {ids[seen + 1 :]}."
+        )
 
 
 @pytest.mark.parametrize("keys", [",", "sha256:zz", "sha256:"])
@@ -57,6 +78,10 @@ def test_every_setting_is_in_the_example_with_its_default(
         monkeypatch.delenv(name.upper(), raising=False)
     example = lesson_root / "research-agent" / ".env.example"
     named = re.findall(r"^([A-Z_]+)=", example.read_text(), re.MULTILINE)
-    assert sorted(named) == sorted(name.upper() for name in Settings.model_fields)
+    differ = {*named} ^ {name.upper() for name in Settings.model_fields}
+    assert not differ, (
+        f"In .env.example and config.py are not the same settings: {', '.join(sorted(differ))}."
+    )
+    assert len(named) == len({*named}), "A setting stands twice in .env.example."
     shown, default = (Settings(_env_file=file, openai_api_key="x") for file in (example, None))  # type: ignore[call-arg, arg-type]
-    assert shown == default
+    assert shown == default, "A line of .env.example is not the setting's default."

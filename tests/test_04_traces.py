@@ -12,7 +12,7 @@ import pytest
 from conftest import App
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from test_04_research import ask
+from test_04_research import ask, assert_ends_with_zero, result_of
 
 
 @pytest.fixture
@@ -48,16 +48,22 @@ def test_a_request_its_run_and_its_calls_are_spans_of_one_trace(
     server = research_agent(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
     reply = ask(server, "What is a span?")
     server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(10) == 0, "the last spans are sent before the end"
-    (request,) = [span for span in spans if span.name == "request" and "/v1/research" in str(span.attributes)]
+    assert_ends_with_zero(server)
+    requests = [span for span in spans if span.name == "request" and "/v1/research" in str(span.attributes)]
+    assert len(requests) == 1, (
+        f"One run was asked for, and {len(requests)} spans of requests were sent before the end."
+    )
+    (request,) = requests
     mine = [span for span in spans if span.trace_id == request.trace_id]
     names = [span.name for span in mine]
-    assert names.count("run") == 1
-    assert names.count("tool call") == len(reply.json()["steps"])
-    assert names.count("model call") == len(reply.json()["steps"]) + 1
+    steps = len(result_of(reply)["steps"])
+    counted = {name: names.count(name) for name in ("run", "tool call", "model call")}
+    expected = {"run": 1, "tool call": steps, "model call": steps + 1}
+    assert counted == expected, f"A run of {steps} steps has the spans {counted}, not {expected}."
     by_id = {span.span_id: span.name for span in mine}
     parents = {span.name: by_id.get(span.parent_span_id) for span in mine}
-    assert parents == {"request": None, "run": "request", "model call": "run", "tool call": "run"}
+    expected_parents = {"request": None, "run": "request", "model call": "run", "tool call": "run"}
+    assert parents == expected_parents, f"The spans have other parents than they should: {parents}."
 
 
 def test_without_a_collector_no_exporter_is_imported(lesson_root: Path) -> None:
@@ -71,4 +77,6 @@ def test_without_a_collector_no_exporter_is_imported(lesson_root: Path) -> None:
         text=True,
         check=True,
     )
-    assert run.stdout.strip() == "[]"
+    assert run.stdout.strip() == "[]", (
+        f"Nobody collects traces, and their exporter is imported: {run.stdout!r}."
+    )

@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx2
 import pytest
@@ -24,6 +24,7 @@ from playwright.sync_api import (
     expect,
     sync_playwright,
 )
+from support.faults import fault_of
 
 from course.processes import free_port
 
@@ -84,19 +85,24 @@ class Visits:
         if message.type in ("error", "warning"):
             self.complaints.append(message.text)
 
-    def end(self) -> None:
+    def close(self) -> None:
         for context in self.contexts:
             context.close()
+
+    def assert_no_complaint(self) -> None:
         unexpected = [text for text in self.complaints if not any(each in text for each in self.expected)]
-        assert not unexpected, f"The browser complained (a policy broken, an error): {unexpected}"
+        assert not unexpected, f"The browser complained (a policy broken, an error): {unexpected}."
 
 
 @pytest.fixture
-def visit(browser: Browser) -> Iterator[Visits]:
+def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visits]:
     expect.set_options(timeout=15_000)
-    visits = Visits(browser)
+    visits, failed_before = Visits(browser), request.session.testsfailed
     yield visits
-    visits.end()
+    visits.close()
+    # Where the test has failed, as it must on a broken copy, it has said already what is wrong.
+    if request.session.testsfailed == failed_before and fault_of(request.node) is None:
+        visits.assert_no_complaint()
 
 
 class Line:
@@ -226,7 +232,7 @@ def test_steps_sources_and_the_answer_arrive(visit: Visits, paced: Server) -> No
         }"""
     )
     ask(page)
-    expect(page.locator("#steps li").first).to_contain_text("Searched the web for “graceful shutdown”")
+    expect(page.locator("#steps li").first).to_contain_text("Searched for “graceful shutdown”")
     expect(page.locator("#sources li").first).to_contain_text("[1] ")
     expect(page.locator("#steps li").first).to_contain_text(re.compile(r"\d+ sources? found"))
     begun(page)
@@ -258,10 +264,14 @@ def test_a_citation_leads_to_its_source(visit: Visits, server: Server) -> None:
     expect(entry, "The source is not marked.").to_be_focused()
     assert page.url == address, "A citation must not lead away from the run."
     link = entry.locator("a")
-    assert link.inner_text() == sources[number - 1]["title"]
-    assert link.get_attribute("href") == sources[number - 1]["url"]
-    assert link.get_attribute("rel") == "noopener noreferrer nofollow"
-    assert link.get_attribute("target") == "_blank"
+    # A page that only the agent's own search has is shown by the agent.
+    opens = unquote(link.get_attribute("href") or "").removeprefix(f"{server}/source?url=")
+    shown = {"title": link.inner_text(), "href": opens} | {
+        name: link.get_attribute(name) for name in ("rel", "target")
+    }
+    source = {"title": sources[number - 1]["title"], "href": sources[number - 1]["url"]}
+    expected = source | {"rel": "noopener noreferrer nofollow", "target": "_blank"}
+    assert shown == expected, f"The link to source {number} is {shown}, not {expected}."
 
 
 def test_a_run_is_cancelled(visit: Visits, paced: Server) -> None:
@@ -272,6 +282,41 @@ def test_a_run_is_cancelled(visit: Visits, paced: Server) -> None:
     expect(page.locator("#state")).to_have_text("Cancelled.")
     expect(page.locator("#cancel")).to_be_hidden()
     assert run_of(page, paced)["state"] == "cancelled", "The page says so, but the run goes on."
+
+
+def test_a_cancelled_question_is_asked_again(visit: Visits, paced: Server) -> None:
+    page = visit(paced)
+    ask(page)
+    begun(page)
+    expect(page.locator("#ask-again")).to_be_hidden()
+    page.click("#cancel")
+    expect(page.locator("#state")).to_have_text("Cancelled.")
+    cancelled = page.url
+    page.click("text=Ask again")
+    begun(page)
+    assert page.url != cancelled, "Asking again must start a new run."
+    expect(page.locator("#question")).to_have_text(QUESTION)
+    expect(page.locator("#ask-again")).to_be_hidden()
+    finished(page)
+
+
+def test_an_example_asks(visit: Visits, server: Server) -> None:
+    page = visit(server)
+    page.click(f"#examples >> text={QUESTION}")
+    finished(page)
+    expect(page.locator("#question"), "An example only fills in the field.").to_have_text(QUESTION)
+
+
+def test_a_source_opens(visit: Visits, server: Server) -> None:
+    page = visit(server)
+    ask(page)
+    finished(page)
+    with page.expect_popup() as opened:
+        page.locator("#sources li a").first.click()
+    text = opened.value.locator("body").inner_text()
+    assert "graceful shutdown" in text.lower() and len(text) > 200, (
+        f"A source leads to {opened.value.url}, where there is nothing to read."
+    )
 
 
 def test_an_answer_cut_at_its_length_limit_says_so(visit: Visits, start: App) -> None:
@@ -452,7 +497,8 @@ def test_a_key_is_asked_for_when_the_server_wants_one(visit: Visits, start: App)
     expect(page.locator("#key")).to_be_focused()
     page.keyboard.type("the-right-key\n")
     finished(page)
-    assert run_of(page, server, {"X-API-Key": "the-right-key"})["state"] == "done"
+    ended = run_of(page, server, {"X-API-Key": "the-right-key"})["state"]
+    assert ended == "done", f"The page shows an answer, and the run is {ended!r}."
     page.reload()
     finished(page)
     stored = page.evaluate("JSON.stringify(localStorage) + document.cookie + location.href")
@@ -507,9 +553,10 @@ def test_html_of_questions_sources_and_answers_stays_text(
     assert EVIL in result["response"], "The attack did not come as far as the answer."
     expect(page.locator("main img"), "HTML from outside has become part of the page.").to_have_count(0)
     for part in ("#question", "#answer", "#sources li >> nth=0", "#sources li >> nth=1"):
-        expect(page.locator(part)).to_contain_text("<img src=x onerror=")
+        lost = f"What looks like HTML was left out of {part.partition(' ')[0]}, and the reader never sees it."
+        expect(page.locator(part), lost).to_contain_text("<img src=x onerror=")
     page.click("text=New question")
-    assert past(page) == [f"What is a graceful shutdown? {EVIL}"]
+    assert past(page) == [f"What is a graceful shutdown? {EVIL}"], "The history shows another question."
     expect(page.locator("main img"), "HTML from outside has become part of the page.").to_have_count(0)
     assert page.title() == "Research agent", "A script from outside was executed."
 
@@ -545,7 +592,24 @@ MARKDOWN = {
     "see https://x.example/a_b.": "<p>see a(https://x.example/a_b)https://x.example/a_b</a>.</p>",
     "![pixel](https://x.example/p.gif)": "<p>!a(https://x.example/p.gif)pixel</a></p>",
     "so [1][2], `[1]` \\[1]": "<p>so (1)(2), <code>[1]</code> [1]</p>",
+    "``a ` b`` `c": "<p><code>a ` b</code> `c</p>",
+    "**a *b* c** **d": "<p><strong>a <em>b</em> c</strong> **d</p>",
+    "_a *b_ c*": "<p>_a <em>b_ c</em></p>",
+    "**a* b": "<p>*<em>a</em> b</p>",
 }
+SLOW = [  # each takes time only where text is searched again for what was not found before
+    *["> " * 5000 + "x", "- " * 5000 + "x", "*_`[(" * 2000, "**" * 5000, "\n" * 5000],
+    *["a ".join("`" * n for n in range(1, 161)), "`a " * 10_000, "``a `" * 5_000, "`" * 20_000 + "a"],
+    *["**a " * 8_000, "__a " * 8_000, "_a " * 8_000, "*a " * 8_000, "_a **b " * 4_000, "*a_ _b* " * 4_000],
+    *["[a](" * 8_000, "[" * 20_000, '[a](b "' * 4_000, "[a](b(" * 5_000, "http://" * 5_000, "\\`" * 8_000],
+    *[
+        "- a\n" * 5_000,
+        "> a\n" * 5_000,
+        "```\n" + "``\n" * 5_000,
+        " - - -" * 4_000 + "x",
+        "# " + " #" * 8_000 + "x",
+    ],
+]
 LINK = r'<a href="([^"]*)" target="_blank" rel="noopener noreferrer nofollow">'
 
 
@@ -557,9 +621,18 @@ def test_markdown_becomes_elements_and_nothing_else(visit: Visits, server: Serve
         return texts.map((text) => splitBlocks(text.split("\\n")).map(draw).join(""));
     }"""
     for text, html in zip(MARKDOWN, page.evaluate(render, list(MARKDOWN)), strict=True):
-        assert re.sub(LINK, r"a(\1)", html) == MARKDOWN[text]
+        became = re.sub(LINK, r"a(\1)", html)
+        assert became == MARKDOWN[text], f"The text {text!r} became {became}, and not {MARKDOWN[text]}."
     # Neither depth nor length makes the page stand still, or its stack overflow.
-    page.evaluate(render, ["> " * 5000 + "x", "- " * 5000 + "x", "*_`[(" * 2000, "**" * 5000, "\n" * 5000])
+    for text in SLOW:
+        seconds = page.evaluate(
+            f"async (text) => {{ const t = performance.now(); await ({render})([text]); "
+            f"return (performance.now() - t) / 1000 }}",
+            text,
+        )
+        assert seconds < 1, (
+            f"An answer of {len(text):,} characters, {text[:20]!r}, froze the page for {seconds:.0f} s."
+        )
 
 
 STREAM = (
@@ -594,15 +667,18 @@ def test_a_stream_is_read_the_same_however_it_is_cut_into_pieces(visit: Visits, 
         }
         return [...seen];
     }"""
-    (seen,) = page.evaluate(read, STREAM)
-    assert json.loads(seen) == [
+    ways = page.evaluate(read, STREAM)
+    assert len(ways) == 1, f"The same stream, cut into other pieces, was read in {len(ways)} different ways."
+    (seen,) = ways
+    events = json.loads(seen)
+    assert events == [
         [
             {"id": "0-1", "type": "token", "data": '{\n "ä€🎈"'},
             {"id": "0-2", "type": "x", "data": ""},
             {"id": "0-3", "type": "message", "data": "last"},
         ],
         {"lastId": "0-3", "retry": 1234},
-    ]
+    ], f"The events of the stream were read as {events}."
 
 
 # --- This browser's runs ---
@@ -624,7 +700,7 @@ def test_the_history_opens_and_deletes_runs(visit: Visits, server: Server) -> No
     assert_whole(page, server)
     page.go_back()
     page.get_by_label(f"Delete “{QUESTION}”").click()
-    assert past(page) == [other]
+    assert past(page) == [other], "A run was deleted from the history, and the other should be left."
     page.click("text=Clear all")
     expect(page.locator("#history")).to_be_hidden()
     assert visit(server).locator("#runs li").count() == 0, "The history is this browser's own."
@@ -636,7 +712,9 @@ def test_the_history_keeps_fifty_runs(visit: Visits, server: Server) -> None:
     ask(page)
     finished(page)
     page.click("text=New question")
-    assert past(page) == [QUESTION, *(run["query"] for run in runs[:49])]
+    assert past(page) == [QUESTION, *(run["query"] for run in runs[:49])], (
+        "The history is not the newest fifty runs."
+    )
 
 
 # --- For everybody ---
@@ -649,7 +727,7 @@ def assert_accessible(page: Page) -> None:
         for each in found
         if each["impact"] in ("serious", "critical")
     ]
-    assert not serious, f"axe-core finds barriers: {serious}"
+    assert not serious, f"There are barriers on the page, which axe-core finds: {serious}."
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -726,12 +804,13 @@ def test_the_page_stands_still_when_asked_to(visit: Visits, paced: Server) -> No
     assert page.evaluate("document.getAnimations().length") == 0, "Something moves all the same."
 
 
-@pytest.mark.skipif(not os.environ.get("SCREENSHOTS"), reason="SCREENSHOTS=1 takes the page's pictures anew")
-def test_a_phone_for_the_picture(visit: Visits, server: Server) -> None:
-    page = visit(server, viewport={"width": 360, "height": 740}, device_scale_factor=1.5)
-    ask(page)
-    finished(page)
-    picture(page, "phone")
+if os.environ.get("SCREENSHOTS"):  # takes the page's pictures anew; else there is nothing to test, or to skip
+
+    def test_a_phone_for_the_picture(visit: Visits, server: Server) -> None:
+        page = visit(server, viewport={"width": 360, "height": 740}, device_scale_factor=1.5)
+        ask(page)
+        finished(page)
+        picture(page, "phone")
 
 
 def test_the_page_brings_everything_itself(visit: Visits, server: Server, lesson_root: Path) -> None:
@@ -741,4 +820,4 @@ def test_the_page_brings_everything_itself(visit: Visits, server: Server, lesson
     loaded = page.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
     assert all(address.startswith(server) for address in loaded), f"Something comes from elsewhere: {loaded}"
     files = sorted(path.name for path in (lesson_root / "research-agent/app/static").iterdir())
-    assert files == ["app.js", "index.html", "style.css"]
+    assert files == ["app.js", "index.html", "style.css"], f"The page is made of other files: {files}."

@@ -119,6 +119,29 @@ def test_a_page_shows_picture_table_and_how_it_was_measured(root: Path) -> None:
     assert "At p99 <!-- value: rates.values.p99|.3f -->0.012<!-- /value --> s." in text
 
 
+def test_ratios_follow_from_their_row_or_the_page_says_how_they_were_formed(root: Path) -> None:
+    assert "ratio is the median" not in (root / "docs" / "page.md").read_text()
+    for path in (figures.ROOT / "docs" / "figures").glob("*.json"):
+        record = figures.load(path.stem, path.parent)
+        if not isinstance(record, figures.Bars) or figures.has_rounds(record):
+            continue
+        for series in record.series:
+            for value, first, ratio in zip(
+                series.values, record.series[0].values, series.ratio, strict=False
+            ):
+                assert ratio == pytest.approx(value / first, abs=0.01), f"{path.name}: {series.name}"
+    rounds = figures.embed("<!-- figure: lesson_05_builds --><!-- /figure -->")
+    assert "a ratio is the median of the rounds' own ratios" in rounds
+
+
+def test_a_shutdown_shows_no_effect_before_its_cause() -> None:
+    record = figures.load("shutdown_timeline", figures.ROOT / "docs" / "figures")
+    assert isinstance(record, figures.Timeline)
+    signalled = next(mark.start for mark in record.marks if mark.label == "SIGTERM")
+    ready = next(lane for lane in record.lanes if lane.name == "/ready")
+    assert next(span.start for span in ready.spans if span.label == "503") >= signalled
+
+
 def test_pictures_and_records_without_each_other_are_reported(root: Path) -> None:
     folder = root / "docs" / "figures"
     (folder / "image.json").unlink()

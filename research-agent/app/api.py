@@ -5,13 +5,14 @@ import gc
 import json
 import math
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from importlib.resources import files
 from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, FastAPI, Header, HTTPException, Request, Response
+from fastapi import APIRouter, FastAPI, Header, HTTPException, Request, Response, Security
 from fastapi.responses import StreamingResponse
+from fastapi.security import APIKeyHeader
 from fastapi.sse import format_sse_event
 from fastapi.staticfiles import StaticFiles
 
@@ -19,17 +20,24 @@ from app import telemetry
 from app.agent import Agent
 from app.config import Settings
 from app.gate import Envelope, Gate, tell_problems
-from app.models import Event, EventId, Problem, Record, ResearchRequest, Result, Run, event_id, wire_id
+from app.models import Event, EventId, Record, ResearchRequest, Result, Run, event_id, wire_id
 from app.operations import STATIC, Health, operations
+from app.readers import EventStream, ReaderLimit
 from app.runs import Runs, answer_alias
 from app.search import make_search
 from app.server import Stop
 from app.store import MemoryStore, Store
 
 log = structlog.stdlib.get_logger("research-agent")
+TRACE_SECONDS = 2
+"""What the last traces may take at the end."""
+RETRY_MS = 500
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # no proxy may hold events back
 any_problem: dict[int | str, dict[str, Any]] = {
-    "default": {"description": "A problem", "content": {"application/problem+json": {}}, "model": Problem}
+    "default": {
+        "description": "A problem",
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
 }
 event_schema = {
     "type": "object",
@@ -40,9 +48,13 @@ event_schema = {
         "data": {"type": "string", "contentMediaType": "application/json"},
     },
 }
-event_stream: dict[int | str, dict[str, Any]] = {
-    200: {"description": "Events", "content": {"text/event-stream": {"itemSchema": event_schema}}}
+# `itemSchema` describes one event in OpenAPI 3.2, which most generators of clients do not speak yet.
+events_content = {"text/event-stream": {"schema": {"type": "string"}, "x-itemSchema": event_schema}}
+event_stream: dict[int | str, dict[str, Any]] = {200: {"description": "Events", "content": events_content}}
+nothing_more: dict[int | str, dict[str, Any]] = {
+    204: {"description": "The run is over, and Last-Event-ID is its last event: do not connect again"}
 }
+api_key = APIKeyHeader(name="X-API-Key", auto_error=False, description="Needed where API_KEYS are set.")
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
 
 
@@ -58,7 +70,7 @@ class FreshFiles(StaticFiles):
 def make_store(settings: Settings) -> Store:
     ttl = settings.run_ttl_seconds
     if settings.redis_url is None:
-        return MemoryStore(ttl, settings.max_stored_runs)
+        return MemoryStore(ttl, settings.max_stored_runs, settings.max_stored_bytes)
     from app.redis_store import RedisStore  # not before: its client takes a while to import
 
     url, longest = settings.redis_url.get_secret_value(), settings.timeout_seconds
@@ -69,7 +81,8 @@ def create_app(settings: Settings, stop: Stop) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         flush_traces = telemetry.configure_traces(settings)
-        agent = Agent(settings, make_search(settings))
+        search = make_search(settings)
+        agent = Agent(settings, search)
         runs = Runs(settings, make_store(settings), agent)
         health = Health(settings, agent, runs.store)
         await health.check()
@@ -77,10 +90,20 @@ def create_app(settings: Settings, stop: Stop) -> FastAPI:
         stop.app_stops(runs)
         gc.collect()
         gc.freeze()  # what the imports made stays for ever; no later collection need look at it
-        yield {"settings": settings, "runs": runs, "health": health, "stop": stop}
+        readers = ReaderLimit(settings.max_readers_per_caller)
+        yield {
+            "settings": settings,
+            "runs": runs,
+            "health": health,
+            "stop": stop,
+            "search": search,
+            "readers": readers,
+        }
         await stop.drained()
         await runs.end()
-        flush_traces()
+        with suppress(TimeoutError):  # the collector hangs
+            async with asyncio.timeout(TRACE_SECONDS):
+                await asyncio.to_thread(flush_traces)
         telemetry.worker_ends()
 
     app = FastAPI(
@@ -93,7 +116,8 @@ def create_app(settings: Settings, stop: Stop) -> FastAPI:
     )
     app.add_middleware(Envelope, max_body_bytes=settings.max_body_bytes)
     tell_problems(app)
-    app.include_router(research)
+    # This only describes the key: Gate looks at it before the body is read.
+    app.include_router(research, dependencies=[Security(api_key)])
     app.include_router(operations)
     app.mount("/static", FreshFiles(directory=STATIC), name="static")
     app.mount("/swagger", StaticFiles(directory=str(files("fastapi_swagger") / "resources")), name="swagger")
@@ -120,11 +144,11 @@ async def begin(request: Request, body: ResearchRequest, key: str | None) -> str
     if runs.full:
         telemetry.shed.inc()
         raise HTTPException(503, "Too many runs are waiting already.", {"Retry-After": "1"})
-    if wait := runs.agent.circuit.wait():
+    run = Run(query=body.query, background=body.background)
+    if wait := runs.agent.circuit.wait(run.id):
         raise HTTPException(
             503, "The model fails at the moment; no runs are started.", {"Retry-After": str(math.ceil(wait))}
         )
-    run = Run(query=body.query, background=body.background)
     record = Record(run=run, caller=caller, request_id=request.state.request_id)
     structlog.contextvars.bind_contextvars(run_id=run.id)
     run_id = await runs.start(record, alias)
@@ -176,7 +200,7 @@ async def research_whole(request: Request, body: ResearchRequest, idempotency_ke
                 "The run goes on at another replica; its Location tells.",
                 {"Retry-After": "1"} | location,
             )
-        record = record if record.run.over else await known_run(request, run_id)
+        record = await known_run(request, run_id)
     if told := record.run.problem:
         raise HTTPException(told.status, told.detail)
     if record.run.result is None:
@@ -194,7 +218,13 @@ async def research_stream(
     request: Request, body: ResearchRequest, idempotency_key: Key = None
 ) -> StreamingResponse:
     """Research a question and follow the run; its events are those of GET /v1/research/{id}/events."""
-    run_id = await begin(request, body, idempotency_key)
+    readers: ReaderLimit = request.state.readers
+    readers.acquire(request.state.caller)  # before a run is started that its caller could not read
+    try:
+        run_id = await begin(request, body, idempotency_key)
+    except BaseException:
+        readers.release(request.state.caller)
+        raise
     return stream(request, run_id, (0, 0))
 
 
@@ -204,18 +234,26 @@ async def research_state(request: Request, run_id: str) -> Run:
     return (await known_run(request, run_id)).run
 
 
-@research.get("/{run_id}/events", response_class=StreamingResponse, responses=event_stream)
+@research.get("/{run_id}/events", response_class=StreamingResponse, responses=event_stream | nothing_more)
 async def research_events(
     request: Request,
     run_id: str,
     last_event_id: Annotated[str, Header(pattern=r"^[0-9]{1,18}-[0-9]{1,18}$")] = "0-0",
-) -> StreamingResponse:
-    """A run's events from the first, or after Last-Event-ID; `done` or `error` is always the last."""
+) -> Response:
+    """A run's events from the first, or after Last-Event-ID; `done` or `error` is always the last.
+
+    204 when that was the last: an EventSource that is left open connects again for ever, but for this status.
+    """
     await known_run(request, run_id)
     runs: Runs = request.state.runs
     if runs.draining and run_id not in runs.live:
         raise HTTPException(503, "This server is about to stop.", {"Retry-After": "1"})
-    return stream(request, run_id, event_id(last_event_id))
+    after = event_id(last_event_id)
+    known = (await runs.follow(run_id)).events
+    if known and known[-1].last and known[-1].id <= after:
+        return Response(status_code=204)
+    request.state.readers.acquire(request.state.caller)
+    return stream(request, run_id, after)
 
 
 @research.delete("/{run_id}", status_code=202)
@@ -227,17 +265,25 @@ async def research_cancel(request: Request, run_id: str) -> Run:
     return record.run
 
 
-def stream(request: Request, run_id: str, after: EventId) -> StreamingResponse:
+def stream(request: Request, run_id: str, after: EventId) -> EventStream:
+    """For a caller who has acquired a reader's place."""
+
     async def body() -> AsyncIterator[bytes]:
-        yield b"retry: 500\n\n"
-        async with aclosing(request.state.runs.watch(run_id, after)) as events:
-            async for event in events:
-                yield on_the_wire(event) if event else b": ping\n\n"
+        retry: int | None = RETRY_MS
+        async with aclosing(request.state.runs.watch(run_id, after)) as batches:
+            async for batch in batches:
+                told = b""
+                for event in batch:
+                    told += on_the_wire(event, retry)
+                    retry = None
+                yield told or b": ping\n\n"
 
     headers = STREAM_HEADERS | {"Location": f"/v1/research/{run_id}", "X-Run-ID": run_id}
-    return StreamingResponse(body(), headers=headers, media_type="text/event-stream")
+    place = {"limit": request.state.readers, "caller": request.state.caller}
+    return EventStream(body(), headers=headers, media_type="text/event-stream", **place)
 
 
-def on_the_wire(event: Event) -> bytes:
+def on_the_wire(event: Event, retry: int | None) -> bytes:
+    """An event; the first also tells `retry`: in a block of its own, some clients take it for an event."""
     data = json.dumps(event.data, ensure_ascii=False)
-    return format_sse_event(event=event.type, data_str=data, id=wire_id(event.id))
+    return format_sse_event(event=event.type, data_str=data, id=wire_id(event.id), retry=retry)

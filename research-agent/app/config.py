@@ -56,6 +56,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     web_concurrency: int = Field(default=1, ge=1)
+    forwarded_allow_ips: str = ""  # proxies whose X-Forwarded-For is believed: addresses, networks, or *
 
     openai_api_key: SecretStr
     openai_base_url: str = "https://api.openai.com/v1"
@@ -82,11 +83,13 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=3, gt=0)
     run_ttl_seconds: int = Field(default=3600, ge=1)  # how long a finished run can be read
     max_stored_runs: int = Field(default=1000, ge=1)  # in memory; in Redis, `maxmemory` bounds them
+    max_stored_bytes: int = Field(default=64_000_000, ge=1)  # of finished runs in memory
     cache_ttl_seconds: int = Field(default=300, ge=0)
 
     api_keys: Digests = []  # none: everybody may call
     rate_limit_rpm: int = Field(default=60, ge=1)
     max_runs_per_caller: int = Field(default=10, ge=1)
+    max_readers_per_caller: int = Field(default=50, ge=1)  # streams of events, of one process
     max_concurrency: int = Field(default=32, ge=1)
     max_queue: int = Field(default=32, ge=0)
     max_body_bytes: int = Field(default=65_536, ge=1)

@@ -9,9 +9,11 @@ import asyncio
 import re
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from functools import cache
+from contextvars import ContextVar
+from functools import cache, partial
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import httpx2
@@ -40,9 +42,20 @@ class FetchFailed(Exception):
     """The page could not be read; the text tells the model why."""
 
 
+# getaddrinfo cannot be cancelled. It has threads of its own, so that names that hang delay nothing else.
+lookup_threads = ThreadPoolExecutor(16, "lookup")
+run_lookups: ContextVar[asyncio.Semaphore | None] = ContextVar("run_lookups", default=None)
+"""How many look-ups a run may have at once; one that it gave up counts until its thread ends."""
+
+
 async def resolve(host: str, port: int) -> list[str]:
     """The addresses of a host, the best first."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    slot = run_lookups.get() or asyncio.Semaphore(1)
+    await slot.acquire()
+    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    answer = asyncio.get_running_loop().run_in_executor(lookup_threads, look_up)
+    answer.add_done_callback(lambda _: slot.release())
+    found = await asyncio.shield(answer)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
@@ -62,6 +75,23 @@ def is_public(address: str | IPv4Address) -> bool:
 def certificates() -> ssl.SSLContext:
     """Whom to trust; the same for all, because it takes long to read."""
     return httpx2.create_ssl_context()
+
+
+def may_fetch(url: str, question: str, found: Iterable[str]) -> bool:
+    """Whether a search has found this very URL, or the question contains it, with or without its scheme.
+
+    A page could tell the model to append the question, or what it has read elsewhere, to a URL of the page's
+    author, who would then read it in a log. So the model chooses among URLs, and writes none of its own.
+    """
+    if url.partition("#")[0] in {known.partition("#")[0] for known in found}:
+        return True
+    words = re.split(r"[\s<>\"'`]+", question)
+    asked = {bare(word) for each in words for word in (each, each.strip("([{*_.,;:!?)]}"))}
+    return bare(url) in asked - {""}
+
+
+def bare(url: str) -> str:
+    return re.sub(r"^https?://", "", url.partition("#")[0], flags=re.IGNORECASE).rstrip("/")
 
 
 class Fetcher:

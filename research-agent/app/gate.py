@@ -17,11 +17,13 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.routing import Match, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import telemetry
 from app.models import Problem
-from app.store import Busy, StoreDown
+from app.readers import TooManyReaders
+from app.store import Busy, StoreError
 
 log = structlog.stdlib.get_logger("research-agent")
 BODY_SECONDS = 5
@@ -129,11 +131,14 @@ def identify(request: Request) -> str:
 
 
 async def count(request: Request) -> None:
-    """Count the request against its caller's quota, and say what is left; reading is free."""
+    """Count the request against its caller's quota, and say what is left. Reading events has its own."""
+    caller = request.state.caller
     if request.method not in ("POST", "DELETE"):
-        return
+        if not request.url.path.endswith("/events"):
+            return
+        caller += ":events"
     limit = request.state.settings.rate_limit_rpm
-    quota = await request.state.runs.store.hit(request.state.caller, limit)
+    quota = await request.state.runs.store.hit(caller, limit)
     wait = str(max(1, round(quota.reset_at - time.time())))
     # As draft-ietf-httpapi-ratelimit-headers has it.
     request.state.headers += [
@@ -159,11 +164,21 @@ def problem(
     return Response(body, error.status_code, error.headers, media_type=kind)
 
 
+def methods(request: Request) -> list[str]:
+    """The methods that this request's path has a route for."""
+    routes = [route for route in request.app.routes if not isinstance(route, Mount)]
+    wanted = [dict(request.scope) | {"method": method} for method in HTTPMethod]
+    allowed = [w["method"] for w in wanted if any(route.matches(w)[0] is Match.FULL for route in routes)]
+    return allowed or ["GET", "HEAD"]  # of static files
+
+
 def tell_problems(app: FastAPI) -> None:
     """Every error is a problem (RFC 9457); what an exception says stays in the log."""
 
     @app.exception_handler(AnyHTTPException)
     async def known(request: Request, error: AnyHTTPException) -> Response:
+        if error.status_code == 405:  # a route knows its own methods, and not those of others with its path
+            error = HTTPException(405, error.detail, {"Allow": ", ".join(methods(request))})
         return problem(request, error)
 
     @app.exception_handler(RequestValidationError)
@@ -175,9 +190,14 @@ def tell_problems(app: FastAPI) -> None:
     async def busy(request: Request, error: Busy) -> Response:
         return problem(request, HTTPException(429, "You have too many runs going.", {"Retry-After": "1"}))
 
-    @app.exception_handler(StoreDown)
-    async def store_down(request: Request, error: StoreDown) -> Response:
-        log.error("the store is down", error=str(error))
+    @app.exception_handler(TooManyReaders)
+    async def too_many_readers(request: Request, error: TooManyReaders) -> Response:
+        told = "You read too many streams of events at once."
+        return problem(request, HTTPException(429, told, {"Retry-After": "1"}))
+
+    @app.exception_handler(StoreError)
+    async def store_failed(request: Request, error: StoreError) -> Response:
+        log.error("the store failed", error=f"{type(error).__name__}: {error}")
         return problem(request, HTTPException(503, "The store of runs is down.", {"Retry-After": "1"}))
 
     @app.exception_handler(Exception)

@@ -9,6 +9,8 @@ from app import telemetry
 from app.models import Event, EventId, Record
 
 PING_SECONDS = 15
+BATCH_EVENTS = 100
+"""What is known already is sent in so many at once: a piece for each event costs more than the event."""
 
 
 class Log:
@@ -29,31 +31,45 @@ class Log:
         self.closed = True
         self.wake()
 
+    @property
+    def readable(self) -> int:
+        """How many of the events may be told."""
+        return len(self.events)
+
+    @property
+    def ended(self) -> bool:
+        return self.readable > 0 and self.events[self.readable - 1].last
+
     def wake(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
 
-    async def follow(self, after: EventId) -> AsyncGenerator[Event | None]:
-        """Every event after that id, to the last one; None as a sign of life when nothing happens."""
+    async def follow(self, after: EventId) -> AsyncGenerator[list[Event]]:
+        """Every event after that id, to the last one, in batches; an empty one when nothing happens."""
         self.listeners += 1
         telemetry.open_streams.inc()
         try:
             position = 0
             while True:
-                while position < len(self.events):
-                    event = self.events[position]
-                    position += 1
-                    if event.id > after:  # what comes late may still be older than what its reader has seen
-                        yield event
+                while position < self.readable:
+                    batch = []
+                    for event in self.events[position : min(position + BATCH_EVENTS, self.readable)]:
+                        position += 1
+                        # What comes late may still be older than what its reader has seen.
+                        if event.id > after:
+                            batch.append(event)
+                    if batch:
+                        yield batch
                     if event.last:
                         return
+                    await asyncio.sleep(0)  # a long run must not hold up everybody else
                 if self.closed:
                     return
                 try:
                     async with asyncio.timeout(PING_SECONDS):
                         await self.changed.wait()
                 except TimeoutError:
-                    yield None
+                    yield []
         finally:
             telemetry.open_streams.dec()
             self.listeners -= 1
@@ -71,6 +87,29 @@ class Live(Log):
         self.task: asyncio.Task[None] | None = None
         self.cancel_asked = False
         self.heard_elsewhere = False
+        self.end_told = False
+        self.settled = asyncio.Event()  # its end is told, or will be told by another replica
+        self.refused = False
+        self.retry_at = 0.0  # when a refused write may be tried again
+
+    @property
+    def readable(self) -> int:
+        """All events, but the last one not before it is settled.
+
+        Otherwise a client could be told of an end that dies with this replica, and then read another one.
+        """
+        held = bool(self.events) and self.events[-1].last and not self.end_told
+        return len(self.events) - held
+
+    def settle(self) -> None:
+        """Tell the last event: it is stored, or the store cannot take it."""
+        self.end_told = True
+        self.settled.set()
+        self.wake()
+
+    def close(self) -> None:
+        self.settled.set()
+        super().close()
 
     def emit(self, kind: str, data: dict[str, Any]) -> None:
         number = (

@@ -79,6 +79,13 @@ class Run(BaseModel):
     def over(self) -> bool:
         return self.state in ("done", "failed", "cancelled")
 
+    @property
+    def last_event(self) -> tuple[str, dict[str, Any]]:
+        """Type and data of the event that tells of the end of a finished run."""
+        if self.problem:
+            return "error", {"problem": self.problem.model_dump(exclude_none=True)}
+        return "done", {"reason": self.result.finish_reason if self.result else self.state}
+
 
 class Notebook(BaseModel):
     """What a run has found so far: all that another replica needs to go on from the last finished step."""
@@ -109,6 +116,8 @@ class Record(BaseModel):
     notebook: Notebook = Notebook()
     epoch: int = 0
     """Counts the replicas that have had the run."""
+    takeovers: int = 0
+    """Those among them that took it from a replica that had ended without handing it over."""
 
 
 EventId = tuple[int, int]

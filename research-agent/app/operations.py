@@ -8,12 +8,14 @@ from typing import Any
 import openai
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
 
 from app import telemetry
 from app.agent import Agent
 from app.config import Settings
-from app.store import Store, StoreDown
+from app.fetch import FetchFailed
+from app.search import Search
+from app.store import Store, StoreError
 
 STATIC = Path(__file__).parent / "static"
 PAGE_POLICY = (
@@ -52,7 +54,7 @@ class Health:
         try:
             async with asyncio.timeout(2):
                 await self.store.ping()
-        except (TimeoutError, StoreDown):
+        except (TimeoutError, StoreError):
             return "unreachable"
         return "ok"
 
@@ -86,7 +88,8 @@ async def ready(request: Request) -> dict[str, Any]:
     return {"ready": True, "agent": "ready", "dependencies": known}
 
 
-@operations.get("/metrics")
+@operations.head("/metrics", include_in_schema=False)
+@operations.get("/metrics", response_class=PlainTextResponse)
 async def metrics() -> Response:
     """Prometheus's text format."""
     return Response(telemetry.metrics(), media_type="text/plain; version=1.0.0; charset=utf-8")
@@ -97,6 +100,19 @@ async def metrics() -> Response:
 async def page() -> FileResponse:
     headers = {"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-cache"}
     return FileResponse(STATIC / "index.html", headers=headers)
+
+
+@operations.get("/source", include_in_schema=False)
+async def source(request: Request, url: str) -> PlainTextResponse:
+    """A page that the search server itself has, such as one of the course: it is nowhere in the web."""
+    search: Search = request.state.search
+    try:
+        text = await search.own_page(url)
+    except FetchFailed:
+        raise HTTPException(502, "The search server did not answer.") from None
+    if text is None:
+        raise HTTPException(404, "The search server has no such page.")
+    return PlainTextResponse(text)
 
 
 @operations.get("/docs", include_in_schema=False)

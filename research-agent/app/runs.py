@@ -16,16 +16,19 @@ from langgraph.errors import GraphRecursionError
 
 from app import telemetry
 from app.agent import Agent, BrokenOff
+from app.circuit import run_deadline
 from app.config import Settings
 from app.log import Live, Log
 from app.models import Event, EventId, Problem, Record, Result, wire_id
-from app.store import Store, StoreDown
+from app.store import MAX_TAKEOVERS, Store, StoreDown, StoreError, StoreRefused
 
 log = structlog.stdlib.get_logger("research-agent")
 STORE_SECONDS = 2
 """What the store may take at the end of a drain."""
 FLUSH_SECONDS = 0.03
 """Between two writes to the store: what comes in the meantime is written at once."""
+REFUSED_SECONDS = 1
+"""Until a write that the store has refused is tried again."""
 
 
 def answer_alias(caller: str, query: str) -> str:
@@ -59,15 +62,23 @@ class Runs:
         self.starting += 1
         try:
             run_id = await self.store.create(record, alias, self.settings.max_runs_per_caller)
+        except BaseException:
+            self.agent.circuit.give_back(record.run.id)
+            raise
         finally:
             self.starting -= 1
         if run_id == record.run.id:
             self.carry_out(Live(record))
+        else:
+            self.agent.circuit.give_back(record.run.id)
         return run_id
 
     async def get(self, run_id: str) -> Record | None:
         live = self.live.get(run_id)
-        return live.record if live else await self.store.load(run_id)
+        if live and live.record.run.over:
+            await live.settled.wait()
+        known_here = live and (live.end_told or not live.record.run.over)
+        return live.record if live and known_here else await self.store.load(run_id)
 
     async def follow(self, run_id: str) -> Log:
         """The log to follow: this replica's own, or the store's, kept up to date from now on."""
@@ -78,22 +89,22 @@ class Runs:
             self.tails.setdefault(run_id, Log(events.get(run_id)))
         return self.tails[run_id]
 
-    async def watch(self, run_id: str, after: EventId) -> AsyncGenerator[Event | None]:
+    async def watch(self, run_id: str, after: EventId) -> AsyncGenerator[list[Event]]:
         """Follow a run wherever it is; ends without a last event when this replica cannot tell more."""
         while True:
             try:
                 log = await self.follow(run_id)
-            except StoreDown:
+            except StoreError:
                 return
-            async with aclosing(log.follow(after)) as events:
-                async for event in events:
-                    if event is None and (last := await self.lost_end(run_id, log)):
-                        yield last
+            async with aclosing(log.follow(after)) as batches:
+                async for batch in batches:
+                    if not batch and (last := await self.lost_end(run_id, log)):
+                        yield [last]
                         return
-                    yield event
-                    if event:
-                        after = event.id
-            if self.draining or (log.events and log.events[-1].last):
+                    yield batch
+                    if batch:
+                        after = batch[-1].id
+            if self.draining or log.ended:
                 return
 
     async def lost_end(self, run_id: str, log: Log) -> Event | None:
@@ -102,30 +113,27 @@ class Runs:
             return None
         try:
             record = await self.store.load(run_id)
-        except StoreDown:
+        except StoreError:
             return None
         if record and not record.run.over:
             return None
         end = (log.events[-1].id[0] + 1 if log.events else 0, 1)
-        if record and record.run.result:
-            return Event(end, "done", {"reason": record.run.result.finish_reason})
-        told = record.run.problem if record else None
-        told = told or Problem(title="Not Found", status=404, detail="The run is gone.", request_id="")
-        return Event(end, "error", {"problem": told.model_dump(exclude_none=True)})
+        if record:
+            return Event(end, *record.run.last_event)
+        gone = Problem(title="Not Found", status=404, detail="The run is gone.", request_id="")
+        return Event(end, "error", {"problem": gone.model_dump(exclude_none=True)})
 
     async def until_over(self, run_id: str) -> bool:
         """Wait for the end of a run; False when it will not come here."""
-        if (live := self.live.get(run_id)) and live.task:
+        if live := self.live.get(run_id):
             live.listeners += 1
             try:
-                await asyncio.wait([live.task])
+                await live.settled.wait()
             finally:
                 live.listeners -= 1
-            if live.record.run.over:
-                return True
-        async with aclosing(self.watch(run_id, (0, 0))) as events:
-            async for event in events:
-                if event and event.last:
+        async with aclosing(self.watch(run_id, (0, 0))) as batches:
+            async for batch in batches:
+                if batch and batch[-1].last:
                     return True
         return False
 
@@ -158,7 +166,9 @@ class Runs:
         record = live.record
         structlog.contextvars.bind_contextvars(run_id=record.run.id, request_id=record.request_id)
         try:
-            async with asyncio.timeout(record.run.created_at + self.settings.timeout_seconds - time.time()):
+            left = record.run.created_at + self.settings.timeout_seconds - time.time()
+            async with asyncio.timeout(left) as deadline:
+                run_deadline.set(deadline)
                 if self.slots.locked():
                     live.emit("state", {"name": "queued"})
                 with telemetry.queued.track_inprogress():
@@ -171,14 +181,11 @@ class Runs:
                 finally:
                     self.slots.release()
         except TimeoutError:
-            if record.run.state == "running":
-                self.agent.circuit.failed()  # a model that hangs is no better than one that fails
             self.fail(live, 504, f"The run took longer than {self.settings.timeout_seconds:g} s.")
         except asyncio.CancelledError:
             if not live.cancel_asked:
                 raise  # lost or handed over: another replica goes on
-            self.change(live, "cancelled")
-            live.emit("done", {"reason": "cancelled"})
+            self.finish(live, "cancelled")
         except (
             openai.OpenAIError,
             httpx2.HTTPError,
@@ -218,7 +225,8 @@ class Runs:
                     tokens_used=notebook.prompt_tokens + notebook.completion_tokens,
                     finish_reason=data["reason"],
                 )
-                self.change(live, "done")
+                self.finish(live, "done")
+                continue  # to the end of the generator: the graph closes
             live.emit(kind, data)
             if len(record.notebook.steps) > steps:
                 steps = len(record.notebook.steps)
@@ -230,17 +238,24 @@ class Runs:
         live.record_changed = True
         self.dirty.set()
 
+    def finish(self, live: Live, state: Any) -> None:
+        """The end of a run, which has only one: what goes wrong after it is no concern of its readers."""
+        if not live.record.run.over:
+            live.record.notebook.messages = []  # nobody goes on from here
+            self.change(live, state)
+            live.emit(*live.record.run.last_event)
+
     def fail(self, live: Live, status: int, detail: str) -> None:
         run, request_id = live.record.run, live.record.request_id
-        title = HTTPStatus(status).phrase
-        run.problem = Problem(title=title, status=status, detail=detail, request_id=request_id)
-        self.change(live, "failed")
-        live.emit("error", {"problem": run.problem.model_dump(exclude_none=True)})
+        if not run.over:
+            title = HTTPStatus(status).phrase
+            run.problem = Problem(title=title, status=status, detail=detail, request_id=request_id)
+            self.finish(live, "failed")
 
     def finished(self, live: Live) -> None:
         run = live.record.run
+        self.agent.circuit.give_back(run.id)
         if run.over:
-            live.record.notebook.messages = []  # nobody goes on from here
             telemetry.runs.labels(run.state).inc()
             telemetry.run_seconds.observe(time.time() - run.created_at)
             log.info("run", outcome=run.state, steps=len(live.record.notebook.steps))
@@ -258,7 +273,6 @@ class Runs:
             told = await self.store.append(record, events, changed=changed, first=first)
         except BaseException:
             live.record_changed = live.record_changed or changed
-            self.dirty.set()
             raise
         if told == "lost":
             self.lose(live)
@@ -266,6 +280,8 @@ class Runs:
             live.stored, live.record_changed = 0, True
         else:
             live.stored = start + len(events)
+            if record.run.over and live.written:
+                live.settle()
             if record.run.over and live.written and record.run.id in self.live:
                 del self.live[record.run.id]
                 kept = min(self.settings.cache_ttl_seconds, self.settings.run_ttl_seconds)
@@ -281,21 +297,39 @@ class Runs:
         live.close()
 
     async def flush_all(self) -> None:
+        """Write what is new of all runs; a failure of one keeps no other from being written."""
         await self.dirty.wait()
         self.dirty.clear()
-        down: ExceptionGroup[StoreDown] | None = None
-        try:
-            async with asyncio.TaskGroup() as group:
-                for live in self.unwritten():
-                    group.create_task(self.flush(live))
-        except* StoreDown as errors:
-            self.dirty.set()
-            down = errors
-        if down:
-            raise StoreDown(str(down.exceptions[0]))
+        unwritten = self.unwritten()
+        results = await asyncio.gather(*map(self.flush, unwritten), return_exceptions=True)
+        for live, error in zip(unwritten, results, strict=True):
+            if isinstance(error, Exception) and not isinstance(error, StoreDown):
+                self.refused(live, error)
+            if error and live.record.run.over:
+                live.settle()  # an answer that is not stored is better than none
+        for error in results:
+            if isinstance(error, StoreDown):
+                self.dirty.set()
+                raise error
 
     def unwritten(self) -> list[Live]:
-        return [live for live in self.live.values() if not live.written]
+        now = time.monotonic()
+        return [live for live in self.live.values() if not live.written and live.retry_at <= now]
+
+    def refused(self, live: Live, error: Exception) -> None:
+        """End a run that cannot be stored; that end is written later, if the store takes it in time."""
+        run = live.record.run
+        if not live.refused:
+            log.error("a run cannot be stored", run_id=run.id, error=f"{type(error).__name__}: {error}")
+        live.refused = True
+        live.retry_at = time.monotonic() + REFUSED_SECONDS
+        asyncio.get_running_loop().call_later(REFUSED_SECONDS, self.dirty.set)
+        if not run.over:
+            self.fail(live, 503, "The run could not be stored.")
+            if live.task:
+                live.task.cancel()
+        elif time.time() > run.created_at + self.settings.timeout_seconds:
+            self.live.pop(run.id, None)  # whoever claims it now fails it at once
 
     async def read_tails(self) -> None:
         """Bring the logs of other replicas' runs up to date, all of them in one read."""
@@ -339,6 +373,14 @@ class Runs:
             self.lose(old)
         events = (await self.store.read({run_id: (0, 0)})).get(run_id, [])
         live = Live(record, events)
+        if record.run.over:  # its replica ended before it had written the last event
+            live.emit(*record.run.last_event)
+            self.live[run_id] = live
+            self.dirty.set()
+            return
+        if record.takeovers > MAX_TAKEOVERS:
+            self.give_up(live)
+            return
         sound = [event.id for event in events if event.type != "token"]
         last = sound[-1] if sound else (0, 0)
         log.warning("took over a run", run_id=run_id, epoch=record.epoch)
@@ -346,10 +388,17 @@ class Runs:
         live.emit("reset", {"from_id": wire_id(last)})
         self.carry_out(live)
 
+    def give_up(self, live: Live) -> None:
+        """Fail a run that has ended every replica so far, before it ends this one."""
+        log.error("gave up a run", run_id=live.record.run.id, takeovers=MAX_TAKEOVERS)
+        self.live[live.record.run.id] = live
+        self.fail(live, 500, f"The run was given up: {MAX_TAKEOVERS + 1} replicas ended while they had it.")
+        self.finished(live)
+
     def store_is(self, ok: bool, error: Exception | None = None) -> None:
         if ok != self.store_ok:
             log.warning(
-                "the store is back" if ok else "the store is down", error=repr(error) if error else None
+                "the store is back" if ok else "the store is down", error=str(error) if error else None
             )
         if not ok:
             self.store_lost_at = time.monotonic()
@@ -370,6 +419,8 @@ class Runs:
             except StoreDown as error:
                 self.store_is(False, error)
                 await asyncio.sleep(0.2)
+            except StoreRefused as error:
+                log.error("the store refuses a command", error=str(error))
             except Exception:  # a fault of ours; all runs depend on this, so it goes on
                 log.exception("work in the background failed")
             await asyncio.sleep(pause)
@@ -403,6 +454,8 @@ class Runs:
                 while self.unwritten():
                     self.dirty.set()
                     await asyncio.sleep(FLUSH_SECONDS)
+        for live in self.live.values():
+            live.settle()
 
     async def hand_over(self, live: Live) -> None:
         run_id = live.record.run.id
@@ -415,8 +468,8 @@ class Runs:
                 self.live.pop(run_id, None)
                 await self.store.release(run_id)
             log.info("handed over a run", run_id=run_id)
-        except StoreDown as error:  # its lease will end by itself
-            log.warning("could not hand over a run", run_id=run_id, error=repr(error))
+        except StoreError as error:  # its lease will end by itself
+            log.warning("could not hand over a run", run_id=run_id, error=str(error))
 
     async def end(self) -> None:
         for loop in self.loops:

@@ -44,6 +44,9 @@ class Search(Protocol):
     async def read(self, url: str) -> str:
         """A page's text; Refused or FetchFailed."""
 
+    async def own_page(self, url: str) -> str | None:
+        """The text of a page that the search server itself has; None when it has not; FetchFailed."""
+
 
 def make_search(settings: Settings) -> Search:
     fetch = Fetcher(allowed_hosts=frozenset(settings.fetch_allowed_hosts))
@@ -109,15 +112,19 @@ class SearXNG:
         return listed((hit.title, hit.url, hit.content) for hit in hits)
 
     async def read(self, url: str) -> str:
+        own = await self.own_page(url)
+        return await self.fetch.read(url) if own is None else self.fetch.cut(own)
+
+    async def own_page(self, url: str) -> str | None:
         try:
             response = await self.ask("/page", {"url": url})
         except (TimeoutError, httpx2.HTTPError):
             raise FetchFailed("the search server did not answer.") from None
         if response.status_code == 404:
-            return await self.fetch.read(url)
+            return None
         if response.status_code != 200:
             raise FetchFailed(f"the search server answered {response.status_code}.")
-        return self.fetch.cut(response.text)
+        return response.text
 
     async def ask(self, path: str, query: dict[str, str]) -> httpx2.Response:
         async with asyncio.timeout(self.timeout), httpx2.AsyncClient(verify=certificates()) as client:
@@ -198,3 +205,6 @@ class DuckDuckGo:
 
     async def read(self, url: str) -> str:
         return await self.fetch.read(url)
+
+    async def own_page(self, url: str) -> str | None:
+        return None

@@ -1,7 +1,7 @@
 """Where runs are kept, for any replica to show and to go on with; and the store of a replica alone."""
 
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -9,11 +9,23 @@ from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import FixedWindowRateLimiter
 
+from app.event_codec import pack_events, unpack_events
 from app.models import Event, EventId, Record
 
+MAX_TAKEOVERS = 3
+"""Of a run by another replica, because the one that had it has ended without a word."""
 
-class StoreDown(Exception):
-    """The store does not answer."""
+
+class StoreError(Exception):
+    """The store did not do what it was asked for; the text says why, for the log alone."""
+
+
+class StoreDown(StoreError):
+    """The store cannot be reached."""
+
+
+class StoreRefused(StoreError):
+    """The store answers, and refuses this one command: it is out of memory, say, or a key is broken."""
 
 
 class Busy(Exception):
@@ -42,7 +54,7 @@ class Quota:
 
 
 class Store(Protocol):
-    """Every method may raise StoreDown, and none waits long for it.
+    """Every method may raise StoreDown or StoreRefused, and none waits long for it.
 
     A run belongs to the replica that holds its lease. Only that one may write; the lease ends by itself when
     it is not renewed, and then whoever claims the run first has it.
@@ -53,6 +65,7 @@ class Store(Protocol):
 
     async def create(self, record: Record, alias: str | None, max_runs: int) -> str:
         """Keep a new run and hold its lease; the id of the run. Busy when its caller has too many.
+        StoreRefused when there is no room for it.
 
         An alias (of an idempotency key, say) names one run: when it names one already, that one's id.
         """
@@ -73,13 +86,17 @@ class Store(Protocol):
     async def read(self, after: dict[str, EventId]) -> dict[str, list[Event]]:
         """For each run the events after that id, which are there already; waits for none."""
 
-    async def renew(self, run_ids: list[str]) -> dict[str, Lease]: ...
+    async def renew(self, run_ids: list[str]) -> dict[str, Lease]:
+        """Hold on to these runs; one whose lease the store refuses to renew is missing in the reply."""
 
     async def release(self, run_id: str) -> None:
         """End the lease now: another replica may go on at once."""
 
     async def claim(self) -> Record | None:
-        """Take over a run whose lease has ended, in its next epoch."""
+        """Take over a run whose lease has ended, in its next epoch.
+
+        A record that cannot be read is refused, until the run has had all its takeovers: then an empty one.
+        """
 
     async def cancel(self, run_id: str) -> None:
         """Leave word for whoever holds the lease."""
@@ -90,7 +107,8 @@ class Store(Protocol):
     async def hit(self, caller: str, per_minute: int) -> Quota:
         """Count a request of this caller."""
 
-    async def ping(self) -> None: ...
+    async def ping(self) -> None:
+        """Ask for a sign of life: until this succeeds, a store that was down may fail at once."""
 
     async def close(self) -> None: ...
 
@@ -101,7 +119,20 @@ class Kept:
     events: list[Event] = field(default_factory=list)
     aliases: list[str] = field(default_factory=list)
     cancelled: bool = False
-    expires: float = float("inf")
+
+
+@dataclass
+class FinishedRun:
+    """A run that does not change any more, packed: memory has to hold many of them."""
+
+    record: bytes
+    events: bytes
+    aliases: list[str]
+    expires: float
+
+    @property
+    def size(self) -> int:
+        return len(self.record) + len(self.events)
 
 
 class MemoryStore:
@@ -109,10 +140,12 @@ class MemoryStore:
 
     shared = False
 
-    def __init__(self, ttl: float, max_runs: int) -> None:
-        self.ttl, self.max_runs = ttl, max_runs
+    def __init__(self, ttl: float, max_runs: int, max_bytes: int = 64_000_000) -> None:
+        """`ttl`: seconds for a finished run; the oldest go sooner beyond `max_runs` or `max_bytes`."""
+        self.ttl, self.max_runs, self.max_bytes = ttl, max_runs, max_bytes
         self.runs: dict[str, Kept] = {}
-        self.over: OrderedDict[str, Kept] = OrderedDict()
+        self.finished: dict[str, FinishedRun] = {}  # the oldest first
+        self.bytes = 0
         self.aliases: dict[str, tuple[str, float]] = {}
         self.going: Counter[str] = Counter()
         self.limiter = FixedWindowRateLimiter(MemoryStorage())
@@ -133,34 +166,45 @@ class MemoryStore:
         return run_id if until > time.monotonic() else None
 
     async def alias(self, alias: str, run_id: str, seconds: float) -> None:
-        self.aliases[alias] = (run_id, time.monotonic() + seconds)
-        self.runs[run_id].aliases.append(alias)
+        if kept := self.runs.get(run_id) or self.finished.get(run_id):
+            self.aliases[alias] = (run_id, time.monotonic() + seconds)
+            kept.aliases.append(alias)
 
     async def load(self, run_id: str) -> Record | None:
         self.expire()
+        if finished := self.finished.get(run_id):
+            return Record.model_validate_json(finished.record)
         kept = self.runs.get(run_id)
         return kept.record if kept else None
 
     async def append(self, record: Record, events: list[Event], *, changed: bool, first: bool) -> Written:
-        kept = self.runs[record.run.id]
+        run_id = record.run.id
+        kept = self.runs[run_id]
         kept.events += events
-        if record.run.over and record.run.id not in self.over:
-            self.over[record.run.id] = kept
-            kept.expires = time.monotonic() + self.ttl
+        if record.run.over:
+            packed = pack_events(kept.events)
+            text = record.model_dump_json().encode()
+            self.finished[run_id] = FinishedRun(text, packed, kept.aliases, time.monotonic() + self.ttl)
+            self.bytes += self.finished[run_id].size
+            del self.runs[run_id]
             self.going[record.caller] -= 1
             self.going += Counter()  # drops what has come to zero
             self.expire()
         return "written"
 
     async def read(self, after: dict[str, EventId]) -> dict[str, list[Event]]:
-        return {
-            run_id: [event for event in self.runs[run_id].events if event.id > last]
-            for run_id, last in after.items()
-            if run_id in self.runs
-        }
+        found = {}
+        for run_id, last in after.items():
+            if finished := self.finished.get(run_id):
+                found[run_id] = unpack_events(finished.events, last)
+            elif kept := self.runs.get(run_id):
+                found[run_id] = [event for event in kept.events if event.id > last]
+        return found
 
     async def renew(self, run_ids: list[str]) -> dict[str, Lease]:
-        return {run_id: Lease(cancelled=self.runs[run_id].cancelled) for run_id in run_ids}
+        return {
+            run_id: Lease(cancelled=kept.cancelled) for run_id in run_ids if (kept := self.runs.get(run_id))
+        }
 
     async def release(self, run_id: str) -> None:
         """There is nobody to go on with it."""
@@ -169,7 +213,8 @@ class MemoryStore:
         return None
 
     async def cancel(self, run_id: str) -> None:
-        self.runs[run_id].cancelled = True
+        if kept := self.runs.get(run_id):
+            kept.cancelled = True
 
     async def hear(self, run_ids: list[str], seconds: float) -> None:
         """Whoever listens, listens here."""
@@ -189,11 +234,13 @@ class MemoryStore:
     def expire(self) -> None:
         """Forget the finished runs that are too old, and the oldest of too many; running ones stay."""
         now = time.monotonic()
-        while self.over:
-            run_id, kept = next(iter(self.over.items()))
-            if kept.expires > now and len(self.over) <= self.max_runs:
+        while self.finished:
+            run_id, oldest = next(iter(self.finished.items()))
+            full = len(self.finished) > self.max_runs or self.bytes > self.max_bytes
+            if oldest.expires > now and not (full and len(self.finished) > 1):
                 break
-            del self.over[run_id], self.runs[run_id]
-            for alias in kept.aliases:
+            del self.finished[run_id]
+            self.bytes -= oldest.size
+            for alias in oldest.aliases:
                 if self.aliases.get(alias, ("",))[0] == run_id:
                     del self.aliases[alias]

@@ -49,9 +49,32 @@ registry = prometheus.CollectorRegistry()
 counter = functools.partial(prometheus.Counter, registry=registry)
 histogram = functools.partial(prometheus.Histogram, registry=registry)
 gauge = functools.partial(prometheus.Gauge, registry=registry, multiprocess_mode="livesum")
+prometheus.ProcessCollector(registry=registry)  # memory, processor time, open files; with one worker only
 
 requests = counter("agent_requests_total", "Requests", ["method", "endpoint", "status"])
-latency = histogram("agent_request_latency_seconds", "To the last byte", ["method", "endpoint"])
+SECONDS = (
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    10,
+    20,
+    30,
+    60,
+    90,
+    120,
+    180,
+    300,
+)  # of runs, too
+latency = histogram(
+    "agent_request_latency_seconds", "To the last byte", ["method", "endpoint"], buckets=SECONDS
+)
 open_streams = gauge("agent_open_streams", "Who follows a run now")
 runs = counter("agent_runs_total", "Finished runs", ["outcome"])
 for outcome in ("done", "failed", "cancelled"):
@@ -59,9 +82,9 @@ for outcome in ("done", "failed", "cancelled"):
 run_seconds = histogram(
     "agent_run_seconds",
     "From the request to the end of the run",
-    buckets=(0.1, 0.5, 1, 2, 5, 10, 20, 60, 120),
+    buckets=SECONDS,
 )
-first_token = histogram("agent_time_to_first_token_seconds", "From the start of the run")
+first_token = histogram("agent_time_to_first_token_seconds", "From the start of the run", buckets=SECONDS)
 tool_calls = counter("agent_tool_calls_total", "Steps", ["tool", "outcome"])
 tokens = counter("agent_tokens_total", "Tokens used", ["model"])
 queued = gauge("agent_queued_runs", "Runs that wait for a place")

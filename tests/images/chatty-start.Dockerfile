@@ -1,4 +1,5 @@
 # fails: logs_json
+# says: This line is no JSON object: Starting the agent ....
 FROM research-agent:latest
 COPY <<EOF /app/start.py
 import runpy

@@ -1,4 +1,5 @@
 # fails: downloads_nothing
+# says: Where nothing but its model can be reached it does not answer: ...
 # What a program fetches at its start (a tokenizer, a model) is missing where its network ends.
 FROM research-agent:latest
 COPY <<EOF /app/start.py

@@ -1,4 +1,5 @@
 # fails: needs_little
+# says: With 256 MB and half a processor it is killed for want of memory.
 FROM research-agent:latest
 COPY <<EOF /app/start.py
 import runpy

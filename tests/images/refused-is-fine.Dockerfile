@@ -1,4 +1,5 @@
 # fails: notices_a_closed_port
+# says: The program does not run at all, and its health check says healthy.
 # "It may still be starting" is what --start-period is for.
 FROM research-agent:latest
 COPY <<EOF /app/check.py

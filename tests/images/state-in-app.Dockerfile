@@ -1,4 +1,5 @@
 # fails: needs_no_writable_root
+# says: With a read-only root it does not answer: ...
 FROM research-agent:latest
 USER 0
 RUN chown 10001:10001 /app

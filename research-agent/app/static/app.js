@@ -126,7 +126,10 @@ function order(id) {
 
 // ---- What is shown
 
-/** Change the page as an event tells. @param {Run} run */
+/**
+ * Change the page as an event tells. An `EventSource` would give `error` events to the handler of its own errors,
+ * too: there, the run's are those with data. @param {Run} run
+ */
 function show(run, id, type, data) {
   if (type === "token") run.pieces.push({ id, text: data.text });
   if (type === "step") run.pieces = []; // what was said before a step was thinking aloud
@@ -138,7 +141,10 @@ function show(run, id, type, data) {
   if (type === "step") showStep(run, data);
   if (type === "source") showSource(run, data);
   if (type === "usage") run.tokens = data.prompt_tokens + data.completion_tokens;
-  if (type === "done") finish(run, data.reason, ended(run, data.reason));
+  if (type === "done") {
+    finish(run, data.reason, ended(run, data.reason));
+    $("ask-again").hidden = data.reason !== "cancelled";
+  }
   if (type === "error") {
     finish(run, "failed", "This run failed.");
     showTrouble(data.problem, () => ask(run.query));
@@ -174,7 +180,7 @@ function place(list, item) {
 /** @param {Run} run  @param {Step} step */
 function showStep(run, { n, tool, input, outcome }) {
   const page = [...run.sources.values()].find((source) => source.url === input.url)?.title ?? input.url;
-  const tools = { web_search: `Searched the web for “${input.query}”`, fetch_page: `Read “${page}”` };
+  const tools = { web_search: `Searched for “${input.query}”`, fetch_page: `Read “${page}”` };
   const words = { ok: "Done.", empty: "Nothing found.", failed: "This failed.", refused: "Refused." };
   const phrase = tools[tool] ?? `Used ${tool} with ${JSON.stringify(input)}`;
   const came = element("span", { class: "outcome" }, words[outcome] ?? outcome);
@@ -188,7 +194,10 @@ function showSource(run, source) {
   const { n, title, url, snippet, step } = source;
   const host = element("span", { class: "host" }, isWeb(url) ? new URL(url).host : url);
   const number = element("span", { class: "number" }, `[${n}]`);
-  const parts = [number, " ", link(url, title || url), host, element("p", {}, snippet)];
+  // No host of the web ends in .example (RFC 2606): these pages the agent's own search has made.
+  const here = isWeb(url) && new URL(url).host.endsWith(".example");
+  const opens = here ? new URL(`source?url=${encodeURIComponent(url)}`, document.baseURI).href : url;
+  const parts = [number, " ", link(opens, title || url), host, element("p", {}, snippet)];
   run.sources.set(n, source);
   place("sources", element("li", { id: `source-${n}`, tabindex: -1 }, ...parts));
   const found = [...run.sources.values()].filter((other) => other.step === step).length;
@@ -328,27 +337,65 @@ function itemsOf(lines) {
 
 const MARKS = [
   /\\(?<escaped>[!-/:-@[-`{-~])/,
-  /(?<ticks>`+)(?<code>.*?[^`])\k<ticks>(?!`)/,
-  /(?<pair>\*\*|(?<!\w)__)(?<strong>\S.*?)\k<pair>(?!\*)/,
-  /(?<!\w)(?<mark>[*_])(?<em>[^\s*_](?:[^*]*?[^\s*_])?)\k<mark>(?!\w)/,
+  /(?<ticks>`+)/,
+  /(?<strong>\*\*|(?<!\w)__)(?=\S)/,
+  /(?<!\w)(?<em>[*_])(?=[^\s*_])/,
   /\[(?<label>[^\][]*)\]\((?<url>[^\s()]*(?:\([^\s()]*\)[^\s()]*)*)(?: +"[^"]*")?\)/,
   /\[(?<cited>\d{1,3})\]/,
   /(?<bare>https?:\/\/[^\s<>()[\]"'`*]*[^\s<>()[\]"'`*.,;:!?_])/,
 ];
-const INLINE = new RegExp(MARKS.map((mark) => mark.source).join("|"), "gs");
+const INLINE = new RegExp(MARKS.map((mark) => mark.source).join("|"), "g");
+// What ends each mark. No `*` may stand between two `*` or two `_`: there the search for their end is in vain.
+const ENDS = {
+  "**": /(?<end>(?<=\S)\*\*(?!\*))/g,
+  __: /(?<end>(?<=\S)__(?!\*))/g,
+  "*": /(?<end>(?<=[^\s*_])\*(?!\w))|\*/g,
+  _: /(?<end>(?<=[^\s*_])_(?!\w))|\*/g,
+};
+
+/**
+ * A function that finds where a mark ends whose content begins at `from`, or -1; `from` may only grow.
+ * Each part of the text is searched once for each kind of mark, however many marks have no end.
+ */
+function endFinder(text) {
+  const runs = {}; // of backticks: where they begin, by their length, the last one first
+  for (const { 0: run, index } of text.matchAll(/`+/g)) (runs[run] ??= []).push(index);
+  for (const each of Object.values(runs)) each.reverse();
+  const vain = {}; // by mark, up to where there is no end
+  return (mark, from) => {
+    if (mark[0] === "`") {
+      while (runs[mark]?.at(-1) < from) runs[mark].pop();
+      return runs[mark]?.at(-1) ?? -1;
+    }
+    if (from < vain[mark]) return -1;
+    ENDS[mark].lastIndex = from + 1;
+    const found = ENDS[mark].exec(text);
+    if (found?.groups.end) return found.index;
+    vain[mark] = found?.index ?? Infinity;
+    return -1;
+  };
+}
 
 /** Text with Markdown's marks as nodes and strings. */
 function inline(text, cite) {
   const nodes = [];
-  let end = 0;
-  for (const found of text.matchAll(INLINE)) {
-    const { escaped, code, strong, em, label, url, cited, bare } = found.groups;
+  const findEnd = endFinder(text);
+  let [end, found] = [0]; // of what is in `nodes`, and the next mark
+  for (let at = 0; (INLINE.lastIndex = at), (found = INLINE.exec(text)); ) {
+    const { escaped, ticks, strong, em, label, url, cited, bare } = found.groups;
+    const mark = ticks ?? strong ?? em;
+    at = found.index + found[0].length;
+    const close = mark ? findEnd(mark, at) : at;
+    if (close < 0) {
+      if (!ticks) at = found.index + 1; // a `**` without an end may be a `*` with one
+      continue;
+    }
+    const content = text.slice(at, close);
     nodes.push(text.slice(end, found.index));
-    end = found.index + found[0].length;
+    end = at = close + (mark ?? "").length;
     if (escaped) nodes.push(escaped);
-    else if (code) nodes.push(element("code", {}, code.trim()));
-    else if (strong) nodes.push(element("strong", {}, ...inline(strong, cite)));
-    else if (em) nodes.push(element("em", {}, ...inline(em, cite)));
+    else if (ticks) nodes.push(element("code", {}, content.trim()));
+    else if (mark) nodes.push(element(strong ? "strong" : "em", {}, ...inline(content, cite)));
     else if (cited) nodes.push(cite(Number(cited)));
     else if (bare) nodes.push(link(bare, bare));
     else nodes.push(isWeb(url) ? link(url, label || url) : found[0]);
@@ -451,7 +498,7 @@ async function openRun(id) {
   $("question").textContent = run.query ?? "Research run";
   $("answer").ariaBusy = "true";
   $("body").hidden = $("cancel").hidden = false;
-  $("copy").hidden = true;
+  $("copy").hidden = $("ask-again").hidden = true;
   say("working", "Thinking …");
   $("question").focus();
   try {
@@ -490,8 +537,7 @@ on("query", "keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("ask").requestSubmit();
 });
 on("examples", "click", (event) => {
-  if (event.target.matches("button")) $("query").value = event.target.textContent;
-  $("query").focus();
+  if (event.target.matches("button")) ask(event.target.textContent);
 });
 on("key-form", "submit", () => {
   sessionStorage.setItem(KEY, $("key").value);
@@ -500,6 +546,7 @@ on("key-form", "submit", () => {
 });
 on("again", "click", () => again());
 on("cancel", "click", cancel);
+on("ask-again", "click", () => ask(open.query));
 on("copy", "click", copy);
 on("clear", "click", () => {
   keep([]);

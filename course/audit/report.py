@@ -1,0 +1,49 @@
+"""Make every check of an image or a URL, and print what was found."""
+
+from collections.abc import Collection, Iterable, Iterator
+
+from course.audit.checks import CHECKS, Outcome, outcome
+from course.audit.targets import USUAL, Contract, Target, network_for
+
+MARKS = {"passed": "✓", "failed": "✗", "advice": "!", "not checked": "?"}
+
+
+def examine(name: str, contract: Contract = USUAL) -> Iterator[Outcome]:
+    """Make every check of an image or a URL."""
+    with network_for(name) as network, Target(name, network, contract) as target:
+        for each in CHECKS:
+            yield outcome(each, target)
+
+
+def faults(found: Iterable[Outcome]) -> dict[str, str]:
+    """What failed, and the sentence that tells why."""
+    return {each.check.name: each.sentence for each in found if each.result == "failed"}
+
+
+def report(name: str, found: Iterable[Outcome], known: Collection[str] | None = None) -> int:
+    """Print what was found; the exit code.
+
+    An audit (`known` is None) takes advice for advice. A test of an image whose faults are `known` fails on
+    every other one, advice included, and on a known one that is gone.
+    """
+    print(f"\n{name}")
+    failed = advised = not_checked = 0
+    for each in found:
+        bad, expected = each.result in ("failed", "advice"), each.check.name in (known or ())
+        wrong = each.result == "failed" if known is None else bad != expected and each.result != "not checked"
+        failed += wrong
+        advised += each.result == "advice" and not wrong and not expected
+        not_checked += each.result == "not checked"
+        print(f"{'–' if expected and bad else MARKS[each.result]} {each.check.claim}", flush=True)
+        if each.sentence:
+            print(f"    {'not checked: ' if each.result == 'not checked' else ''}{each.sentence}")
+        if wrong and expected:
+            print("    No longer a known fault.")
+        elif bad and not expected:
+            print(f"    {'Advice' if not wrong else 'Mended'} in docs/{each.check.page}")
+    told = [f"{failed} of {len(CHECKS)} checks failed" if failed else "Nothing failed"]
+    told += [f"{advised} with advice"] * bool(advised) + [f"{not_checked} not checked"] * bool(not_checked)
+    print(f"{', '.join(told)}.")
+    if known:
+        print("– is a fault that its Dockerfile tells of.")
+    return 1 if failed else 0
