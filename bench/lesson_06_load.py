@@ -133,7 +133,9 @@ class Stack:
         """Bring everything up to the wished state, and wait until it is healthy and the proxy sees it."""
         named = [f"--profile={profile}" for profile in profiles]
         scale = f"agent={replicas}"
-        self.compose(*named, "up", "--detach", "--wait", "--wait-timeout", "110", "--scale", scale)
+        self.compose(
+            *named, "up", "--detach", "--wait", "--wait-timeout", "170", "--scale", scale, seconds=200
+        )
         self.wait(lambda: self.ready() == replicas, f"the proxy sees {replicas} ready replicas")
 
     def ready(self) -> int:
@@ -167,7 +169,7 @@ class Stack:
         state: dict[str, Any] = json.loads(self.docker("inspect", "--format", "{{json .State}}", container))
         return state
 
-    def wait(self, claim: Callable[[], Any], what: str, seconds: float = 30) -> None:
+    def wait(self, claim: Callable[[], Any], what: str, seconds: float = 90) -> None:
         deadline = time.monotonic() + seconds
         while not claim():
             if time.monotonic() > deadline:
