@@ -15,11 +15,17 @@ from typing import Any
 
 import httpx2
 import openai
+import psutil
 import pytest
+from jsonschema import Draft202012Validator
+from langchain.agents import create_agent
+from langchain.agents.structured_output import ToolStrategy
+from langchain_openai import ChatOpenAI
 from offline_model import body
 from offline_model.errors import ApiError
 from openai import AsyncOpenAI, OpenAI
-from pydantic import BaseModel
+from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
+from pydantic import BaseModel, SecretStr
 
 KEY = {"Authorization": "Bearer any"}
 
@@ -74,6 +80,7 @@ def tool(name: str, description: str, required: list[str] | None = None, **prope
     return {"type": "function", "function": {"name": name, "description": description, "parameters": schema}}
 
 
+DRAFT_07 = "http://json-schema.org/draft-07/schema#"
 STRING, NUMBER = {"type": "string"}, {"type": "number"}
 WEATHER = tool("get_weather", "Get the weather at a location.", location=STRING)
 SEARCH = tool("web_search", "Search the web for pages.", query=STRING)
@@ -81,8 +88,11 @@ ADD = tool("add", "Add two numbers.", a=NUMBER, b=NUMBER)
 
 
 def calls(reply: Any) -> list[tuple[str, dict[str, Any]]]:
-    made = reply.choices[0].message.tool_calls or []
-    return [(each.function.name, json.loads(each.function.arguments)) for each in made]
+    return calls_of(reply.choices[0].message)
+
+
+def calls_of(message: Any) -> list[tuple[str, dict[str, Any]]]:
+    return [(each.function.name, json.loads(each.function.arguments)) for each in message.tool_calls or []]
 
 
 def after_call(question: str, name: str, arguments: dict[str, Any], result: str) -> list[dict[str, Any]]:
@@ -121,11 +131,9 @@ class TestAnswers:
     def test_a_question_finds_its_page(self, client: OpenAI, question: str, place: str) -> None:
         assert f"({place})" in text(client, question)
 
-    @pytest.mark.parametrize("thing", ["a decorator", "an iterator", "a type hint"])
-    def test_a_thing_that_its_books_only_mention_is_not_called_defined(
-        self, client: OpenAI, thing: str
-    ) -> None:
-        assert text(client, f"What is {thing}?").startswith("I found no direct answer, but")
+    @pytest.mark.parametrize("thing", ["a type hint", "a virtual environment", "a load balancer"])
+    def test_a_thing_that_its_books_only_mention_is_not_known(self, client: OpenAI, thing: str) -> None:
+        assert "Source" not in text(client, f"What is {thing}?"), "A mention explains nothing."
 
     def test_an_answer_has_whole_sentences_without_markup_or_repetition(self, client: OpenAI) -> None:
         for question in ("What is a generator?", "How do I run a subprocess?", "What is a semaphore?"):
@@ -288,6 +296,41 @@ class TestTools:
         _, arguments = calls(said(client, asked, tools=[forecast]))[0]
         assert arguments == {"city": "Łódź", "unit": "fahrenheit", "days": 3}
 
+    @pytest.mark.parametrize(
+        ("question", "optional", "arguments"),
+        [
+            (
+                "Hotels in Rome with at most 3 results",
+                {"max_results": {"type": "integer"}},
+                {"max_results": 3},
+            ),
+            (
+                "Hotels in Rome on 2026-12-24",
+                {"day": {"type": "string", "format": "date"}},
+                {"day": "2026-12-24"},
+            ),
+            (
+                "Hotels in Rome, and write to ada@example.org",
+                {"contact": {"anyOf": [{"type": "string", "format": "email"}, {"type": "null"}]}},
+                {"contact": "ada@example.org"},
+            ),
+            ("Hotels in Rome with the label 'sea view'", {"label": STRING}, {"label": "sea view"}),
+            ("Hotels in Rome, including breakfast", {"breakfast": {"type": "boolean"}}, {"breakfast": True}),
+            ("Hotels in Rome, stars 4", {"stars": {"anyOf": [NUMBER, {"type": "null"}]}}, {"stars": 4}),
+            (
+                "Hotels in Rome",
+                {"max_results": NUMBER, "label": STRING, "breakfast": {"type": "boolean"}},
+                {},
+            ),
+        ],
+    )
+    def test_an_optional_argument_is_filled_when_it_is_named_and_only_then(
+        self, client: OpenAI, question: str, optional: dict[str, Any], arguments: dict[str, Any]
+    ) -> None:
+        hotels = tool("find_hotels", "Find hotels.", ["city"], city=STRING, **optional)
+        made = calls(said(client, question, tools=[hotels]))
+        assert made == [("find_hotels", {"city": "Rome", **arguments})], "What was said is not passed on."
+
     def test_an_answer_from_results_cites_only_them(self, client: OpenAI) -> None:
         pages = [
             {
@@ -334,6 +377,85 @@ class TestTools:
         assert calls(reply) == [("get_weather", {"location": "Rome"})]
 
 
+FINISH = tool("final_result", "The final response which ends this conversation.", answer=STRING)
+REPORT = tool("WeatherReport", "", city=STRING, condition=STRING)
+
+RESULTS = {
+    "get_weather": "It is sunny and 21 degrees.",
+    "web_search": "[1] Dodo\nhttps://example.org/d\nA dodo is a large bird.",
+    "fetch_page": "A dodo is a large bird that cannot fly.",
+    "add": "6",
+}
+
+
+class TestRequiredTools:
+    """Frameworks send `tool_choice: "required"` until the tool that takes the answer is called."""
+
+    def loop(
+        self, client: OpenAI, question: str, *tools: Any, most: int = 8
+    ) -> list[tuple[str, dict[str, Any]]]:
+        """The calls until one has a name that is not in RESULTS."""
+        messages: list[Any] = [{"role": "user", "content": question}]
+        made: list[tuple[str, dict[str, Any]]] = []
+        while len(made) < most:
+            message = said(client, *messages, tools=tools, tool_choice="required").choices[0].message
+            made += calls_of(message)
+            if not all(call.function.name in RESULTS for call in message.tool_calls):
+                return made
+            messages.append(message.model_dump(exclude_none=True))
+            for call in message.tool_calls:
+                result = RESULTS[call.function.name]
+                messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
+        raise AssertionError(f"The answer's tool is never called, so the loop never ends: {made}.")
+
+    @pytest.mark.parametrize(
+        ("question", "tools", "first", "last", "holds"),
+        [
+            ("What is the weather in Oslo?", (WEATHER, FINISH), "get_weather", "final_result", "sunny"),
+            ("What is the weather in Oslo?", (FINISH, WEATHER), "get_weather", "final_result", "sunny"),
+            ("What is the weather in Oslo?", (WEATHER, REPORT), "get_weather", "WeatherReport", "Oslo"),
+            ("What is a dodo?", (SEARCH, FINISH), "web_search", "final_result", "large bird"),
+            ("What is a dodo?", (SEARCH, WEATHER, FINISH), "web_search", "final_result", "large bird"),
+            ("Add 3 and 3", (ADD, SEARCH, FINISH), "add", "final_result", "6"),
+        ],
+    )
+    def test_a_loop_that_requires_tools_ends_with_the_one_that_takes_the_answer(
+        self, client: OpenAI, question: str, tools: Any, first: str, last: str, holds: str
+    ) -> None:
+        made = self.loop(client, question, *tools)
+        assert [name for name, _ in made] == [first, last], "Each tool is called once, the answer's last."
+        assert holds in json.dumps(made[-1][1]), "The answer is made of what the tools returned."
+
+    def test_research_that_requires_tools_ends_with_the_answer(self, client: OpenAI) -> None:
+        fetch = tool("fetch_page", "Read a page by its URL.", url=STRING)
+        names = [name for name, _ in self.loop(client, "What is a dodo?", SEARCH, fetch, FINISH)]
+        assert names == ["web_search", "fetch_page", "final_result"]
+
+    def test_small_talk_goes_straight_to_the_tool_that_takes_the_answer(self, client: OpenAI) -> None:
+        made = self.loop(client, "Hello!", WEATHER, ADD, FINISH)
+        assert [name for name, _ in made] == ["final_result"]
+        assert "offline model" in made[0][1]["answer"]
+
+    def test_langchains_tool_strategy_ends(self, offline_model: str) -> None:
+        def get_weather(city: str) -> str:
+            """Get the weather in a city."""
+            return f"It is sunny in {city}."
+
+        model = ChatOpenAI(model="offline", base_url=f"{offline_model}/v1", api_key=SecretStr("any"))
+        agent = create_agent(model, [get_weather], response_format=ToolStrategy(Forecast))
+        asked: Any = {"messages": [{"role": "user", "content": "What is the weather in Oslo?"}]}
+        forecast = agent.invoke(asked, {"recursion_limit": 12})["structured_response"]
+        assert forecast.city == "Oslo"
+        assert "sunny" in forecast.condition
+
+
+class Forecast(BaseModel):
+    """The weather of a city."""
+
+    city: str
+    condition: str
+
+
 class Step(BaseModel):
     explanation: str
     next: "Step | None"
@@ -364,6 +486,94 @@ class TestStructuredOutput:
         question = "Explain generators as JSON with the keys 'summary' and 'source'."
         value = json.loads(text(client, question, response_format={"type": "json_object"}))
         assert set(value) == {"summary", "source"}
+
+    def test_json_object_heeds_a_schema_quoted_in_the_prompt(self, client: OpenAI) -> None:
+        schema = {
+            "properties": {
+                "word": STRING,
+                "count": {"type": "integer"},
+                "tags": {"type": "array", "items": STRING},
+            },
+            "required": ["word", "count", "tags"],
+        }
+        example = {"properties": {"foo": {"type": "array", "items": STRING}}, "required": ["foo"]}
+        prompt = (
+            f"The output is a JSON instance of a schema. As an example, for {json.dumps(example)} the object "
+            f'{{"foo": ["bar"]}} is well-formed. Here is the schema:\n```\n{json.dumps(schema)}\n```\n'
+        )
+        value = json.loads(
+            text(client, f"{prompt}Explain the word 'generator'.", response_format={"type": "json_object"})
+        )
+        Draft202012Validator({"type": "object", **schema}).validate(value)
+        assert set(value) == {"word", "count", "tags"}, (
+            "The last schema in the prompt is the one that is meant."
+        )
+
+    @pytest.mark.parametrize(
+        ("question", "things"),
+        [
+            ("Extract the people: Ada is 36 and Bob is 41.", [("Ada", 36), ("Bob", 41)]),
+            ("List the fruit: 3 apples, 2 pears and 7 plums.", [("apples", 3), ("pears", 2), ("plums", 7)]),
+            ("Eva (1), Finn (2), Gus (3) and Hal (4)", [("Eva", 1), ("Finn", 2), ("Gus", 3), ("Hal", 4)]),
+        ],
+    )
+    def test_a_list_of_objects_has_one_object_for_each_thing_named(
+        self, client: OpenAI, question: str, things: list[tuple[str, int]]
+    ) -> None:
+        class Thing(BaseModel):
+            name: str
+            number: int
+
+        class Things(BaseModel):
+            things: list[Thing]
+
+        parsed = client.chat.completions.parse(
+            model="offline", messages=[{"role": "user", "content": question}], response_format=Things
+        )
+        found = parsed.choices[0].message.parsed
+        assert found is not None
+        assert [(each.name, each.number) for each in found.things] == things
+
+    def test_the_format_wins_where_no_tool_can_be_filled(self, client: OpenAI) -> None:
+        schema = {"type": "object", "properties": {"city": STRING}, "required": ["city"]}
+        wanted = {"type": "json_schema", "json_schema": {"name": "place", "schema": schema}}
+        answer = text(client, "What is the weather?", tools=[WEATHER], response_format=wanted)
+        assert set(json.loads(answer)) == {"city"}, "A program that asked for JSON cannot read a sentence."
+
+    @pytest.mark.parametrize(
+        ("schema", "complaint"),
+        [
+            ({"properties": {"a": STRING}, "required": ["a"]}, r"'additionalProperties' is required"),
+            (
+                {"properties": {"a": STRING}, "required": ["a"], "additionalProperties": True},
+                r"'additionalProperties' is required",
+            ),
+            (
+                {"properties": {"a": STRING, "b": STRING}, "required": ["a"], "additionalProperties": False},
+                r"'required' is required .* Missing 'b'",
+            ),
+            (
+                {
+                    "properties": {"a": {"type": "array", "items": {"type": "object", "properties": {}}}},
+                    "required": ["a"],
+                    "additionalProperties": False,
+                },
+                r"In context=\('properties', 'a', 'items'\), 'additionalProperties' is required",
+            ),
+        ],
+    )
+    def test_a_strict_schema_leaves_nothing_open(
+        self, client: OpenAI, schema: dict[str, Any], complaint: str
+    ) -> None:
+        whole = {"type": "object", **schema}
+        wanted = {"name": "thing", "schema": whole, "strict": True}
+        function = {"name": "thing", "parameters": whole, "strict": True}
+        with pytest.raises(openai.BadRequestError, match=complaint):
+            said(client, "Hello", response_format={"type": "json_schema", "json_schema": wanted})
+        with pytest.raises(openai.BadRequestError, match=complaint):
+            said(client, "Hello", tools=[{"type": "function", "function": function}])
+        loose = {"type": "json_schema", "json_schema": wanted | {"strict": False}}
+        assert text(client, "Hello", response_format=loose)
 
     @pytest.mark.parametrize(
         "schema",
@@ -461,6 +671,39 @@ class TestErrors:
 
     def test_known_but_irrelevant_arguments_are_accepted(self, client: OpenAI) -> None:
         said(client, "Hello", user="u", store=False, top_p=0.5, presence_penalty=1, metadata={"a": "b"}, n=1)
+
+    def test_official_parameters_are_accepted_or_refused_as_unsupported(self, http: httpx2.Client) -> None:
+        """Every parameter of OpenAI's own client is known here, if only by its name."""
+        for name in CompletionCreateParamsNonStreaming.__annotations__:
+            error = post(http, **{name: {"x": "y"}}).json().get("error", {})
+            unknown = (error.get("code"), error.get("param")) == ("unknown_parameter", name)
+            assert not unknown, f"'{name}' is official, yet called unknown."
+        assert post(http, prompt_cache_options={"mode": "explicit"}).status_code == 200
+        moderated = post(http, moderation={"model": "m"}).json()["error"]
+        assert (moderated["param"], moderated["code"]) == ("moderation", "unsupported_value")
+        custom = post(http, tools=[{"type": "custom", "custom": {"name": "shell"}}]).json()["error"]
+        assert custom["code"] == "unsupported_value", (
+            "A custom tool takes free text, which no schema describes."
+        )
+
+    def test_what_litellm_adds_to_messages_is_accepted(self, client: OpenAI) -> None:
+        turns = after_call("Weather in Oslo?", "get_weather", {"location": "Oslo"}, "Rain.")
+        turns[1] |= {"provider_specific_fields": {"refusal": None}, "function_call": None}
+        turns[1]["tool_calls"][0]["function"]["provider_specific_fields"] = None
+        assert "Rain." in text(client, *turns, tools=[WEATHER])
+
+    def test_allowed_tools_narrow_the_choice(self, client: OpenAI) -> None:
+        def made(mode: str, *names: str) -> list[str]:
+            tools = [{"type": "function", "function": {"name": name}} for name in names]
+            choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+            reply = said(client, "Weather in Oslo?", tools=[WEATHER, ADD, SEARCH], tool_choice=choice)
+            return [name for name, _ in calls(reply)]
+
+        assert made("auto", "get_weather") == ["get_weather"]
+        assert made("auto", "add") == []
+        assert made("required", "add") == ["add"]
+        with pytest.raises(openai.BadRequestError, match="not found in 'tools'"):
+            made("auto", "delete_all")
 
     def test_a_missing_key_is_401(self, http: httpx2.Client) -> None:
         reply = http.post("/v1/chat/completions", headers={"Authorization": ""}, json={})
@@ -709,6 +952,62 @@ class TestTheProcess:
         assert time.monotonic() - begun < 1.6
         assert process.stderr is not None
         assert process.stderr.read() == ""
+
+    def test_a_hundred_large_bodies_take_little_memory(
+        self, start: Callable[..., subprocess.Popen[str]]
+    ) -> None:
+        process = start()
+        url = self.address(process)
+        memory = psutil.Process(process.pid).memory_info
+        with httpx2.Client(base_url=url, headers=KEY, timeout=60) as client:
+            post(client)
+            before = memory().rss
+            for number in range(60):
+                large = f"{number} " * (3_000_000 // len(f"{number} "))
+                assert post(client, model="nothing", user=large).status_code == 404
+                assert post(client, model=large).status_code in {400, 404}
+            shown = client.get("/debug/requests").json()
+        assert len(shown) == 100
+        grown = (memory().rss - before) / 1e6
+        assert grown < 100, f"The log of calls keeps {grown:.0f} MB of bodies that are never shown."
+
+    @pytest.mark.parametrize(
+        "part",
+        [
+            {"type": "string", "pattern": "^(a|a)*b$", "enum": ["a" * 40]},
+            {"type": "string", "pattern": "^(a|a)*b$", "const": "a" * 40, "$schema": DRAFT_07},
+            {"type": "object", "patternProperties": {"^(a|a)*b$": STRING}, "required": ["a" * 40]},
+            {
+                "type": "object",
+                "patternProperties": {"^(a|a)*b$": STRING},
+                "additionalProperties": False,
+                "minProperties": 1,
+                "const": {"a" * 40: "x"},
+            },
+            {
+                "type": "object",
+                "patternProperties": {"^(a|a)*b$": STRING},
+                "unevaluatedProperties": False,
+                "const": {"a" * 40: "x"},
+            },
+        ],
+    )
+    def test_no_pattern_in_a_schema_keeps_the_server_from_others_or_from_its_end(
+        self, start: Callable[..., subprocess.Popen[str]], part: dict[str, Any]
+    ) -> None:
+        process = start()
+        schema = {"type": "object", "properties": {"a": part}, "required": ["a"]}
+        if "$schema" in part:
+            schema["$schema"] = part["$schema"]
+        with httpx2.Client(base_url=self.address(process), headers=KEY, timeout=15) as client:
+            wanted = {"type": "json_schema", "json_schema": {"name": "evil", "schema": schema}}
+            try:
+                reply = post(client, response_format=wanted)
+            except httpx2.TimeoutException:
+                pytest.fail("One schema with a slow pattern stops the server for everybody.")
+        assert reply.status_code in {200, 400}, "It is refused, or decided in time."
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
 
     def test_it_serves_where_nothing_can_be_written(
         self, start: Callable[..., subprocess.Popen[str]]

@@ -41,6 +41,9 @@ class Nothing:
     def wants(self, name: str, schema: Schema) -> bool:
         return True
 
+    def things(self) -> list["Nothing"]:
+        return []
+
 
 @st.composite
 def strings(draw: st.DrawFn) -> Schema:

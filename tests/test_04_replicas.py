@@ -128,7 +128,7 @@ def test_a_run_longer_than_the_drain_is_handed_over(replica: Replica) -> None:
     other = replica("b")
     # Its lease would end after a minute only: the run goes on sooner because it is handed over.
     leaving = replica("leaving", DRAIN_SECONDS="0.3", LEASE_SECONDS="60")
-    with streaming(leaving, "Who finishes what a leaving replica began?") as (run_id, events):
+    with streaming(leaving, "What is graceful shutdown, when a replica leaves?") as (run_id, events):
         told = [next(events) for _ in range(10)]
         leaving.process.send_signal(signal.SIGTERM)
         told += events

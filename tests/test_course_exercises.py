@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from conftest import turn
 
-from course.exercises import Change, Exercise, exercises
+from course.exercises import Change, Exercise, Mend, exercises
 from course.exercises.checks import run_tests
 from course.exercises.format import apply
 from course.exercises.mends import own_tests_fail
@@ -176,8 +176,11 @@ def test_a_program_of_many_files_is_broken_in_a_copy_of_the_whole(
     (copy / "research-agent/of_another_exercise.py").write_text("")
     monkeypatch.setattr("course.exercises.format.ROOT", root)
     change = Change(file="research-agent/app/page.js", old="red", new="blue")
+    mends = [
+        Mend(about="", right=right, says="" if right else "x.", changes=[change]) for right in (True, False)
+    ]
     told: dict[str, Any] = {"title": "", "story": "", "difficulty": 1, "hints": ["", "", ""]}
-    exercise = Exercise(slug="04-x", **told, tests=["x"], says=["x."], changes=[change])
+    exercise = Exercise(slug="04-x", **told, tests=["x"], says=["x."], changes=[change], mends=mends)
     assert exercise.put_into(copy) == [copy / "research-agent/app/page.js"]
     texts = {str(path.relative_to(copy)): path.read_text() for path in copy.rglob("*.*")}
     assert texts == {

@@ -52,21 +52,23 @@ class Exercise(Strict):
     slug: str
     title: str
     story: str
-    difficulty: int = Field(default=2, ge=1, le=3)  # TODO: required when every exercise has one
+    difficulty: int = Field(ge=1, le=3)
     hints: list[str] = Field(min_length=3, max_length=3)
     tests: list[str] = Field(min_length=1)
-    says: list[str] = []
+    says: list[str]
     also: list[str] = []
     changes: list[Change] = []
     solution: list[Change] = []
-    mends: list[Mend] = []
+    mends: list[Mend]
 
     @model_validator(mode="after")
     def is_a_fault_or_open(self) -> Self:
         if bool(self.changes) is bool(self.solution):
             raise ValueError("an exercise has either changes (a fault) or a solution (an open exercise)")
-        if self.says and len(self.says) != len(self.tests):
+        if len(self.says) != len(self.tests):
             raise ValueError("each of the tests has one sentence in says")
+        if {mend.right for mend in self.mends} != {True, False}:
+            raise ValueError("an exercise has at least one right and one wrong mend")
         return self
 
     @property
@@ -86,7 +88,7 @@ class Exercise(Strict):
 
     def sentence(self, test: str) -> str:
         """The sentence with which a test fails; `test` may name one of its parameters, such as test_x[a]."""
-        told = dict(zip(self.tests, self.says or ["..."] * len(self.tests), strict=True))
+        told = dict(zip(self.tests, self.says, strict=True))
         return told.get(test) or told[test.partition("[")[0]]
 
     def put_into(self, folder: Path) -> list[Path]:

@@ -6,9 +6,10 @@ from typing import Any
 
 from offline_model.errors import ApiError, bad_request
 from offline_model.messages import message_problems
-from offline_model.requests import CompletionRequest, ToolChoice
+from offline_model.requests import AllowedToolChoice, CompletionRequest, ToolChoice
 from offline_model.schemas.check import validator_of
 from offline_model.schemas.references import BadSchema
+from offline_model.schemas.strict import strict_problem
 
 
 def check(request: CompletionRequest) -> None:
@@ -34,6 +35,7 @@ def unanswerable(request: CompletionRequest) -> Iterator[ApiError]:
         "audio": request.audio is not None,
         "prediction": request.prediction is not None,
         "web_search_options": request.web_search_options is not None,
+        "moderation": request.moderation is not None,
         "functions": request.functions is not None,
         "function_call": request.function_call is not None,
     }
@@ -60,11 +62,12 @@ def combinations(request: CompletionRequest) -> Iterator[ApiError]:
         if getattr(request, name) is not None and not request.tools:
             yield bad_request(f"'{name}' is only allowed when 'tools' are specified.", name)
     choice = request.tool_choice
-    if isinstance(choice, ToolChoice):
-        offered = {tool.function.name for tool in request.tools or []}
-        if choice.function.name not in offered:
-            message = f"Tool choice '{choice.function.name}' not found in 'tools' parameter."
-            yield bad_request(message, "tool_choice")
+    chosen = [choice] if isinstance(choice, ToolChoice) else []
+    chosen += choice.allowed_tools.tools if isinstance(choice, AllowedToolChoice) else []
+    offered = {tool.function.name for tool in request.tools or []}
+    for name in [tool.function.name for tool in chosen]:
+        if name not in offered:
+            yield bad_request(f"Tool choice '{name}' not found in 'tools' parameter.", "tool_choice")
     yield from schemas(request)
     yield from formats(request)
 
@@ -73,7 +76,7 @@ def schemas(request: CompletionRequest) -> Iterator[ApiError]:
     """Every schema must be one, and describe an object."""
     for number, tool in enumerate(request.tools or []):
         if tool.function.parameters:
-            problem = schema_problem(tool.function.parameters)
+            problem = schema_problem(tool.function.parameters, tool.function.strict)
             if problem:
                 message = f"Invalid schema for function '{tool.function.name}': {problem}."
                 yield bad_request(
@@ -81,13 +84,13 @@ def schemas(request: CompletionRequest) -> Iterator[ApiError]:
                 )
     wanted = request.response_format.json_schema if request.response_format else None
     if wanted is not None and wanted.schema_ is not None:
-        problem = schema_problem(wanted.schema_)
+        problem = schema_problem(wanted.schema_, wanted.strict)
         if problem:
             message = f"Invalid schema for response_format '{wanted.name}': {problem}."
             yield bad_request(message, "response_format", "invalid_schema")
 
 
-def schema_problem(schema: dict[str, Any]) -> str:
+def schema_problem(schema: dict[str, Any], strict: bool | None) -> str:
     """What is wrong with a schema, or nothing. A schema that only refers to another may be of any type."""
     try:
         validator_of(schema)
@@ -96,7 +99,7 @@ def schema_problem(schema: dict[str, Any]) -> str:
     if schema.get("type") != "object" and not schema.keys() & {"$ref", "allOf"}:
         got = json.dumps(schema.get("type"))
         return f"schema must be a JSON Schema of 'type: \"object\"', got 'type: {got}'"
-    return ""
+    return strict_problem(schema) if strict else ""
 
 
 def formats(request: CompletionRequest) -> Iterator[ApiError]:

@@ -33,8 +33,8 @@ class Source:
 
 
 def background(conversation: Conversation) -> list[Source]:
-    """What tools returned, else what the books say, else what was told."""
-    returned = [source for result in conversation.results for source in returned_by(result)]
+    """What tools returned, else what the books say."""
+    returned = [source for result in conversation.results for source in returned_by(result) or plain(result)]
     if returned:
         return returned
     found = conversation.library.search(conversation.question)
@@ -51,6 +51,11 @@ def returned_by(result: Result) -> list[Source]:
         return []
     documents = [document(each) for each in value[:MOST_DOCUMENTS] if isinstance(each, dict)]
     return [each for each in documents if each is not None]
+
+
+def plain(result: Result) -> list[Source]:
+    told = clean(result.text)
+    return [Source(result.call.name, "", told)] if told else []
 
 
 def document(value: dict[str, Any]) -> Source | None:

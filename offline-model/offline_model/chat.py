@@ -13,6 +13,7 @@ from offline_model.deliver import FINGERPRINT, Delivery, Send
 from offline_model.ledger import Call, Ledger
 from offline_model.presence import ClientLeft, Presence, Receive
 from offline_model.requests import CompletionRequest
+from offline_model.schemas.references import BadSchema
 
 # The faults after which a call has failed; a long answer is an answer.
 SPOILED = {"hang", "401", "429", "500", "cut", "malformed"}
@@ -32,7 +33,8 @@ class ChatCompletions:
         presence = Presence(receive)
         delivery = Delivery(call, pace.Pace(), presence, send, scope["state"]["hang_up"])
         try:
-            await self.serve(call, delivery)
+            raw = await body.read(receive, scope["headers"])
+            await self.serve(call, raw, delivery)
             call.state = "failed" if delivery.pace.fault in SPOILED else "finished"
         except ClientLeft:
             call.state = "cancelled"
@@ -45,16 +47,19 @@ class ChatCompletions:
             if call.state == "running":
                 call.state = "failed"
 
-    async def serve(self, call: Call, delivery: Delivery) -> None:
-        call.body = await body.read(delivery.presence.receive, call.headers)
+    async def serve(self, call: Call, raw: bytes, delivery: Delivery) -> None:
+        call.keep(raw)
         authorize(call.headers)
-        request = parse(call.body)
+        request = parse(raw)
         call.model = request.model
         delivery.pace = self.pace_of(request.model, call)
         asked.check(request)
         await delivery.wait_for_first_token()
         talk = conversation.Conversation(request, self.library)
-        reply = skills.answer(talk)
+        try:
+            reply = skills.answer(talk)
+        except BadSchema as problem:
+            raise errors.bad_request(f"Invalid schema: {problem}.", None, "invalid_schema") from None
         if delivery.pace.fault == "long":
             reply = answer.lengthened(reply, delivery.pace.tokens)
         ready = answer.prepare(request, reply, call.id)

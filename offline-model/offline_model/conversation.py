@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
-from offline_model.requests import CompletionRequest, Message, Tool
+from offline_model.requests import AllowedToolChoice, CompletionRequest, Message, Tool, ToolChoice
 
 if TYPE_CHECKING:
     from offline_model.books.library import Library
@@ -66,9 +66,25 @@ class Conversation:
     def seed(self) -> int:
         return self.request.seed or 0
 
-    @property
+    @cached_property
     def tools(self) -> list[Tool]:
-        return self.request.tools or []
+        """The tools that may be called."""
+        offered, choice = self.request.tools or [], self.request.tool_choice
+        if not isinstance(choice, AllowedToolChoice):
+            return offered
+        allowed = {tool.function.name for tool in choice.allowed_tools.tools}
+        return [tool for tool in offered if tool.function.name in allowed]
+
+    @property
+    def choice(self) -> Literal["none", "auto", "required"] | ToolChoice:
+        """Whether one of these tools must be called, or which."""
+        choice = self.request.tool_choice or "auto"
+        return choice.allowed_tools.mode if isinstance(choice, AllowedToolChoice) else choice
+
+    @property
+    def wants_json(self) -> bool:
+        wanted = self.request.response_format
+        return wanted is not None and wanted.type != "text"
 
     @cached_property
     def turns(self) -> list[Turn]:

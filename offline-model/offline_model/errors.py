@@ -50,6 +50,8 @@ def from_validation(problem: ValidationError) -> ApiError:
         return bad_request(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
     if detail["type"] == "extra_forbidden":
         return bad_request(f"Unknown parameter: '{param}'.", param, "unknown_parameter")
+    if detail["type"] == "unsupported":
+        return bad_request(f"Unsupported value: '{param}': {detail['msg']}.", param, "unsupported_value")
     if not param:
         return bad_request(f"Invalid request body: {detail['msg']}.", None, "invalid_type")
     code = "invalid_type" if detail["type"].endswith("_type") else "invalid_value"
@@ -67,4 +69,4 @@ def field(detail: ErrorDetails) -> str:
     return path
 
 
-ARMS = {"str", "list", "int", "float", "bool", "ToolChoice"}
+ARMS = {"str", "list", "int", "float", "bool", "ToolChoice", "AllowedToolChoice"}

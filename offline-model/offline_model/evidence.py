@@ -1,10 +1,10 @@
 """Evidence: what a conversation says that a field of a schema could want."""
 
 import re
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
-from offline_model.background import Source
+from offline_model.background import Source, parsed
 from offline_model.books.words import stems
 from offline_model.conversation import Conversation
 from offline_model.mentions import (
@@ -13,16 +13,21 @@ from offline_model.mentions import (
     Number,
     asides_in,
     expressions_in,
+    flat,
     names_in,
     numbers_in,
     pairs_in,
     places_in,
     quoted_in,
+    subject,
 )
 from offline_model.schemas.merge import Schema
 
 # What costs more than a glance at each letter is only done so far.
 MOST_TOLD = 50_000
+# The members of a list, none of which has more words.
+LISTED = re.compile(r"\s*(?:[,;]\s*and\b|[,;\n]|\band\b)\s*")
+MOST_WORDS = 8
 
 QUERY = frozenset(stems("query question q search prompt input text topic keywords message"))
 NAME = frozenset(stems("name person customer user label"))
@@ -37,18 +42,39 @@ ASIDES = frozenset(stems("description details notes about summary comment"))
 class Evidence:
     """A Source for filling schemas. With `generous`, fields are filled although nobody spoke of them."""
 
-    def __init__(self, conversation: Conversation, background: list[Source], *, generous: bool) -> None:
-        self.question = conversation.question
-        self.background = background
+    def __init__(
+        self,
+        conversation: Conversation,
+        background: list[Source],
+        *,
+        generous: bool,
+        said: str = "",
+        thing: str = "",
+    ) -> None:
+        """`said` is the answer in words, if there is one. With a `thing` of a list, only its words count."""
+        self.conversation, self.background, self.generous = conversation, background, generous
+        self.said, self.thing = said, thing
+        self.question = thing or conversation.question
+        self.results = [] if thing else [result.text for result in conversation.results]
+        roles = {"system", "user"}
+        told = thing or "\n".join(turn.text for turn in conversation.turns if turn.role in roles)
+        self.told = told[:MOST_TOLD]
         self.order: dict[str, int] = {}
-        self.generous = generous
-        self.told = "\n".join(turn.text for turn in conversation.turns if turn.role in {"system", "user"})[
-            :MOST_TOLD
-        ]
         self.seed = conversation.seed
+
+    def things(self) -> list["Evidence"]:
+        """For each of several things that the question lists, what is said of it."""
+        listed = self.question.rpartition(": ")[2] if not self.thing else ""
+        parts = [part for part in LISTED.split(listed.strip(" \n.?!")) if part]
+        if len(parts) < 2 or any(len(part.split()) > MOST_WORDS for part in parts):
+            return []
+        of_conversation = partial(Evidence, self.conversation, self.background, generous=self.generous)
+        return [of_conversation(thing=part) for part in parts]
 
     def texts(self, name: str, schema: Schema) -> list[str]:
         found = [*self.facts(name), *self.extracted(name, schema)]
+        if self.thing:
+            found.append(subject(self.thing))
         if self.generous or not found:
             found += self.related(name, schema)
         return list(dict.fromkeys(text for text in found if text))
@@ -77,13 +103,13 @@ class Evidence:
         """What the background has for a field: title, place, an excerpt, or sentences that speak of it."""
         kind, best = set(stems(name)), self.background[0] if self.background else None
         if best is None:
-            return [self.question.strip()]
+            return [self.said or self.question.strip()]
         if kind & TITLE:
             return [best.title]
         if kind & CITED:
             return [source.place for source in self.background]
         if kind & WHOLE:
-            return [" ".join(best.sentences[:3]), *best.sentences]
+            return [self.said or " ".join(best.sentences[:3]), *best.sentences]
         about = set(stems(f"{name} {schema.get('description', '')}"))
         sentences = [sentence for source in self.background for sentence in source.sentences]
         turn = self.seed % len(sentences)
@@ -91,13 +117,20 @@ class Evidence:
 
     def numbers(self, name: str, schema: Schema) -> list[Number]:
         """Numbers said beside the field's name, then the others: the first for the first field, and so on."""
-        beside = [number for text in self.facts(name) for number in numbers_in(text)]
-        at = re.search(rf"\b{re.escape(name)}\b\D{{0,12}}?({NUMBER.pattern})", self.question, re.IGNORECASE)
-        if at:
-            beside += numbers_in(at[1])
+        told = [number for text in self.facts(name) for number in numbers_in(text)]
         turn = self.order.setdefault(name, len(self.order))
-        every = numbers_in(self.question)
-        return beside + every[turn:] + every[:turn]
+        every = numbers_in("\n".join(self.results)) or numbers_in(self.question)
+        return told + self.beside(name) + every[turn:] + every[:turn]
+
+    def beside(self, name: str) -> list[Number]:
+        """The numbers that stand beside a word of a field's name: `at most 3 results` for `max_results`."""
+        found = []
+        for word in stems(name):
+            said = rf"\b{re.escape(word)}\w*"
+            near = rf"{said}\D{{0,12}}?({NUMBER.pattern})|({NUMBER.pattern})\s+{said}"
+            if at := re.search(near, self.question, re.IGNORECASE):
+                found += numbers_in(at[1] or at[2])
+        return found
 
     def finds(self, name: str, schema: Schema) -> bool:
         """Whether a required field can be filled from what was said, rather than made up."""
@@ -137,16 +170,26 @@ class Evidence:
         """Whether an optional field is worth filling."""
         if self.generous or self.facts(name):
             return True
+        branches = [schema, *schema.get("anyOf", []), *schema.get("oneOf", [])]
+        return any(self.speaks_of(name, each) for each in branches if isinstance(each, dict))
+
+    def speaks_of(self, name: str, schema: Schema) -> bool:
+        """Whether the question has a value for an optional field of this kind."""
+        kind, named = schema.get("type"), set(stems(name)) <= set(stems(self.question))
         if "enum" in schema:
             return bool(self.choices(name, schema, schema["enum"]))
-        kinds = str(schema.get("type", schema.get("anyOf", "")))
-        if "integer" in kinds or "number" in kinds:
-            return re.search(rf"\b{re.escape(name)}\b", self.question, re.IGNORECASE) is not None
-        return "string" in kinds and set(stems(name)) & SPOT != set() and bool(self.places)
+        if kind in {"integer", "number"}:
+            return bool(self.beside(name))
+        if kind == "string" and "format" in schema:
+            return bool(self.extracted(name, schema))
+        if kind == "string":
+            return bool((named and self.quoted) or (set(stems(name)) & SPOT and self.places))
+        return named and kind in {"boolean", "array"}
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
-        return pairs_in(self.told)
+        """What is said of which key, by the conversation and by what tools returned."""
+        return pairs_in(self.told) + [pair for text in self.results for pair in flat(parsed(text))]
 
     @cached_property
     def values(self) -> dict[str, list[str]]:

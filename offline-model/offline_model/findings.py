@@ -105,7 +105,7 @@ def searching(result: Result) -> bool:
 
 
 def search(query: str, text: str) -> Search | None:
-    if entries := numbered(text):
+    if entries := numbered(text[:MOST_TEXT]):
         return Search(query, "ok", entries)
     if not text.strip() or text.strip() == "[]" or NOTHING.match(text):
         return Search(query, "empty")
@@ -137,10 +137,14 @@ def page(url: str, text: str, numbers: dict[str, int]) -> Page:
     return Page(url, number, text[head.end() if head else 0 :].strip())
 
 
-@lru_cache(maxsize=512)
 def sentences(text: str) -> tuple[str, ...]:
     """A text's sentences, whether its lines are wrapped or not, without any that wants to be obeyed."""
-    told = running(text[:MOST_TEXT])
+    return sentences_of(text[:MOST_TEXT])
+
+
+@lru_cache(maxsize=512)
+def sentences_of(text: str) -> tuple[str, ...]:
+    told = running(text)
     found = [each for each in prose(told) if not ORDER.search(each)] or clean(told)
     return tuple(dict.fromkeys(found))
 

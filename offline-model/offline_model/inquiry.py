@@ -2,8 +2,9 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
-from offline_model.books.words import STOP, stems
+from offline_model.books.words import SYNTAX, stems, terms, topic
 from offline_model.conversation import Conversation
 from offline_model.mentions import SPELLED
 
@@ -27,6 +28,7 @@ SENTENCES = re.compile(r"(?<=[.?!;]) |\n(?: ?[-*] | ?\d+[.)] )?")
 PARTS = re.compile(
     r",? and (?=(?:also )?(?:what|how|why|when|where|which|who|does|is|are|can)\b)", re.IGNORECASE
 )
+ASKING = re.compile(r"\W*(?:what|how|why|when|where|which|who)\b", re.IGNORECASE)
 PRONOUN = re.compile(r"\b(?:it|its|they|them|their|this|these|those|one)\b", re.IGNORECASE)
 WORD = re.compile(r"\w[\w.+#\-]*\w|\w")
 ENOUGH = 2
@@ -39,43 +41,54 @@ TASK = frozenset(
 
 @dataclass(frozen=True)
 class Inquiry:
-    """`queries` has one for each thing that is asked; `urls` are pages that the question itself names."""
+    """`queries` has one for each of the `questions` that are asked; `urls` are pages that they name."""
 
     queries: tuple[str, ...]
+    questions: tuple[str, ...]
     compares: bool
     deep: bool
     urls: tuple[str, ...]
 
 
+@lru_cache(maxsize=512)
 def inquiry(question: str) -> Inquiry:
     deep = DEEP.search(question) is not None
     urls = tuple(dict.fromkeys(URL.findall(question)))
     if verbatim := VERBATIM.search(question):
-        return Inquiry((verbatim[1].strip(),), False, deep, ())
+        query = verbatim[1].strip()
+        return Inquiry((query,), (query,), False, deep, ())
     bare = re.sub(r"[^\S\n]+", " ", DEEPLY.sub("", question))
     if compared := COMPARED.search(bare):
-        one, other = (words(side) for side in compared.groups() if side)
+        one, other = (words(f"What is {side}?") for side in compared.groups() if side)
         if one and other:
             # "a liveness and a readiness probe" are both probes.
             one += other[-1:] if len(one) == 1 < len(other) else []
-            return Inquiry((" ".join(one), " ".join(other)), True, deep, urls)
-    found: list[list[str]] = []
+            queries = (" ".join(one), " ".join(other))
+            return Inquiry(queries, tuple(f"What is {query}?" for query in queries), True, deep, urls)
+    subject = ""
+    found: dict[str, str] = {}
     sentences = [part for part in SENTENCES.split(bare) if part]
     asking = [part for part in sentences if "?" in part]
     for part in [part for sentence in asking or sentences for part in PARTS.split(sentence)]:
-        said = words(part)
-        if said and found and PRONOUN.search(part):
-            said = [*found[0], *said]
+        said = words(topic(part)[0])
+        if said and subject and PRONOUN.search(part):
+            said = [*subject.split(), *said]
+            part = f"{part} ({subject})"
         if said:
-            found.append(said)
-    queries = dict.fromkeys(" ".join(said[:MOST_WORDS]) for said in found)
-    return Inquiry(tuple(queries) or (question.strip()[:80],), False, deep, urls)
+            query = " ".join(said[:MOST_WORDS])
+            subject = subject or query
+            found.setdefault(query, part)
+    found = found or {question.strip()[:80]: question}
+    return Inquiry(tuple(found), tuple(found.values()), False, deep, urls)
 
 
 def words(text: str) -> list[str]:
     """The words of a text that say what it is about, as they are written, each once."""
-    kept = [word for word in WORD.findall(URL.sub("", text)) if word.lower() not in STOP | TASK]
-    return list(dict.fromkeys(kept))[:MOST_WORDS]
+    every, about = WORD.findall(URL.sub("", text)), {*terms(text), *SYNTAX}
+    kept = list(dict.fromkeys(word for word in every if about & {word.lower(), *stems(word)}))
+    what = [word for word in kept if word.lower() not in TASK]
+    # Of "What is a list?" the list is not what is to be done.
+    return (what or (kept if ASKING.match(text) else []))[:MOST_WORDS]
 
 
 def reworded(conversation: Conversation, query: str) -> str:

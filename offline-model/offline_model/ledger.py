@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 KEPT = 100
 BODY_KEPT = 65_536
+HEADER_KEPT = 4_096
 COUNTERS_KEPT = 1_000
 HEADERS = {
     b"authorization",
@@ -26,23 +27,30 @@ State = Literal["running", "finished", "cancelled", "failed"]
 
 @dataclass(slots=True)
 class Call:
-    """One call as it was received. `state` becomes `cancelled` when its client left before the end."""
+    """One call as it was received, its body only as far as it is shown.
+
+    `state` becomes `cancelled` when its client left before the end.
+    """
 
     id: str
     received: datetime
     headers: list[tuple[bytes, bytes]]
     model: str | None = None
     body: bytes = b""
+    whole: bool = True
     state: State = "running"
     status: int | None = None
     tokens_sent: int = 0
 
+    def keep(self, body: bytes) -> None:
+        self.body, self.whole = body[:BODY_KEPT], len(body) <= BODY_KEPT
+
     def text(self) -> str:
-        return self.body[:BODY_KEPT].decode("utf-8", "replace")
+        return self.body.decode("utf-8", "replace")
 
     def parsed(self) -> Any:
         """The body as JSON when it is that and not too long, else the text as it came."""
-        if len(self.body) > BODY_KEPT:
+        if not self.whole:
             return self.text()
         try:
             value = json.loads(self.body)
@@ -75,7 +83,8 @@ class Ledger:
     counts: Counter[str] = field(default_factory=Counter)
 
     def open(self, identity: str, headers: list[tuple[bytes, bytes]]) -> Call:
-        call = Call(identity, datetime.now(UTC), headers)
+        kept = [(name, value[:HEADER_KEPT]) for name, value in headers if name in HEADERS]
+        call = Call(identity, datetime.now(UTC), kept)
         self.calls.append(call)
         return call
 
@@ -95,10 +104,9 @@ class Ledger:
 
 
 def masked(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[str, str]]:
-    """The headers that matter, a key shortened to its last two characters."""
+    """The headers, a key shortened to its last two characters."""
     for name, value in headers:
-        if name in HEADERS:
-            text = value.decode("latin-1")
-            if name == b"authorization":
-                text = f"Bearer ...{text[-2:]}" if len(text) > 12 else "..."
-            yield name.decode("latin-1"), text
+        text = value.decode("latin-1")
+        if name == b"authorization":
+            text = f"Bearer ...{text[-2:]}" if len(text) > 12 else "..."
+        yield name.decode("latin-1"), text

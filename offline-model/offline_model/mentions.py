@@ -20,6 +20,7 @@ PLACE = re.compile(
     r"(?:(?:,|\s+and|\s+or|,\s*and)\s+(?:in\s+|at\s+)?[^\W\d_a-z][\w'’\-]*"
     r"(?:\s+[^\W\d_a-z][\w'’\-]*)*)*)"
 )
+PREDICATE = re.compile(r"\s+(?:is|are|was|were|has|costs?|lives|works|with|who|from|in|at)\b|\s*[(:=–—]")
 ASIDES = (re.compile(r"\s[-–—]\s+(.+)"), re.compile(r"\(([^()]+)\)"))
 FIGURES = re.compile(r"[-(]*\d[-\d\s.+*/%^()]*")
 OPERATION = re.compile(r"[\d)]\s*[-+*/%^]\s*[-(]*\d")
@@ -46,6 +47,12 @@ def quoted_in(text: str) -> list[str]:
 
 def names_in(text: str) -> list[str]:
     return [(m[1] or m[2]).strip(" .'\"") for m in NAMED.finditer(text)]
+
+
+def subject(text: str) -> str:
+    """What a few words are about: `Ada` in `Ada is 36`, `apples` in `3 apples`."""
+    words = NUMBER.sub("", PREDICATE.split(text.strip(), maxsplit=1)[0]).split()
+    return " ".join(words) or text
 
 
 def asides_in(text: str) -> list[str]:

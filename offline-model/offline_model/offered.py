@@ -10,6 +10,7 @@ from offline_model.requests import Tool
 
 SEARCHING = frozenset(stems("search lookup retrieve find wiki wikipedia web internet knowledge browse"))
 SYNONYMS = {"plu": "add", "sum": "add", "minu": "subtract"}
+ANSWERING = frozenset(stems("final answer respond response reply submit finish conclude done output"))
 # Verbs and nouns that most tools have in their names and that therefore say nothing.
 EMPTY = frozenset(stems("get tool function my run call do make set fetch return input value data"))
 
@@ -42,6 +43,12 @@ def searches(tool: Tool) -> bool:
     words = stems(f"{tool.function.name} {tool.function.description or ''}")
     takes = {stem for name in properties(tool) for stem in stems(name)}
     return bool(set(words) & SEARCHING) and bool(takes & QUERY)
+
+
+def takes_answer(tool: Tool) -> bool:
+    """Whether a framework offers a tool so that the answer is passed to it."""
+    told = {*stems(tool.function.name), *({"final"} & set(stems(tool.function.description or "")))}
+    return not ANSWERING.isdisjoint(told)
 
 
 def can_fill(conversation: Conversation, tool: Tool) -> bool:

@@ -2,7 +2,8 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 # OpenAI's own limit; a JSON number may be far larger.
@@ -28,6 +29,7 @@ class Part(BaseModel):
 class FunctionCall(Strict):
     name: str
     arguments: str
+    provider_specific_fields: Any = None
 
 
 class ToolCall(BaseModel):
@@ -48,6 +50,8 @@ class Message(Strict):
     annotations: list[Any] | None = None
     audio: None = None
     function_call: None = None
+    # LiteLLM sends back what it has added to an answer itself.
+    provider_specific_fields: Any = None
 
 
 class Function(Strict):
@@ -61,6 +65,13 @@ class Tool(Strict):
     type: Literal["function"]
     function: Function
 
+    @model_validator(mode="before")
+    @classmethod
+    def not_custom(cls, tool: Any) -> Any:
+        if isinstance(tool, dict) and tool.get("type") == "custom":
+            raise PydanticCustomError("unsupported", "the offline model has no custom tools, only functions")
+        return tool
+
 
 class ChosenFunction(Strict):
     name: str
@@ -69,6 +80,16 @@ class ChosenFunction(Strict):
 class ToolChoice(Strict):
     type: Literal["function"]
     function: ChosenFunction
+
+
+class AllowedTools(Strict):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[ToolChoice], Field(min_length=1)]
+
+
+class AllowedToolChoice(Strict):
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
 
 
 class NamedSchema(Strict):
@@ -91,12 +112,12 @@ class StreamOptions(Strict):
 class CompletionRequest(Strict):
     """The body of POST /v1/chat/completions. The second half changes nothing here, so it is accepted."""
 
-    model: str
+    model: Annotated[str, Field(max_length=512)]
     messages: Annotated[list[Message], Field(min_length=1)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     tools: Annotated[list[Tool], Field(min_length=1, max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | AllowedToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
@@ -111,6 +132,7 @@ class CompletionRequest(Strict):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
     prompt_cache_retention: str | None = None
     store: bool | None = None
     metadata: dict[str, str] | None = None
@@ -127,5 +149,6 @@ class CompletionRequest(Strict):
     audio: Any = None
     prediction: Any = None
     web_search_options: Any = None
+    moderation: Any = None
     functions: Any = None
     function_call: Any = None

@@ -8,7 +8,6 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from offline_model.books.library import Library
 from offline_model.errors import ApiError, bad_request
-from offline_model.skills.lookup import excerpt
 
 MOST_QUERY = 2_000
 
@@ -31,7 +30,7 @@ class Web:
         if request.query_params.get("format") != "json":
             raise bad_request("Invalid 'format': this server has results as 'json' only.", "format")
         results = [
-            {"title": found.title, "url": found.url, "content": excerpt(found, 2)}
+            {"title": found.title, "url": found.url, "content": " ".join(found.best(2))}
             for found in self.library.results(query)
         ]
         return JSONResponse({"query": query, "number_of_results": len(results), "results": results})

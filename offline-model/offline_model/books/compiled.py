@@ -44,12 +44,13 @@ def of_module(module: ModuleType, name: str) -> Iterator[Passage]:
     public = bare if bare in sys.stdlib_module_names else name
     for key, value in sorted(vars(module).items()):
         home = getattr(value, "__module__", None) or name
-        if key.startswith("_") or not callable(value) or home not in {name, public}:
+        own = home in {name, public} or (name == "builtins" and inspect.isbuiltin(value))
+        if key.startswith("_") or not callable(value) or not own:
             continue
         title = key if name == "builtins" else f"{public}.{key}"
         yield from of_member(value, title)
-    if not name.startswith("_") and name != "builtins":
-        yield from passages(name, module.__doc__)
+    if name != "builtins":
+        yield from passages(public, module.__doc__)
 
 
 def of_member(value: Any, title: str) -> Iterator[Passage]:

@@ -20,8 +20,7 @@ SCHEMA = """
 pragma journal_mode = off;
 pragma synchronous = off;
 create table passages (
-    id integer primary key, title text, place text, kind text, sentences text, url text, heading text,
-    stems text
+    id integer primary key, title text, place text, kind text, url text, sentences text, stems text
 );
 create table sections (id integer primary key, url text, page text, title text, text text);
 create virtual table words using fts5(heading, body, content='', tokenize='ascii');
@@ -59,11 +58,11 @@ def fill(connection: sqlite3.Connection, found: Iterable[Passage]) -> None:
     connection.executescript(SCHEMA)
     with connection:
         for number, passage in enumerate(found):
-            lines = [f" {' '.join(stems(sentence))} " for sentence in passage.sentences]
-            heading = f" {' '.join(stems(passage.title))} "
-            told = (passage.title, passage.place, passage.kind, "\n".join(passage.sentences), passage.url)
-            row = (number, *told, heading, "\n".join(lines))
-            connection.execute("insert into passages values (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            lines = [" ".join(stems(sentence)) for sentence in passage.sentences]
+            heading = " ".join(stems(passage.title))
+            told = (passage.title, passage.place, passage.kind, passage.url, "\n".join(passage.sentences))
+            row = (number, *told, "\n".join(lines))
+            connection.execute("insert into passages values (?, ?, ?, ?, ?, ?, ?)", row)
             if passage.text:
                 section = (number, passage.url, passage.url.partition("#")[0], passage.title, passage.text)
                 connection.execute("insert into sections values (?, ?, ?, ?, ?)", section)

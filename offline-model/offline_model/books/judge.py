@@ -1,11 +1,18 @@
-"""Judging: how well a passage answers a question, and with which sentence to begin."""
+"""Judging: whether a passage answers a question, how well, and with which of its sentences."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
-from offline_model.books.words import STOP
+from offline_model.books.words import STOP, stems, terms
 
-COVERED = 0.5
+# How much of a question, by weight, a passage must speak of; and a name, to be what the question is about.
+ALL, COVERED, MAINLY, PARTLY = 0.99, 0.55, 0.5, 0.4
+WINDOW = 3
+# Fewer words are a remark, and no sentence that defines.
+SHORT = 6
+LONGEST = 700
 
 UNFINISHED = re.compile(
     r"^(?:it|its|this|these|those|that|they|their|he|she|such|otherwise|however|but|then|also|and|or|so|"
@@ -14,153 +21,139 @@ UNFINISHED = re.compile(
     r"the (?:latter|former|other|same|above))\b",
     re.IGNORECASE,
 )
+# As stems: `A generator is ...`, `Graceful shutdown means ...`.
+VERBS = frozenset(stems("is are means mean refers"))
+ARTICLES = {"a", "an", "the"}
+# The course before the manual before the library, and its front rooms before its back rooms.
+PREFERENCE, DEPTH = {"page": 0.6, "manual": 0.4, "library": 0.0}, 0.15
 
 
 class Entry:
-    """A passage as it was indexed: its sentences, and the stems of its title and of each sentence."""
+    """A passage as it is judged: `own` are the terms of its heading, `lines` the stems of each sentence."""
 
-    __slots__ = ("heading", "kind", "lines", "named", "place", "sentences", "title", "url", "words")
+    __slots__ = ("kind", "lines", "own", "place", "sentences", "sets", "title", "url", "words")
 
     def __init__(
-        self,
-        title: str,
-        place: str,
-        kind: str,
-        sentences: list[str],
-        url: str,
-        heading: str,
-        lines: list[str],
+        self, title: str, place: str, kind: str, url: str, sentences: list[str], lines: Iterable[str]
     ) -> None:
-        self.title, self.place, self.kind, self.sentences, self.url = title, place, kind, sentences, url
-        self.heading, self.lines = heading, lines
-        self.named = heading.split()
-        self.words = frozenset(self.named).union(*(line.split() for line in lines))
+        self.title, self.place, self.kind, self.url, self.sentences = title, place, kind, url, sentences
+        self.lines = [line.split() for line in lines]
+        self.sets = [frozenset(line) for line in self.lines]
+        self.own = frozenset(terms(title.rpartition(": ")[2])) or frozenset(stems(title))
+        self.words = self.own.union(stems(title))
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A passage that answers. `start` is the sentence to begin with.
+    """A passage with its sentences in the order in which they answer.
 
-    `direct` is false when neither its title nor any sentence of it is about the thing that is asked for.
+    `direct` says whether they do; `defined`, whether one has all that is asked for as its subject.
     """
 
     title: str
     place: str
     url: str
     sentences: list[str]
-    start: int
+    order: list[int]
     score: float
     direct: bool
+    defined: bool
+
+    def best(self, length: int) -> list[str]:
+        """The best sentences, as they stand in the passage; a very long one stands alone."""
+        chosen: list[int] = []
+        for at in self.order[:length]:
+            if chosen and sum(len(self.sentences[each]) for each in [*chosen, at]) > LONGEST:
+                break
+            chosen.append(at)
+        return [self.sentences[at] for at in sorted(chosen)]
 
 
 @dataclass(frozen=True, slots=True)
 class Judge:
     """One question: its terms with their weights, the names in it, and whether it asks what something is.
 
-    `least` is the part of it, by weight, that one of the few pages of the course must cover to be looked at.
+    `names` are in lower case; `exact` are those with capitals inside, which are meant as they are written.
     """
 
     weights: dict[str, float]
-    words: set[str]
     names: set[str]
-    said: set[str]
-    whole: str
-    phrase: str
+    exact: set[str]
     defines: bool
-    least: float
 
-    def means(self, entry: Entry) -> bool:
-        """Whether a thing of the library is what is asked for, and not one that has the word in its name."""
-        name = entry.title.rpartition(".")[2].lower()
-        return entry.kind != "library" or any(
-            word.startswith(name) and len(word) <= len(name) + 2 for word in self.said
+    def read(self, entry: Entry) -> Found:
+        own = self.share(entry.own)
+        precise = sum(term in self.weights for term in entry.own) / max(1, len(entry.own))
+        shares = [self.share(line) for line in entry.sets]
+        # A docstring is about the thing it is named for, and tells of nothing else.
+        told = entry.kind != "library" or own > 0
+        if entry.kind == "library":
+            shares[0] = max(shares[0], own)
+        least = ALL if self.defines and told else 2
+        about = [
+            self.about(line) if share >= least else 0 for line, share in zip(entry.lines, shares, strict=True)
+        ]
+        defined = max(about)
+        meant = self.named(entry, own) or (entry.kind != "library" and min(own, precise) >= ALL)
+        start = about.index(defined) if defined or meant else self.opening(entry, shares, own)
+        order = self.order(entry, start)
+        covered = self.share(entry.words.union(*[entry.sets[at] for at in order[:WINDOW]]))
+        if self.defines:
+            direct = defined > 0 or (len(self.weights) > 1 and own >= PARTLY and covered >= ALL)
+        else:
+            direct = told and covered >= COVERED
+        score = (3 * meant + 2 * own) * precise + covered + max(shares) + defined
+        score += PREFERENCE[entry.kind] - DEPTH * entry.title.count(".")
+        found = (entry.title, entry.place, entry.url, entry.sentences, order, score)
+        return Found(*found, direct=meant or direct, defined=defined > 0)
+
+    def share(self, words: frozenset[str]) -> float:
+        """The part of the question, by weight, that is among the words."""
+        return sum([weight for term, weight in self.weights.items() if term in words])
+
+    def named(self, entry: Entry, own: float) -> bool:
+        """Whether the question calls this passage's thing by its name."""
+        whole, last = entry.title, entry.title.rpartition(".")[2]
+        if whole in self.exact or ("." in whole and whole.lower() in self.names):
+            return True
+        if entry.kind != "library" or own < MAINLY:
+            return False
+        return (
+            last in self.exact or whole.lower() in self.names or (self.defines and last.lower() in self.names)
         )
 
-    def rate(self, entry: Entry, relevance: float) -> float:
-        """How well title and text fit, seen from afar; 0 when the passage is about something else."""
-        title, words = entry.title, entry.words
-        covered = sum([weight for term, weight in self.weights.items() if term in words])
-        named = title.lower() in self.names
-        if covered < (self.least if entry.kind == "page" else COVERED) and not (
-            named and ("." in title or not title.islower())
-        ):
+    def about(self, line: list[str]) -> float:
+        """Whether what is asked for is a sentence's subject: `Uvicorn runs`, or better `A generator is`."""
+        asked = list(self.weights)
+        for verb, called in pairwise(line):
+            if called == "call" and verb in VERBS:  # A function that yields is called a generator.
+                named = [word for word in line[line.index(called) + 1 :] if word not in ARTICLES]
+                return 1.5 if named[: len(asked)] == asked else 0
+        said = [word for word in line if word not in STOP or word in VERBS or word in self.weights]
+        first = said[: len(asked) + 1]
+        if len(line) < SHORT or first[0] not in asked or [word for word in first if word in asked] != asked:
             return 0
-        precise = self.precision(entry)
-        in_title = self.share(entry.heading)
-        score = 3 * covered - relevance / 20 + 2 * precise
-        score += 2 * in_title * (precise if entry.kind == "library" else 0.5 + precise)
-        if named and ("." in title or precise == 1):
-            # A dotted name is meant as one; `list` or `exception` may be the plain English word.
-            score += 6 if "." in title or (title in self.words and not title.islower()) else 2
-        elif precise == 1 and in_title > 0.99:
-            score += 1.5
-        if entry.heading.endswith(self.whole):
-            score += 4
-        if self.defines and not self.means(entry):
-            score -= 2
-        return score + self.preference(title, entry.kind)
+        return 1.5 if VERBS & set(first[1:]) else 0.5
 
-    def precision(self, entry: Entry) -> float:
-        """The part of the title that was asked for; the small words of a heading do not count."""
-        named, weights = entry.named, self.weights
-        if entry.kind != "library":
-            named = [word for word in named if word not in STOP or word in weights]
-        return len([word for word in named if word in weights]) / max(1, len(named))
+    def opening(self, entry: Entry, shares: list[float], own: float) -> int:
+        """The sentence to begin with: it and the next say most, and it hangs on none before it."""
+        best, start = -10.0, 0
+        for at, text in enumerate(entry.sentences):
+            value = sum(shares[at : at + WINDOW]) + shares[at]
+            if at == 0:
+                # A docstring's first line is its summary, and a section's first sentence its subject.
+                value += 3 if entry.kind == "library" else 0.4 + 2 * own
+            elif UNFINISHED.match(text):
+                value -= 0.8
+            if value > best:
+                best, start = value, at
+        return start
 
-    def preference(self, title: str, kind: str) -> float:
-        """The course before the manual before the library, and its front rooms before its back rooms."""
-        if kind != "library":
-            return 0.6 if kind == "page" else 1.0 if self.defines else 0.3
-        exact = title in self.words or title.rpartition(".")[2] in self.words
-        whole = "." in title and title in self.words
-        return 1.5 * whole + 0.5 * exact + 0.5 * ("." not in title) - 0.2 * title.count(".")
-
-    def read(self, entry: Entry, score: float) -> Found:
-        """A second, closer look, at every sentence."""
-        shares = [self.share(line) for line in entry.lines]
-        in_title = self.share(entry.heading)
-        if entry.kind == "library":
-            # A docstring's first line is about the thing in the title without saying its name.
-            shares[0] = max(shares[0], in_title)
-        best = max(shares)
-        # A docstring defines its thing by its summary; elsewhere a sentence may do so anywhere.
-        told = enumerate(entry.lines) if self.defines and entry.kind != "library" else ()
-        about = next((at for at, line in told if self.is_definition(line)), None)
-        start = opening(entry.sentences, shares, entry.kind, in_title) if about is None else about
-        direct = about is not None or max(in_title, 0 if self.defines else best) >= COVERED
-        direct = direct and (self.means(entry) or not self.defines)
-        score += best + (0 if about is None else 1.5) + any(self.phrase in line for line in entry.lines)
-        return Found(entry.title, entry.place, entry.url, entry.sentences, start, score, direct)
-
-    def share(self, line: str) -> float:
-        """The part of the question, by weight, that stands in a line."""
-        total = 0.0
-        for term, weight in self.weights.items():
-            if f" {term} " in line:
-                total += weight
-        return total
-
-    def is_definition(self, line: str) -> bool:
-        """`A generator is ...`: all that is asked for stands before the verb, and little else."""
-        before, verb, after = line.partition(" is ")
-        if not verb or len(before) > 60:
-            before, verb, after = line.partition(" are ")
-        words = before.split()
-        if not verb or len(words) > len(self.weights) + 2:
-            return False
-        return all(term in words for term in self.weights) and not after.startswith(("not ", "also ", "now "))
-
-
-def opening(texts: list[str], shares: list[float], kind: str, in_title: float) -> int:
-    """The sentence to begin with: what follows says most, and it does not hang on a sentence before it."""
-    best, start = -10.0, 0
-    for at, text in enumerate(texts):
-        value = sum(shares[at : at + 3]) + shares[at]
-        if at == 0:
-            # A docstring's first line is its summary, and a section's first sentence its subject.
-            value += 3 if kind == "library" else 0.4 + 2 * in_title
-        elif UNFINISHED.match(text):
-            value -= 0.8
-        if value > best:
-            best, start = value, at
-    return start
+    def order(self, entry: Entry, start: int) -> list[int]:
+        """First the opening, then what speaks of the terms that are missing, then what follows."""
+        order, missing = [start], self.weights.keys() - entry.words - entry.sets[start]
+        for at in range(start + 1, min(start + 8, len(entry.sets))):
+            if missing & entry.sets[at]:
+                order.append(at)
+                missing -= entry.sets[at]
+        return order + [at for at in range(start + 1, min(start + 5, len(entry.sets))) if at not in order]

@@ -8,28 +8,19 @@ from itertools import pairwise
 from pathlib import Path
 
 from offline_model.books.index import open_index
-from offline_model.books.judge import COVERED, Entry, Found, Judge
-from offline_model.books.words import said, stems, terms
+from offline_model.books.judge import Entry, Found, Judge
+from offline_model.books.words import said, terms, topic
 
-# How many passages are looked at from afar, and how many of them closely.
+# How many passages of a search are judged.
 CANDIDATES = 12
-CLOSELY = 4
 RAREST = 4
-FEW = 1
 MOST_RESULTS = 8
-# Who searches by a few words looks through the results; who asks a question wants its answer.
-COVERED_BY_RESULTS = 0.45
 SHORT = 2
 MOST_PAGE = 200_000
 # Nobody asks more at once; a longer text is searched by the rarest terms of its beginning.
 MOST_TERMS = 16
 
 IDENTIFIER = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+|[A-Za-z_]\w+")
-DEFINITION = re.compile(
-    r"^\W*(?:please |can you |could you )*(?:what(?:'s| is| are| does| do)|define|explain|describe|"
-    r"tell me about)\b",
-    re.IGNORECASE,
-)
 
 
 class Library:
@@ -45,9 +36,9 @@ class Library:
         for number, title in connection.execute("select id, title from passages where kind = 'library'"):
             self.titles.setdefault(title.lower(), []).append(number)
             self.called.setdefault(title.rpartition(".")[2].lower(), []).append(number)
-        self.headings: dict[str, list[int]] = {}
-        for number, title in connection.execute("select id, title from passages where kind = 'page'"):
-            self.headings.setdefault(" ".join(stems(title.rpartition(": ")[2])), []).append(number)
+        self.headings: dict[frozenset[str], list[int]] = {}
+        for number, title in connection.execute("select id, title from passages where kind <> 'library'"):
+            self.headings.setdefault(frozenset(terms(title.rpartition(": ")[2])), []).append(number)
         # Pages and manual come first in the index.
         self.told = min(map(min, self.titles.values()))
         self.entry = cache(self.read_entry)
@@ -61,10 +52,10 @@ class Library:
 
     def find_results(self, query: str) -> list[Found]:
         """What a search engine shows: of each URL the best passage, best first."""
-        every = self.find(query, MOST_RESULTS, COVERED_BY_RESULTS)
-        if len(terms(query)) <= SHORT and not DEFINITION.match(query):
+        every = self.find(query)
+        if len(terms(query)) <= SHORT and not topic(query)[1]:
             # A word or two: first of all what that is.
-            every = self.find(f"What is {query}?", MOST_RESULTS, COVERED_BY_RESULTS) + every
+            every = self.find(f"What is {query}?") + every
         found: dict[str, Found] = {}
         for each in every:
             found.setdefault(each.url, each)
@@ -87,75 +78,84 @@ class Library:
         ]
         return "\n\n".join(told)[:MOST_PAGE]
 
-    def find(self, question: str, closely: int = CLOSELY, least: float = COVERED) -> list[Found]:
-        """Passages that cover enough of the question, best first; the best few are looked at closely."""
-        asked = terms(question)
-        known = sorted((term for term in asked if term in self.frequency), key=self.frequency.__getitem__)
-        if not known:
+    def find(self, question: str, most: int = CANDIDATES) -> list[Found]:
+        """Passages that speak of what is asked, best first; those that answer it stand before the others."""
+        judge = self.judge(question)
+        known = sorted(
+            (term for term in judge.weights if term in self.frequency), key=self.frequency.__getitem__
+        )
+        if all(term.isdigit() for term in known):
             return []
-        judge = self.judge(question, asked if len(asked) <= MOST_TERMS else known[:MOST_TERMS], least)
-        hits = self.named(judge.names)
-        if judge.defines:
-            # Running text defines; a docstring does so for the thing of this name.
-            called = [number for word in said(question) for number in self.called.get(word, ())]
-            hits |= dict.fromkeys(called[:CANDIDATES], 0.0)
-            hits |= self.query(" AND ".join(f'"{term}"' for term in known[:RAREST]), self.told)
-        hits = hits if judge.defines and hits else hits | self.matching(known)
-        hits |= dict.fromkeys(self.headings.get(judge.whole.strip(), ()), 0.0)  # the question itself
-        entries = [(self.entry(number), relevance) for number, relevance in hits.items()]
-        rated = [(judge.rate(entry, relevance), entry) for entry, relevance in entries]
-        rated.sort(key=lambda each: -each[0])
-        found = [judge.read(entry, rate) for rate, entry in rated[:closely] if rate]
-        return sorted(found, key=lambda each: -each.score)
+        hits = self.called_whole(question) if judge.defines else {}
+        hits = hits or self.candidates(judge, known)
+        found = [judge.read(self.entry(number)) for number in hits]
+        return sorted(found, key=lambda each: (not each.direct, -each.score))[:most]
 
-    def judge(self, question: str, asked: list[str], least: float) -> Judge:
-        weights = {term: self.weight(term) for term in asked}
+    def judge(self, question: str) -> Judge:
+        about, defines = topic(question)
+        weights = {term: self.weight(term) for term in terms(about) or terms(question)}
+        if len(weights) > MOST_TERMS:
+            rarest = sorted(weights, key=weights.__getitem__, reverse=True)[:MOST_TERMS]
+            weights = {term: weights[term] for term in rarest}
         total = sum(weights.values())
         words = set(IDENTIFIER.findall(question))
+        exact = {word for word in words if word[1:] != word[1:].lower() or "_" in word}
         # "asyncio gather" names asyncio.gather too.
-        names = {word.lower() for word in words} | {".".join(pair) for pair in pairwise(said(question))}
-        return Judge(
-            {term: weight / total for term, weight in weights.items()},
-            words,
-            names,
-            {name.rpartition(".")[2] for name in names},
-            f" {' '.join(stems(question))} ",
-            f" {' '.join(asked)} ",
-            DEFINITION.match(question) is not None,
-            least,
-        )
+        names = {word.lower() for word in words - exact} | {
+            ".".join(pair) for pair in pairwise(said(question))
+        }
+        names |= {word.removesuffix(ending) for word in names if "." not in word for ending in ("s", "es")}
+        shares = {term: weight / total for term, weight in weights.items()}
+        return Judge(shares, names, exact, defines)
 
-    def matching(self, known: list[str]) -> dict[int, float]:
-        """Passages with all of the rarest terms; when they are few, also with the rarest or the next two.
+    def candidates(self, judge: Judge, known: list[str]) -> dict[int, None]:
+        """Passages that may answer: things of this name, sections of this heading, a search's results."""
+        hits = self.named(judge) | dict.fromkeys(self.headings.get(frozenset(judge.weights), ()))
+        if judge.defines:
+            # Running text defines; a docstring does so for the thing of its name.
+            hits |= self.query(" AND ".join(f'"{term}"' for term in known[:RAREST]), self.told)
+        return hits if judge.defines and hits else hits | self.matching(known)
+
+    def called_whole(self, question: str) -> dict[int, None]:
+        """What is called by its whole name, such as `json.dumps`, needs no search."""
+        words = [word.lower() for word in IDENTIFIER.findall(question) if "." in word]
+        return {number: None for word in words for number in self.titles.get(word, ())}
+
+    def matching(self, known: list[str]) -> dict[int, None]:
+        """Passages with all of the rarest terms; when there is none, with the rarest or the next two.
 
         Any passage that covers half of a question has one of these, and a search for any term at all
         would rank half of the books.
         """
         first, *others = [f'"{term}"' for term in known[:RAREST]]
         hits = self.query(" AND ".join([first, *others]))
-        if len(hits) < FEW and others:
-            pair = f" OR ({others[0]} AND {others[1]})" if len(others) > 1 else ""
-            hits = self.query(first + pair) | hits
+        if not hits and others:
+            hits = self.query(first + (f" OR ({others[0]} AND {others[1]})" if len(others) > 1 else ""))
         return hits
 
-    def query(self, words: str, below: int = 2**31) -> dict[int, float]:
-        """Passages by number, with their relevance (the lower the better)."""
+    def query(self, words: str, below: int = 2**31) -> dict[int, None]:
+        """Passages by number, the most relevant first."""
         found = self.connection.execute(
-            "select rowid, bm25(words, 8.0, 1.0) from words where words match ? and rowid < ? "
-            "order by 2 limit ?",
+            "select rowid from words where words match ? and rowid < ? "
+            "order by bm25(words, 8.0, 1.0) limit ?",
             (words, below, CANDIDATES),
         )
-        return dict(found.fetchall())
+        return dict.fromkeys(number for (number,) in found)
 
-    def named(self, names: set[str]) -> dict[int, float]:
-        """Passages whose title is a name that stands in the question."""
-        return {number: 0.0 for name in names if name in self.titles for number in self.titles[name]}
+    def named(self, judge: Judge) -> dict[int, None]:
+        """Things of the library whose whole or last name stands in the question."""
+        hits: dict[int, None] = {}
+        for name in sorted(judge.names | {name.lower() for name in judge.exact}):
+            hits |= dict.fromkeys(self.titles.get(name, ()))
+            if judge.defines:
+                hits |= dict.fromkeys(self.called.get(name, ())[:CANDIDATES])
+        return hits
 
     def read_entry(self, number: int) -> Entry:
-        title, place, kind, sentences, url, heading, lines = self.connection.execute(
-            "select title, place, kind, sentences, url, heading, stems from passages where id = ?", (number,)
+        title, place, kind, url, sentences, lines = self.connection.execute(
+            "select title, place, kind, url, sentences, stems from passages where id = ?", (number,)
         ).fetchone()
-        return Entry(title, place, kind, sentences.split("\n"), url, heading, lines.split("\n"))
+        return Entry(title, place, kind, url, sentences.split("\n"), lines.split("\n"))
 
 
 def open_library(books: Path | None) -> Library:

@@ -13,6 +13,8 @@ FIGURE = re.compile(r"<!-- figure: .*?<!-- /figure -->", re.DOTALL)
 FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*$", re.MULTILINE)
 TITLE = re.compile(r"^title:\s*[\"']?(.+?)[\"']?\s*$", re.MULTILINE)
+# Sections that ask the reader, or send them on, and explain nothing.
+POINTING = {"Predict", "Next"}
 BLOCK = re.compile(r"^\s*(?:[-*+]|\d+[.)])\s+|^\s*>\s?", re.MULTILINE)
 
 
@@ -33,7 +35,7 @@ def passages(text: str, place: str) -> Iterator[Passage]:
         title = title or inline(heading)
         anchor = slug(heading) if heading != title or anchor else anchor
         found = tuple(prose(FENCE.sub("", section)))
-        if found:
+        if found and heading not in POINTING:
             name = inline(heading)
             full = name if name == title or not title else f"{title}: {name}"
             spot = f"{place}#{anchor}" if anchor else place

@@ -5,7 +5,11 @@ from functools import lru_cache
 from itertools import pairwise
 from keyword import iskeyword
 
-WORD = re.compile(r"[^\W_]+")
+# Longer words are none; what is kept of each is bounded.
+WORD = re.compile(r"[^\W_]{1,64}")
+
+# These say what a question is about only when nothing else in it does.
+VERBS = frozenset("explain give know learn look make use understand work write".split())  # noqa: SIM905
 
 # Words that say how something is asked, not what about.
 STOP = frozenset(
@@ -18,7 +22,8 @@ STOP = frozenset(
     them then there these they thing this those to too understand until up us use used uses using usage
     useful ve very want was way we well were what when where whether which while who why will with work
     works would write you your briefly short shortly sentence sentences simple simply word words english
-    term terms question answer difference between example examples python""".split()  # noqa: SIM905
+    term terms question answer difference differ differs different compare compared versus vs
+    between example examples python""".split()  # noqa: SIM905
 )
 
 
@@ -66,15 +71,35 @@ def said(text: str) -> list[str]:
 def terms(text: str) -> list[str]:
     """The stems a question is about, each once, in order. `with` counts in `the with statement`."""
     words = WORD.findall(text.lower())
-    found = [word for word in words if word not in STOP]
+    found = [word for word in words if word not in STOP] or [word for word in words if word in VERBS]
     for word, following in pairwise(words):
-        if (word in STOP and following in SYNTAX and iskeyword(word)) or (
-            word in PREFIX and iskeyword(following)
-        ):
-            found += [word] if following in SYNTAX else [following]
+        if iskeyword(word) and following in SYNTAX:
+            # A for loop is what the manual calls the for statement.
+            found = [*(each for each in found if each not in {word, following}), word, "statement"]
+        elif word in PREFIX and iskeyword(following):
+            found.append(following)
     return list(dict.fromkeys(stem(word) for word in found))
 
 
 # The words that tell a keyword of Python from the English word.
 SYNTAX = frozenset({"statement", "statements", "clause", "keyword", "loop", "loops", "block", "operator"})
 PREFIX = frozenset({"async", "yield"})
+
+
+DEFINITION = re.compile(
+    r"^\W*(?:please |can you |could you )*"
+    r"(?:what(?:'s| is| are| an?)|define|explain|describe|tell me about)\b"
+    r"|^\W*what (?:do|does) .{1,80} (?:do|mean|stand for)\W*$",
+    re.IGNORECASE,
+)
+
+CLAUSE = re.compile(r",|\b(?:when|while|if)\b", re.IGNORECASE)
+
+
+def topic(question: str) -> tuple[str, bool]:
+    """What a question is about, and whether it asks what that is.
+
+    What is asked for ends where a clause begins: `What is a lease, and who has it?`
+    """
+    defines = DEFINITION.match(question) is not None
+    return (CLAUSE.split(question, maxsplit=1)[0] if defines else question), defines

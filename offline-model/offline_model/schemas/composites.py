@@ -9,6 +9,7 @@ from typing import Any
 
 import rstr
 
+from offline_model.schemas.check import search
 from offline_model.schemas.merge import Schema, merged
 from offline_model.schemas.references import BadSchema
 
@@ -123,9 +124,7 @@ def with_dependents(schema: Schema, names: list[str]) -> list[str]:
 def member_schema(schema: Schema, name: str) -> Any:
     """All that is said of a member of this name."""
     said = [schema["properties"][name]] if name in schema.get("properties", {}) else []
-    said += [
-        part for pattern, part in schema.get("patternProperties", {}).items() if re.search(pattern, name)
-    ]
+    said += [part for pattern, part in schema.get("patternProperties", {}).items() if search(pattern, name)]
     if not said:
         return schema.get("additionalProperties", True)
     return said[0] if len(said) == 1 else {"allOf": said}

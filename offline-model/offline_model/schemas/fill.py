@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from offline_model.schemas.check import fits, validator_of
@@ -31,12 +31,14 @@ class Source(Protocol):
     def choices(self, name: str, schema: Schema, options: list[Any]) -> list[Any]: ...
     def truths(self, name: str, schema: Schema) -> list[bool]: ...
     def wants(self, name: str, schema: Schema) -> bool: ...
+    def things(self) -> Sequence[Source]: ...
 
 
 def fill(schema: Schema, source: Source, seed: int = 0) -> Any:
     """A value that fits; raises BadSchema when the schema is invalid or no value was found."""
     checker = validator_of(schema)
     try:
+        schema = dict(checker.schema)  # type: ignore[arg-type]  # an object: `asked` has seen to that
         filler = Filler(schema, checker, source)
         for variant in range(TRIES):
             for value in itertools.islice(filler.values(schema, "", 0, seed + variant), TRIES):
@@ -154,6 +156,7 @@ class Filler:
         elif kind == "null":
             yield None
         elif kind == "array":
+            yield from self.one_for_each_thing(schema, name, depth, seed)
             yield from array(schema, name, depth, seed, self.members, self.usual(schema, name, depth))
         elif kind == "object":
             yield from object_(
@@ -164,6 +167,18 @@ class Filler:
         for value in itertools.islice(self.values(schema, name, depth, seed), 80):
             if fits(self.checker, schema, value):
                 yield value
+
+    def one_for_each_thing(self, schema: Schema, name: str, depth: int, seed: int) -> Iterator[list[Any]]:
+        """A list of objects, one for each thing that the conversation lists."""
+        items = schema.get("items")
+        while isinstance(items, dict) and "$ref" in items:
+            items = resolve(self.root, items["$ref"])
+        if not isinstance(items, dict) or items.get("type") != "object" or depth >= SPARSE:
+            return
+        fillers = [Filler(self.root, self.checker, thing) for thing in self.source.things()]
+        found = [next(each.members(items, name, depth + 1, seed), None) for each in fillers]
+        if found and None not in found:
+            yield found
 
     def usual(self, schema: Schema, name: str, depth: int) -> int:
         """How many members an array has when nothing is said: as many as there are texts for, up to three."""

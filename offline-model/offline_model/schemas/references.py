@@ -5,7 +5,7 @@ from typing import Any
 
 # OpenAI allows ten levels of objects. A validator makes several calls a level, and Python ends at a thousand.
 DEEPEST = 50
-UNSUPPORTED = ("$dynamicRef", "$recursiveRef", "$dynamicAnchor")
+UNSUPPORTED = ("$dynamicRef", "$recursiveRef", "$dynamicAnchor", "unevaluatedProperties")
 # Keywords whose values are data, not schemas.
 DATA = {"const", "enum", "default", "examples"}
 # Keywords that apply to the same value as the schema they stand in.
@@ -21,8 +21,9 @@ def check_references(schema: Any) -> None:
         for keyword in UNSUPPORTED:
             if keyword in part:
                 raise BadSchema(f"{keyword} is not supported")
-        if part is not schema and isinstance(part.get("$id"), str):
-            raise BadSchema("$id is not supported")
+        for keyword in ("$id", "$schema"):
+            if part is not schema and isinstance(part.get(keyword), str):
+                raise BadSchema(f"{keyword} is not supported")
         if isinstance(part.get("$ref"), str):
             follow(schema, part, ())
 

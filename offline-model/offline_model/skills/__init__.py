@@ -21,6 +21,7 @@ from offline_model.skills import (
     unknown,
     use_results,
 )
+from offline_model.skills.submit import submit
 
 SKILLS: tuple[Callable[[Conversation], Reply | None], ...] = (
     obey.reply,
@@ -38,6 +39,9 @@ SKILLS: tuple[Callable[[Conversation], Reply | None], ...] = (
 def answer(conversation: Conversation) -> Reply:
     for skill in SKILLS:
         reply = skill(conversation)
-        if reply is not None:
-            return reply
+        if reply is None:
+            continue
+        if conversation.choice == "required" and not reply.calls:
+            return submit(conversation, reply.text)
+        return reply
     return Reply()

@@ -5,7 +5,15 @@ from offline_model.books.words import stems
 from offline_model.conversation import Call, Conversation, Reply
 from offline_model.errors import bad_request
 from offline_model.evidence import Evidence
-from offline_model.offered import can_fill, likeliest, named_in, properties, schema_of, searches, spoken_of
+from offline_model.offered import (
+    can_fill,
+    named_in,
+    properties,
+    schema_of,
+    searches,
+    spoken_of,
+    takes_answer,
+)
 from offline_model.requests import Tool, ToolChoice
 from offline_model.schemas.check import validator_of
 from offline_model.schemas.fill import fill
@@ -14,7 +22,7 @@ from offline_model.skills import greeting, remember
 
 
 def reply(conversation: Conversation) -> Reply | None:
-    choice = conversation.request.tool_choice
+    choice = conversation.choice
     if not conversation.tools or choice == "none":
         return None
     if isinstance(choice, ToolChoice):
@@ -22,11 +30,9 @@ def reply(conversation: Conversation) -> Reply | None:
         return calls(conversation, forced(conversation, tool))
     wanted = [call for tool in needed(conversation) for call in made(conversation, tool)]
     left = not_yet(conversation, wanted)
-    if choice == "required":
-        return calls(conversation, left or wanted or forced(conversation, likeliest(conversation)))
     if left:
         return calls(conversation, left)
-    return None if wanted or conversation.results else lacking(conversation)
+    return None if wanted or conversation.results or conversation.wants_json else lacking(conversation)
 
 
 def lacking(conversation: Conversation) -> Reply | None:
@@ -47,10 +53,11 @@ def needed(conversation: Conversation) -> list[Tool]:
     """Tools that are spoken of; else one that searches, when something is asked that is not small talk."""
     if greeting.reply(conversation) or remember.reply(conversation):
         return []
-    named = [tool for tool in conversation.tools if named_in(tool, conversation.question)]
-    spoken = named or [tool for tool in conversation.tools if spoken_of(tool, conversation.question)]
+    tools = [tool for tool in conversation.tools if not takes_answer(tool)]
+    named = [tool for tool in tools if named_in(tool, conversation.question)]
+    spoken = named or [tool for tool in tools if spoken_of(tool, conversation.question)]
     fillable = [tool for tool in spoken if can_fill(conversation, tool)]
-    searching = [tool for tool in conversation.tools if searches(tool) and tool not in fillable]
+    searching = [tool for tool in tools if searches(tool) and tool not in fillable]
     if fillable:
         asks_for_it = set(stems(conversation.question)) & {"search", "googl", "brows"}
         return fillable + (searching[:1] if asks_for_it else [])

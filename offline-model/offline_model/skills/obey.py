@@ -19,7 +19,7 @@ OVERRIDE = re.compile(
 
 
 def reply(conversation: Conversation) -> Reply | None:
-    choice = conversation.request.tool_choice
+    choice = conversation.choice
     if not conversation.tools or choice == "none" or isinstance(choice, ToolChoice):
         return None
     made = [

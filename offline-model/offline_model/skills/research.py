@@ -8,8 +8,16 @@ from offline_model.conversation import Call, Conversation, Reply
 from offline_model.evidence import QUERY
 from offline_model.findings import Findings, Kit
 from offline_model.inquiry import Inquiry, inquiry, limit_of, reworded
-from offline_model.offered import can_fill, named_in, properties, schema_of, searches, spoken_of
-from offline_model.report import report, unsourced
+from offline_model.offered import (
+    can_fill,
+    named_in,
+    properties,
+    schema_of,
+    searches,
+    spoken_of,
+    takes_answer,
+)
+from offline_model.report import report
 from offline_model.requests import Tool, ToolChoice
 from offline_model.skills import greeting, remember
 
@@ -37,17 +45,15 @@ def reply(conversation: Conversation) -> Reply | None:
     if not is_inquiry(conversation, kit):
         return None
     asked = inquiry(conversation.question)
-    choice = conversation.request.tool_choice
-    if isinstance(choice, ToolChoice):
+    if isinstance(conversation.choice, ToolChoice):
         return None
-    over = over or found.exhausted or not conversation.tools or choice == "none"
+    over = over or found.exhausted or not conversation.tools or conversation.choice == "none"
     calls = [] if over or kit is None else next_calls(conversation, asked, found, kit)
     if calls:
         return Reply(calls=tuple(calls[:1] if conversation.request.parallel_tool_calls is False else calls))
-    wanted = conversation.request.response_format
-    if choice == "required" or (wanted is not None and wanted.type != "text"):
+    if conversation.wants_json:
         return None
-    return Reply(report(conversation, asked, found, over) or unsourced(conversation, found))
+    return Reply(report(conversation, asked, found, over))
 
 
 def kit_of(tools: list[Tool]) -> Kit | None:
@@ -79,7 +85,7 @@ def is_inquiry(conversation: Conversation, kit: Kit | None) -> bool:
     if remember.MINE.match(question) or (remember.TOLD.match(question) and "?" not in question):
         return False
     own = {kit.search.function.name, kit.fetch.function.name} if kit else set()
-    others = [tool for tool in conversation.tools if tool.function.name not in own]
+    others = [tool for tool in conversation.tools if tool.function.name not in own and not takes_answer(tool)]
     return not any(
         named_in(tool, question) or (spoken_of(tool, question) and can_fill(conversation, tool))
         for tool in others

@@ -8,6 +8,7 @@ from offline_model.background import background
 from offline_model.conversation import Conversation, Reply
 from offline_model.errors import bad_request
 from offline_model.evidence import Evidence
+from offline_model.mentions import objects
 from offline_model.schemas.fill import fill
 from offline_model.schemas.references import BadSchema
 
@@ -17,7 +18,7 @@ SHAPE = re.compile(r"[\"'](\w{1,40})[\"']\s*:")
 
 def reply(conversation: Conversation) -> Reply | None:
     wanted = conversation.request.response_format
-    if wanted is None or wanted.type == "text":
+    if wanted is None or not conversation.wants_json:
         return None
     if wanted.json_schema is None or wanted.json_schema.schema_ is None:
         name, schema = "object", described(conversation)
@@ -33,8 +34,14 @@ def reply(conversation: Conversation) -> Reply | None:
 
 
 def described(conversation: Conversation) -> dict[str, Any]:
-    """The object that a prompt describes in words: keys in quotes, or a shape in braces."""
+    """The object that a prompt describes: by a schema, a shape in braces, or its keys in quotes.
+
+    Of several schemas the last one counts; the others are examples.
+    """
     told = "\n".join(turn.text for turn in conversation.turns if turn.role in {"system", "user"})
+    for value in reversed(objects(told)):
+        if isinstance(value.get("properties"), dict):
+            return {"type": "object", **value}
     keys = SHAPE.findall(told) or (KEYS.findall(told) if re.search(r"\b(?:keys?|fields?)\b", told) else [])
     names = list(dict.fromkeys(keys))[:20] or ["answer", "source"]
     return {"type": "object", "properties": {name: {"type": "string"} for name in names}, "required": names}
