@@ -83,6 +83,14 @@ def start_model(processes: Processes, port: int = 0) -> str:
     return url
 
 
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port that refuses connections, and that no other process can take meanwhile."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # and never listens
+        yield held.getsockname()[1]
+
+
 @contextmanager
 def turn(name: str) -> Iterator[None]:
     """Tests that need the same thing take turns, in whatever process they run."""

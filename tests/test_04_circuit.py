@@ -12,7 +12,7 @@ from test_01_basic_api import assert_problem
 from test_02_production_api import metrics
 from test_04_research import ask
 
-from course.processes import Processes, free_port
+from course.processes import Processes
 
 OPEN = ("agent_model_circuit_open",)
 IN_A_ROW = 3
@@ -69,8 +69,8 @@ def assert_answered(server: Server, query: str) -> None:
     assert status == 200, f"The model is well, and a run ends with {status}."
 
 
-def test_only_one_run_tries_while_the_circuit_is_open(research_agent: App) -> None:
-    nobody = f"http://127.0.0.1:{free_port()}"
+def test_only_one_run_tries_while_the_circuit_is_open(research_agent: App, closed_port: int) -> None:
+    nobody = f"http://127.0.0.1:{closed_port}"
     server = agent(research_agent, nobody)
     open_circuit(server)
     assert until(lambda: ask(server, "Is it time for a trial?").status_code == 502, 30), (

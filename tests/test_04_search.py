@@ -15,7 +15,6 @@ from test_04_fetch import Answer, Site, endless, page, silence
 from app.config import Settings
 from app.fetch import CUT, Fetcher, FetchFailed, Refused
 from app.search import MAX_PAUSE, NOTHING, DuckDuckGo, Found, SearchFailed, SearXNG, make_search
-from course.processes import free_port
 
 
 @pytest.fixture
@@ -89,9 +88,9 @@ async def test_a_search_server_that_fails_is_told_in_words(site: Site, answer: A
     assert time.monotonic() - began < 15, "A search took longer than its timeout."
 
 
-async def test_no_search_server_is_told_in_words() -> None:
+async def test_no_search_server_is_told_in_words(closed_port: int) -> None:
     with pytest.raises(SearchFailed, match="could not be reached"):
-        await SearXNG(f"http://127.0.0.1:{free_port()}", Fetcher()).search("anything")
+        await SearXNG(f"http://127.0.0.1:{closed_port}", Fetcher()).search("anything")
 
 
 async def test_a_page_comes_from_the_library_first(site: Site) -> None:
@@ -143,9 +142,9 @@ async def test_the_offline_models_server_finds_and_gives_pages(offline_model: st
 
 
 @pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_network(closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sends what ddgs asks to a proxy that is not there, so that this is true on every machine."""
-    monkeypatch.setenv("DDGS_PROXY", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("DDGS_PROXY", f"http://127.0.0.1:{closed_port}")
 
 
 @pytest.mark.usefixtures("no_network")

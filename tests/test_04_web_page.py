@@ -26,8 +26,6 @@ from playwright.sync_api import (
 )
 from support.faults import fault_of
 
-from course.processes import free_port
-
 QUESTION = "What is graceful shutdown?"
 FIGURES = Path(__file__).parent.parent / "docs/figures"
 PACED = "offline?tps=50"  # an answer of about 80 tokens: there is a middle to do something in
@@ -110,7 +108,7 @@ class Line:
 
     def __init__(self, server: str) -> None:
         self.target = urlsplit(server).port
-        self.listener = socket.create_server(("127.0.0.1", free_port()))
+        self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         self.whole = True
         self.ends: list[socket.socket] = []

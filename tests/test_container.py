@@ -20,7 +20,7 @@ from course.audit.targets import Contract, NotChecked, Target
 from course.containers import Surroundings, run
 from course.images import AGENTS
 from course.pages import ROOT
-from course.processes import Failed, Processes, free_port, wait_ready
+from course.processes import Failed, Processes, wait_listening
 
 App = Callable[..., str]  # settings in, address of a server out
 
@@ -121,7 +121,7 @@ def test_bad_image_fails_exactly_its_check(
 # --- Audits of a learner's own agent ---
 
 OWN_AGENT = """
-import json, os, uvicorn
+import json, uvicorn
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Route
@@ -139,7 +139,7 @@ async def stream(request):
 
 routes = [Route("/health", well), Route("/ready", well)]
 routes += [Route("/ask", ask, methods=["POST"]), Route("/ask/stream", stream, methods=["POST"])]
-uvicorn.run(Starlette(routes=routes), port=int(os.environ["PORT"]), log_level="warning")
+uvicorn.run(Starlette(routes=routes), port=0, log_level="warning")
 """
 
 
@@ -147,10 +147,8 @@ uvicorn.run(Starlette(routes=routes), port=int(os.environ["PORT"]), log_level="w
 def own_agent(processes: Processes, tmp_path: Path) -> str:
     """An agent whose route and field have names of their own, and which has no OpenAPI document."""
     (tmp_path / "agent.py").write_text(OWN_AGENT)
-    url = f"http://127.0.0.1:{(port := free_port())}"
-    process = processes.start([sys.executable, "agent.py"], env={"PORT": str(port)}, cwd=tmp_path)
-    wait_ready(process, f"{url}/health")
-    return url
+    process = processes.start([sys.executable, "agent.py"], cwd=tmp_path)
+    return wait_listening(process)
 
 
 def test_an_audit_takes_the_route_and_the_field_of_ones_own_agent(own_agent: str) -> None:
@@ -179,8 +177,8 @@ def test_what_depends_on_an_answer_is_not_checked_where_none_comes(own_agent: st
     assert "does not answer a question in the first place" in found["streams_an_answer"].sentence
 
 
-def test_audit_of_a_url_where_nobody_answers_says_so() -> None:
-    url = f"http://127.0.0.1:{free_port()}"
+def test_audit_of_a_url_where_nobody_answers_says_so(closed_port: int) -> None:
+    url = f"http://127.0.0.1:{closed_port}"
     failed = faults(examine(url))
     assert set(failed) == {"answers_on_its_port"}
     assert failed["answers_on_its_port"].startswith(f"nothing answers at {url}")
