@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -75,7 +76,7 @@ def exercise(name: str) -> None:
     """Put a broken copy of a lesson into the workspace."""
     from course.exercises import workspace
 
-    chosen = workspace.choose(name, console.print)
+    chosen = workspace.choose(name, partial(console.print, markup=False, soft_wrap=True))
     console.print(f"\n{chosen.title} ({chosen.slug})\n", style="bold")
     console.print(" ".join(chosen.story.split()) + "\n", markup=False)
     for path in workspace.workspace_of(chosen):

@@ -52,11 +52,17 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 @pytest.fixture(scope="session")
-def lesson_root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def lesson_root(
+    request: pytest.FixtureRequest, offline_model: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """The folder whose lessons are tested: the course, a learner's copy, or an exercise's broken copy."""
-    if slug := getattr(request, "param", None):
-        return broken_copy(slug, tmp_path_factory.mktemp(slug))
-    return Path(os.environ.get("LESSON_ROOT", ROOT))
+    slug = getattr(request, "param", None)
+    if slug is None:
+        yield Path(os.environ.get("LESSON_ROOT", ROOT))
+        return
+    forget_calls(offline_model)  # of the same test on the course, and then those on the broken copy
+    yield broken_copy(slug, tmp_path_factory.mktemp(slug))
+    forget_calls(offline_model)
 
 
 @pytest.fixture(scope="session")
@@ -69,9 +75,14 @@ def processes() -> Iterator[Processes]:
 def offline_model(processes: Processes) -> str:
     """Base URL of a running offline model, without /v1; a run inside a test shares the outer run's."""
     if shared := os.environ.get("SHARED_OFFLINE_MODEL"):
-        httpx2.delete(f"{shared}/debug/requests").raise_for_status()  # others' calls are no concern of ours
+        forget_calls(shared)
         return shared
     return start_model(processes)
+
+
+def forget_calls(model: str) -> None:
+    """Empty the offline model's log of calls."""
+    httpx2.delete(f"{model}/debug/requests").raise_for_status()
 
 
 def start_model(processes: Processes, port: int = 0) -> str:

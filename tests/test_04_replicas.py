@@ -202,7 +202,11 @@ def test_a_run_goes_on_while_redis_is_away_and_is_there_when_it_is_back(
     assert until(lambda: state(server, run_id).get("state") == "done", 20), (
         "The run ended while Redis was away, and Redis never hears of it."
     )
-    assert resume(replica("b"), run_id) == told, "What was said while Redis was away is not there."
+    other = replica("b")
+    assert until(lambda: httpx2.get(f"{other}/ready").status_code == 200, 20), (
+        "Redis is back, and another replica is not ready."
+    )
+    assert resume(other, run_id) == told, "What was said while Redis was away is not there."
 
 
 def test_a_long_run_that_redis_has_missed_is_written_when_it_is_back(

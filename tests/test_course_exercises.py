@@ -83,7 +83,7 @@ def test_a_learner_begins_fails_asks_mends_and_is_counted() -> None:
     code, said = course("check", "01")
     assert code == 1
     assert "✗ test_a_query_over_ten_thousand_characters_is_refused" in said
-    assert "A query of 10,001 characters went through" in said
+    assert "A query of 10,001 characters was answered with 200" in said
     assert [course("hint", "01")[1][:12] for _ in range(4)] == [
         "Hint 1 of 3:",
         "Hint 2 of 3:",

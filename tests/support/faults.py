@@ -50,6 +50,7 @@ def name_in_exercise(item: pytest.Item, exercise: Exercise) -> str | None:
     return None
 
 
+@pytest.hookimpl(tryfirst=True)  # before any are chosen by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests that exercises name, at the end, those of an exercise together."""
     covered: dict[str, set[str | None]] = {}
