@@ -125,6 +125,21 @@ def test_a_run_whose_replica_was_killed_goes_on_at_another_from_its_last_step(
     )
 
 
+def test_a_caller_who_waits_is_told_that_the_run_was_handed_over(
+    replica: Replica, offline_model: str
+) -> None:
+    replica("b")
+    query = "What is graceful shutdown, when the caller waits for the whole answer?"
+    leaving = replica("leaving", DRAIN_SECONDS="0.3", MODEL_NAME="offline?tps=10")
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(ask, leaving, query)
+        assert until(lambda: calls(offline_model, query), 20), "The run does not begin."
+        leaving.process.send_signal(signal.SIGTERM)
+        reply = asked.result(30)
+    assert_problem(reply, 503)
+    assert "Location" in reply.headers, "The caller is not told where the run goes on."
+
+
 def test_a_run_longer_than_the_drain_is_handed_over(replica: Replica) -> None:
     other = replica("b")
     # Its lease would end after a minute only: the run goes on sooner because it is handed over.

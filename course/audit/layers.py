@@ -18,7 +18,9 @@ NO_SECRETS = {"GPG_KEY"}  # of the Python image: the public key of its release m
 
 # What no running agent needs: programs that install others, and what builds or was left over.
 INSTALLERS = re.compile(r"/(?:pip3?|uv|apt-get)$|/(?:site|dist)-packages/pip/__init__\.py$")
-LEFTOVERS = re.compile(r"/(?:gcc|cc|make)$|^/root/\.cache/.|^/var/lib/apt/lists/(?!lock$|partial/?$).|/\.pytest_cache/|/\.git/")
+LEFTOVERS = re.compile(
+    r"/(?:gcc|cc|make)$|^/root/\.cache/.|^/var/lib/apt/lists/(?!lock$|partial/?$).|/\.pytest_cache/|/\.git/"
+)
 
 # How a layer removes what is below it: the OCI image specification, "Whiteouts".
 WHITEOUT, OPAQUE = ".wh.", ".wh..wh..opq"

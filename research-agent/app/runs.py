@@ -91,7 +91,7 @@ class Runs:
 
     async def watch(self, run_id: str, after: EventId) -> AsyncGenerator[list[Event]]:
         """Follow a run wherever it is; ends without a last event when this replica cannot tell more."""
-        while True:
+        while not (self.draining and run_id not in self.live):  # else it goes on at another replica
             try:
                 log = await self.follow(run_id)
             except StoreError:
