@@ -101,7 +101,7 @@ def test_a_learner_begins_fails_asks_mends_and_is_counted() -> None:
     assert (code, "Solved: The query without end" in said) == (0, True), said
     said = course("progress")[1]
     assert "✓ 01-endless-query" in said
-    assert "01 A basic agent API: 1 of 10 solved" in said
+    assert "01 A basic agent API: 1 of 11 solved" in said
 
 
 @pytest.mark.usefixtures("empty_workspace")
