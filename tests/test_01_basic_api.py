@@ -223,7 +223,7 @@ def test_a_client_that_leaves_cancels_the_model_call(start: App, offline_model: 
 
 
 def test_leaving_in_the_middle_of_a_stream_cancels_the_model_call(start: App, offline_model: str) -> None:
-    query = "What is a container in the middle of a stream?"
+    query = "What is a container when somebody leaves in the middle of a stream?"
     url = start(MODEL_NAME="offline?tps=20")
     with httpx2.stream("POST", f"{url}/v1/stream", json={"query": query}) as response:
         next(response.iter_lines())

@@ -69,7 +69,7 @@ async def short_leases(own_redis_url: str) -> AsyncIterator[RedisStore]:
 
 
 def test_a_run_can_be_followed_at_any_replica(replica: Replica) -> None:
-    with streaming(replica("a"), "What can be followed anywhere?") as (run_id, events):
+    with streaming(replica("a"), "What is graceful shutdown, followed from anywhere?") as (run_id, events):
         here = [next(events) for _ in range(10)]
         there = resume(replica("b"), run_id)
         here += events
@@ -77,7 +77,7 @@ def test_a_run_can_be_followed_at_any_replica(replica: Replica) -> None:
 
 
 def test_a_stream_resumes_at_another_replica_with_every_event_once(replica: Replica) -> None:
-    with streaming(replica("a"), "What resumes elsewhere?") as (run_id, events):
+    with streaming(replica("a"), "What is graceful shutdown, resumed elsewhere?") as (run_id, events):
         first = [next(events) for _ in range(10)]
     rest = resume(replica("b"), run_id, first[-1].id)
     assert first + rest == resume(replica("a"), run_id), (
@@ -194,7 +194,7 @@ def test_a_run_goes_on_while_redis_is_away_and_is_there_when_it_is_back(
     replica: Replica, redis_server: RedisServer
 ) -> None:
     server = replica("a")
-    with streaming(server, "What happens while Redis is away?") as (run_id, events):
+    with streaming(server, "What is graceful shutdown, while Redis is away?") as (run_id, events):
         told = [next(events) for _ in range(10)]
         redis_server.kill()
         assert until(lambda: httpx2.get(f"{server}/ready").status_code == 503, 20), (
@@ -245,8 +245,8 @@ def test_a_long_run_that_redis_has_missed_is_written_when_it_is_back(
 def test_a_run_whose_writes_are_refused_fails_alone(replica: Replica, redis_server: RedisServer) -> None:
     server = replica("refused")
     with (
-        streaming(server, "Whose key is broken?") as (poisoned, broken),
-        streaming(server, "Who is the neighbour?") as (_, events),
+        streaming(server, "What is graceful shutdown, when a key is broken?") as (poisoned, broken),
+        streaming(server, "What is graceful shutdown, for the neighbour?") as (_, events),
         redis.Redis.from_url(redis_server.url) as client,
     ):
         next(broken)
@@ -272,7 +272,7 @@ def test_no_client_is_told_of_an_end_that_is_not_stored(
 ) -> None:
     """A replica that is killed right after would take the answer with it, and another would find another."""
     server = replica("unstored", REDIS_URL=own_redis_url, MODEL_NAME="offline?tps=100")
-    query = f"Is this end stored, {way}?"
+    query = f"What is graceful shutdown, stored by {way}?"
     with redis.Redis.from_url(own_redis_url) as client, ThreadPoolExecutor(1) as pool:
         reply = pool.submit(ask if way == "post" else stream, server, query)
         (run_id,) = (key.decode() for key in until(lambda: client.zrange("leases", 0, -1), 10))

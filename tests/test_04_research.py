@@ -404,7 +404,10 @@ def test_a_stream_that_nobody_follows_is_cancelled_after_a_while(
     start: App, background: bool, end: str
 ) -> None:
     server = start(MODEL_NAME="offline?tps=40", RESUME_GRACE_SECONDS="0.5", LEASE_SECONDS="0.6")
-    with streaming(server, f"Who follows, {background}?", background=background) as (run_id, events):
+    with streaming(server, f"What is graceful shutdown, followed {background}?", background=background) as (
+        run_id,
+        events,
+    ):
         next(events)
     ended = until_over(server, run_id)["state"]
     assert ended == end, f"Nobody follows a run (background: {background}), and it ended as {ended!r}."
@@ -549,7 +552,7 @@ def reading(url: str, run_id: str) -> Iterator[httpx2.Response]:
 
 def test_a_caller_may_read_so_many_streams_at_once_and_gets_the_place_back(start: App) -> None:
     server = start(MODEL_NAME=HUNG, MAX_READERS_PER_CALLER="2", TIMEOUT_SECONDS="60")
-    run_id = ask(server, "Who reads along?", background=True).json()["id"]
+    run_id = ask(server, "What is graceful shutdown, read along?", background=True).json()["id"]
     with reading(server, run_id), reading(server, run_id):
         with reading(server, run_id) as third:
             third.read()
