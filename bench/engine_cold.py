@@ -32,7 +32,7 @@ def engine(action: str, cache: str) -> float:
 
 
 def gigabytes(folder: str) -> float:
-    """What a folder takes on the disk."""
+    """The disk space that a folder takes."""
     counted = subprocess.run(
         ["du", "-s", "--block-size=1MB", folder], capture_output=True, text=True, check=True
     )

@@ -120,7 +120,7 @@ class Stack:
         )
 
     def docker(self, *arguments: str, seconds: float = 120, **env: str) -> str:
-        """What a docker command prints; `Failed` with what it said when it does not succeed."""
+        """Run a docker command and return its output; `Failed` with its error text when it fails."""
         done = self.run("docker", *arguments, seconds=seconds, **env)
         if done.returncode:
             raise Failed(f"docker {' '.join(arguments[:4])}: {done.stderr.strip()[-2000:]}")

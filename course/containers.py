@@ -38,7 +38,7 @@ for number in family - {1}:
 
 
 def run(*arguments: str, seconds: float = 60) -> str:
-    """What a docker command prints; `Failed` with what it said when it does not succeed."""
+    """Run a docker command and return its output; `Failed` with its error text when it fails."""
     done = docker(*arguments, seconds=seconds)
     if done.returncode:
         raise Failed(f"docker {' '.join(arguments[:2])}: {done.stderr.strip()}")

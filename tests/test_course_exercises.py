@@ -37,20 +37,23 @@ def shared_model(monkeypatch: pytest.MonkeyPatch, offline_model: str) -> None:
 @pytest.mark.usefixtures("shared_model")
 def test_the_fault_is_caught_in_a_run_of_its_own(exercise: Exercise, tmp_path: Path) -> None:
     """Only for tests that import what they test; all others run on the broken copy in this very session."""
-    exercise.put_into(tmp_path)
-    wrong = own_tests_fail(exercise, tmp_path)
-    assert not wrong, "\n".join(wrong)
+    assert_own_tests_fail(exercise, tmp_path)
 
 
 @pytest.mark.parametrize("exercise", OPEN, ids=lambda exercise: exercise.slug)
 @pytest.mark.usefixtures("shared_model")
 def test_an_open_exercise_can_be_solved(exercise: Exercise, tmp_path: Path) -> None:
-    exercise.put_into(tmp_path)
-    wrong = own_tests_fail(exercise, tmp_path)
-    assert not wrong, "\n".join(wrong)
+    assert_own_tests_fail(exercise, tmp_path)
     apply(exercise.solution, tmp_path, exercise.slug)
     failed = [o for o in run_tests(tmp_path, exercise.tests) if o.result != "passed"]
     assert not failed, failed
+
+
+def assert_own_tests_fail(exercise: Exercise, folder: Path) -> None:
+    """Put the exercise into the folder; its own tests fail there, each with its sentence."""
+    exercise.put_into(folder)
+    wrong = own_tests_fail(exercise, folder)
+    assert not wrong, "\n".join(wrong)
 
 
 def course(*words: str) -> tuple[int, str]:

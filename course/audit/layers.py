@@ -1,4 +1,4 @@
-"""What an image holds, layer by layer: a file that a later layer removes is in the image all the same."""
+"""An image's files, layer by layer. A file that a later layer removes is still in the image."""
 
 import re
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ SECRET_FILES = re.compile(
 SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD)S?$", re.IGNORECASE)
 NO_SECRETS = {"GPG_KEY"}  # of the Python image: the public key of its release manager
 
-# What no running agent needs: programs that install others, and what builds or was left over.
+# A running agent needs no installers, no build tools and no leftovers of a build.
 INSTALLERS = re.compile(r"/(?:pip3?|uv|apt-get)$|/(?:site|dist)-packages/pip/__init__\.py$")
 LEFTOVERS = re.compile(
     r"/(?:gcc|cc|make)$|^/root/\.cache/.|^/var/lib/apt/lists/(?!lock$|partial/?$).|/\.pytest_cache/|/\.git/"

@@ -16,7 +16,7 @@ def examine(name: str, contract: Contract = USUAL) -> Iterator[Outcome]:
 
 
 def faults(found: Iterable[Outcome]) -> dict[str, str]:
-    """What failed, and the sentence that tells why."""
+    """The failed checks, each with its sentence."""
     return {each.check.name: each.sentence for each in found if each.result == "failed"}
 
 

@@ -1,4 +1,4 @@
-"""What is audited: an image, of which containers are started as checks need them; or a URL alone."""
+"""The target of an audit: a URL, or an image from which checks start containers."""
 
 import json
 import time
@@ -28,7 +28,7 @@ class NotChecked(Exception):
 
 @dataclass(frozen=True)
 class Contract:
-    """What an audit takes for granted about an agent's API."""
+    """The routes and fields that an audit expects of an agent's API."""
 
     route: str = ""  # "": /v1/research or /v1/invoke, whichever its OpenAPI document lists
     field: str = "query"  # of the JSON body that asks a question
@@ -142,7 +142,7 @@ class Target:
         return "" if said else f"The answer of POST {self.route} is empty."
 
     def must_answer(self) -> None:
-        """Whatever depends on an answer is not checked where none comes."""
+        """Raise `NotChecked` when the agent answers no question: the check depends on an answer."""
         if self.refusal:
             raise NotChecked(f"POST {self.route} does not answer a question in the first place")
 

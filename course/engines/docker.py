@@ -125,6 +125,6 @@ class Docker(Engine):
 
 
 def exports() -> list[str]:
-    """What a learner types in a terminal of their own, so that `docker` there finds the course's daemon."""
+    """The commands after which `docker` in a learner's own terminal finds the course's daemon."""
     settings = daemon.settings("$PATH")
     return [f'export {name}="{value}"' for name, value in settings.items()]

@@ -39,7 +39,7 @@ class Engine(ABC):
 
     @abstractmethod
     def takes(self) -> str:
-        """What `set_up` will take of this machine (disk, time); empty when there is nothing to do."""
+        """The disk and time that `set_up` will take; empty when there is nothing to do."""
 
     @abstractmethod
     def set_up(self, console: Console) -> None:

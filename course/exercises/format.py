@@ -19,7 +19,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from course.pages import ROOT, matches
+from course.pages import ROOT
 from course.processes import Failed
 
 
@@ -82,7 +82,7 @@ class Exercise(Strict):
 
     @property
     def programs(self) -> set[Path]:
-        """What runs only as a whole: a script of code/, or the folder that an edited file is in."""
+        """The programs to copy whole: a script of code/, or the folder that holds an edited file."""
         paths = [Path(file).parts for file in self.files]
         return {Path(*parts[: 2 if parts[0] == "code" else 1]) for parts in paths}
 
@@ -124,8 +124,3 @@ def exercises(lesson: str = "") -> list[Exercise]:
     for path in sorted((ROOT / "exercises").glob(f"{lesson}*.toml")):
         found.append(Exercise(slug=path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))))
     return sorted(found, key=lambda exercise: (exercise.lesson, exercise.difficulty, exercise.slug))
-
-
-def says(expected: str, sentence: str) -> bool:
-    """Whether a test failed with the sentence that is expected; `...` stands for anything."""
-    return matches(expected, sentence)

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from course.exercises.checks import PARALLEL, Outcome, other_tests, run_tests
-from course.exercises.format import Exercise, Mend, apply, says
+from course.exercises.format import Exercise, Mend, apply
+from course.pages import matches
 
 Claim = tuple[str, list[str]]
 
@@ -42,7 +43,7 @@ def caught(exercise: Exercise, outcome: Outcome) -> list[str]:
     if outcome.result != "failed":
         return [f"{outcome.test} {outcome.result} {outcome.sentence}"]
     test = next(test for test in exercise.tests if names(test, outcome.test))
-    if not says(exercise.sentence(test), outcome.sentence):
+    if not matches(exercise.sentence(test), outcome.sentence):
         return [f"{outcome.test} says {outcome.sentence!r}, not {exercise.sentence(test)!r}"]
     return []
 
@@ -79,7 +80,7 @@ def mend_holds(mend: Mend, exercise: Exercise, root: Path) -> list[str]:
     told = failures(run_tests(root, exercise.tests))
     if not told:
         told = failures(run_tests(root, *other_tests(exercise)))
-    if any(says(mend.says, each.sentence) for each in told):
+    if any(matches(mend.says, each.sentence) for each in told):
         return []
     return [f"{each.test} says {each.sentence!r}" for each in told] or ["no test refuses it"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from course.exercises import Exercise, exercises
-from course.exercises.format import says
+from course.pages import matches
 
 PAGES = "test_course_pages.py"
 NESTED = "test_the_fault_is_caught_in_a_run_of_its_own"  # for tests that import what they test
@@ -84,7 +84,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     else:
         pytest.fail(f"It passes on the broken copy of {exercise.slug}.")
     expected = exercise.sentence(str(name_in_exercise(pyfuncitem, exercise)))
-    assert says(expected, told), f"It fails for another reason: {told!r}, not {expected!r}."
+    assert matches(expected, told), f"It fails for another reason: {told!r}, not {expected!r}."
     return True
 
 
