@@ -69,7 +69,7 @@ audit: .venv/lessons.done ## the same test for your own agent: make audit TARGET
 
 # CI sets up every engine first, and there a missing one is a failure.
 test: $(if $(CI),engine) lint ## run every test (those whose engine is missing are skipped)
-	@.venv/bin/pytest -n auto --dist worksteal -m "not serial"
+	@.venv/bin/pytest -n auto --dist loadscope --no-loadscope-reorder -m "not serial"
 	@.venv/bin/pytest -m serial
 
 lint: .venv/dev.done ## check style, types, scripts, pages and figures

@@ -11,7 +11,7 @@ from importlib import import_module
 
 from course.figures import ROOT
 from course.models import base_environment, start_offline_model
-from course.processes import Processes, free_port, wait_ready
+from course.processes import Processes, free_port, wait_listening, wait_ready
 
 SECONDS, ROUNDS, CONNECTIONS = 5, 5, 64
 FAST = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
@@ -51,6 +51,15 @@ def wrk_version() -> str:
         sys.exit("This measurement needs wrk: apt-get install wrk, or brew install wrk.")
     words = subprocess.run(["wrk", "-v"], capture_output=True, text=True).stdout.split()
     return words[1].removeprefix("debian/").split("-")[0]
+
+
+def lesson(processes: Processes, program: str, **env: str) -> str:
+    """Start a lesson's script as a learner does, on a free port; its base URL."""
+    command = [sys.executable, program]
+    process = processes.start(command, env=base_environment() | {"PORT": "0"} | env, cwd=ROOT)
+    url = wait_listening(process)
+    wait_ready(process, f"{url}/ready")
+    return url
 
 
 def uvicorn(processes: Processes, app: str, folder: str, ready: str = "/health", **env: str) -> str:

@@ -24,6 +24,7 @@ from support.faults import (  # noqa: F401  # pytest finds the hooks here
     pytest_generate_tests,
     pytest_pyfunc_call,
 )
+from support.groups import pytest_xdist_make_scheduler  # noqa: F401
 from support.shares import pytest_terminal_summary  # noqa: F401
 
 from course import engines, images

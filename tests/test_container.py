@@ -86,6 +86,9 @@ BAD = {
     path.name.removesuffix(".Dockerfile"): path for path in Path(__file__).parent.glob("images/*.Dockerfile")
 }
 
+# One that answers nobody, one whose health check cannot be trusted, one whose answer is missing.
+THOROUGH = {"loopback", "port-is-open", "other-route"}
+
 
 @pytest.fixture
 def bad(build: Callable[[str], str]) -> Iterator[Callable[[str], str]]:
@@ -111,10 +114,11 @@ def bad(build: Callable[[str], str]) -> Iterator[Callable[[str], str]]:
 def test_bad_image_fails_exactly_its_check(
     name: str, bad: Callable[[str], str], network: Surroundings
 ) -> None:
+    """Three images go through all checks, which takes half a minute each; the others through their own."""
     header = dict(re.findall(r"^# (fails|says): (.*)$", BAD[name].read_text(), re.MULTILINE))
+    checks = [each for each in CHECKS if name in THOROUGH or each.name == header["fails"]]
     with Target(bad(name), network) as target:
-        found = [outcome(each, target) for each in CHECKS]
-    failed = faults(found)
+        failed = faults(outcome(each, target) for each in checks)
     assert set(failed) == {header["fails"]}, failed
     says = ".*".join(map(re.escape, header["says"].split("...")))
     assert re.fullmatch(says, failed[header["fails"]], re.DOTALL), failed

@@ -14,7 +14,7 @@ import pytest
 from course.exercises import Exercise, exercises
 from course.pages import matches
 
-PAGES = "test_course_pages.py"
+FIRST = ["test_course_pages.py", "test_06_compose.py", "test_container.py", "test_05_images.py"]
 NESTED = "test_the_fault_is_caught_in_a_run_of_its_own"  # for tests that import what they test
 
 
@@ -53,10 +53,7 @@ def name_in_exercise(item: pytest.Item, exercise: Exercise) -> str | None:
 
 @pytest.hookimpl(tryfirst=True)  # before any are chosen by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests that exercises name, at the end, those of an exercise together.
-
-    Pages come first: they take turns at the ports 8000 and 9000, which costs nothing in one worker.
-    """
+    """Keep the tests that exercises name, at the end, by exercise; the longest files come first."""
     covered: dict[str, set[str | None]] = {}
     for item in items:
         if exercise := fault_of(item):
@@ -69,7 +66,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return not (item.name.startswith(NESTED) and item.name[len(NESTED) + 1 : -1] in shared)
 
     items[:] = [item for item in items if wanted(item)]
-    items.sort(key=lambda item: (item.path.name != PAGES, getattr(fault_of(item), "slug", "")))
+    items.sort(key=order)
+
+
+def order(item: pytest.Item) -> tuple[int, str]:
+    name, slug = item.path.name, getattr(fault_of(item), "slug", "")
+    return (FIRST.index(name) if name in FIRST and not slug else len(FIRST), slug)
 
 
 @pytest.hookimpl(wrapper=True)
