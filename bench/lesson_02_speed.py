@@ -73,9 +73,9 @@ def main() -> None:
     targets = zip((0.75, 0.5, 0.8), yardstick, strict=True)
     p99 = {name: round(statistics.median(values), 2) for name, values in tails.items()}
     how = (
-        f"{HOW}; one worker each, uvloop and httptools, the lesson started as its page does, no access log; cache on for the "
-        "second row and off "
-        "for the third, where the yardstick is the same chain called by 64 tasks in a loop without a server"
+        f"{HOW}; one worker each, uvloop and httptools, no access log, the lesson started as its page does; "
+        "cache on for the second row and off for the third, where the yardstick is the same chain called by "
+        "64 tasks in a loop without a server"
     )
     save(
         "lesson_02_speed",
