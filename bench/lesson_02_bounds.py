@@ -14,9 +14,10 @@ import psutil
 
 from bench.load import model_settings
 from bench.records import measured, save
-from course.figures import ROOT
 from course.models import base_environment
-from course.processes import Processes, free_port, wait_ready
+from course.paths import ROOT
+from course.ports import free_port
+from course.processes import Processes, wait_ready
 
 STREAMS, PATHS = 1_000, 10_000
 QUESTION = {"query": "What is graceful shutdown?", "max_tokens": 20}

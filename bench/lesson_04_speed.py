@@ -17,7 +17,7 @@ from bench.load import offline_model
 from bench.records import measured, save, series
 from bench.research import Followed, environment, follow, question, replica
 from bench.straight_agent import CALLERS
-from course.figures import ROOT
+from course.paths import ROOT
 from course.processes import Processes
 
 SECONDS, ROUNDS, STARTS = 8, 3, 5

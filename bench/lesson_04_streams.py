@@ -20,7 +20,8 @@ from redis.retry import Retry
 from bench.load import offline_model
 from bench.records import measured, save
 from bench.research import Followed, follow, question, replica
-from course.processes import Processes, free_port
+from course.ports import free_port
+from course.processes import Processes
 
 STREAMS, TOKENS_A_SECOND, OPENED_A_SECOND = 500, 1.5, 10
 

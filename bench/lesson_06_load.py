@@ -20,9 +20,10 @@ import httpx2
 import yaml
 
 from course import engines
-from course.figures import ROOT
+from course.errors import Failed
 from course.models import base_environment
-from course.processes import Failed, free_port
+from course.paths import ROOT
+from course.ports import free_port
 
 LONG = "Research as deeply as you can: what is a container image?"
 SHORT = "What is graceful shutdown?"

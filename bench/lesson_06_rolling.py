@@ -27,7 +27,7 @@ from bench.lesson_06_load import (
     unlike,
 )
 from bench.records import measured, save
-from course.processes import Failed
+from course.errors import Failed
 
 REPLICAS, STREAMS, KNOWN, NEW = 4, 100, 40, 2
 MODEL = "offline?tps=10"

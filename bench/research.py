@@ -10,9 +10,10 @@ from typing import Any
 import httpx2
 import psutil
 
-from course.figures import ROOT
 from course.models import base_environment
-from course.processes import Processes, free_port, wait_ready
+from course.paths import ROOT
+from course.ports import free_port
+from course.processes import Processes, wait_ready
 
 FREE = {
     "RATE_LIMIT_RPM": "1000000000",

@@ -13,8 +13,11 @@ from rich.console import Console
 
 from course import engines
 from course.engines.engine import CACHE
-from course.pages import ROOT, Page, embed_listings, read_page
-from course.processes import Failed, Processes
+from course.errors import Failed
+from course.pages.format import Page, read_page
+from course.pages.listings import embed_listings
+from course.paths import ROOT
+from course.processes import Processes
 
 console = Console(highlight=False)
 
@@ -32,7 +35,7 @@ def lessons() -> list[Page]:
 @click.argument("number")
 def lesson(number: str) -> None:
     """Run a lesson's page (or any page, by its path)."""
-    from course.runner import run_lesson
+    from course.pages.runner import run_lesson
 
     path = Path(number)
     found = [read_page(path)] if path.is_file() else [page for page in lessons() if page.number == number]
@@ -202,7 +205,7 @@ def engine_down() -> None:
 @cli.command()
 def images() -> None:
     """Build the images of the research agent and of the offline model."""
-    from course import images
+    from course.containers import images
 
     for image in (images.MODEL, *images.AGENTS):
         with console.status(f"building {image.tag} ..."):
@@ -224,8 +227,8 @@ def clean() -> None:
 @cli.command()
 def smoke() -> None:
     """Test each image of the research agent."""
-    from course import images
     from course.audit.report import examine, report
+    from course.containers import images
 
     for image in images.AGENTS:
         if report(image.tag, examine(image.tag), image.known_faults):
@@ -238,9 +241,9 @@ def smoke() -> None:
 @click.option("--field", envvar="FIELD", default="query", help="the field of the body that asks")
 def audit(target: str, route: str, field: str) -> None:
     """Test any agent's image or URL; each failure names the section that mends it."""
-    from course import images
     from course.audit.report import examine, report
     from course.audit.targets import Contract
+    from course.containers import images
 
     if not target.startswith(("http://", "https://")):
         with console.status(f"building {images.MODEL.tag}, which the image will talk to ..."):
@@ -252,7 +255,7 @@ def audit(target: str, route: str, field: str) -> None:
 @cli.command()
 def lint() -> None:
     """Check style, types, scripts, pages and figures."""
-    from course.lint import lint
+    from course.lint.checks import lint
 
     if found := lint():
         raise Failed("\n".join(found))
@@ -266,11 +269,11 @@ def docs() -> None:
 
 
 def update_pages() -> None:
-    from course import figures
+    from course.figures import markdown
 
     for path in sorted((ROOT / "docs").glob("*.md")):
         text = path.read_text(encoding="utf-8")
-        current = figures.embed(embed_listings(path, text))
+        current = markdown.embed(embed_listings(path, text))
         if current != text:
             path.write_text(current, encoding="utf-8")
             console.print(f"updated {path.relative_to(ROOT)}")
@@ -283,9 +286,9 @@ def draw_figures() -> None:
 
 
 def update_figures() -> None:
-    from course import figures
+    from course.figures import files
 
-    for path in figures.draw_all():
+    for path in files.draw_all():
         console.print(f"drew {path.relative_to(ROOT)}")
     update_pages()
 
@@ -332,7 +335,3 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -27,11 +27,14 @@ from support.faults import (  # noqa: F401  # pytest finds the hooks here
 from support.groups import pytest_xdist_make_scheduler  # noqa: F401
 from support.shares import pytest_terminal_summary  # noqa: F401
 
-from course import engines, images
-from course.containers import Surroundings
+from course import engines
+from course.containers import images
+from course.containers.network import Surroundings
 from course.engines.docker import docker as run_docker
+from course.errors import Failed
 from course.models import base_environment
-from course.processes import Failed, Processes, free_port, wait_listening, wait_ready
+from course.ports import free_port
+from course.processes import Processes, wait_listening, wait_ready
 
 ROOT = Path(__file__).parent.parent
 os.environ.update(engines.environment())  # whatever a test starts finds the course's Docker

@@ -11,7 +11,9 @@ import httpx2
 import pytest
 from conftest import App, calls, start_model, until
 
-from course.processes import Failed, Processes, free_port
+from course.errors import Failed
+from course.ports import free_port
+from course.processes import Processes
 
 PROBLEM = "application/problem+json"
 HUNG = "offline?fault=hang"

@@ -26,7 +26,7 @@ from test_01_hostile_input import (
     connect,
 )
 
-from course.processes import Failed
+from course.errors import Failed
 
 SCRIPT = "code/02_production_api.py"
 QUESTION = "What is a container?"

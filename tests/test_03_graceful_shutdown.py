@@ -28,8 +28,9 @@ from test_01_hostile_input import (
     assert_promises_kept,
 )
 
+from course.errors import Failed
 from course.models import base_environment
-from course.processes import Failed, Processes, wait_listening, wait_ready
+from course.processes import Processes, wait_listening, wait_ready
 
 QUESTION = "What is a container?"
 SOON = 8  # seconds that a busy machine may take for what needs a moment; less than the drain of 10

@@ -39,8 +39,9 @@ from bench.lesson_06_load import (
     unlike,
 )
 from course import engines
+from course.errors import Failed
 from course.models import base_environment
-from course.processes import Failed, Processes
+from course.processes import Processes
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 

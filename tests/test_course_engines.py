@@ -16,8 +16,8 @@ from course import engines
 from course.engines import docker, docker_daemon
 from course.engines.chromium import CHROMIUM
 from course.engines.redis import REDIS
-from course.pages import ROOT
-from course.processes import Failed
+from course.errors import Failed
+from course.paths import ROOT
 
 
 def engine(path: str, *names: str) -> tuple[int, str]:

@@ -15,8 +15,8 @@ import psutil
 import pytest
 from conftest import calls, require, until
 
-from course.pages import ROOT
-from course.processes import free_port
+from course.paths import ROOT
+from course.ports import free_port
 
 pytestmark = [pytest.mark.usefixtures("literal_ports"), pytest.mark.timeout(600)]
 
