@@ -17,19 +17,15 @@ from typing import Any
 import httpx2
 import psutil
 import pytest
-from conftest import assert_heard_during_imports, calls, until
 from schemathesis import GenerationMode
-from test_01_basic_api import assert_problem, leave_after
-from test_01_hostile_input import (
-    PROMISES,
-    assert_headers_are_bounded,
-    assert_openapi_holds,
-    assert_probes_take_head,
-    assert_promises_kept,
-)
+from support.connections import assert_headers_are_bounded, assert_probes_take_head, leave_after
+from support.openapi import PROMISES, assert_openapi_holds, assert_promises_kept
+from support.problems import assert_problem
+from support.servers import assert_heard_during_imports, calls
 
 from course.errors import Failed
 from course.models import base_environment
+from course.polling import until
 from course.processes import Processes, wait_listening, wait_ready
 
 QUESTION = "What is a container?"

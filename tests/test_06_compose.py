@@ -21,9 +21,10 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import require, turn, until
-from test_01_basic_api import assert_problem
-from test_04_research import ask, resume, state, streaming
+from support.engines import require
+from support.locks import turn
+from support.problems import assert_problem
+from support.research import ask, resume, state, streaming
 
 from bench.lesson_06_load import (
     LONG,
@@ -41,6 +42,7 @@ from bench.lesson_06_load import (
 from course import engines
 from course.errors import Failed
 from course.models import base_environment
+from course.polling import until
 from course.processes import Processes
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]

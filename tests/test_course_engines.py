@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import RedisServer, require
 from rich.console import Console
+from support.engines import require
+from support.redis_server import RedisServer
 
 from course import engines
 from course.engines import docker, docker_daemon

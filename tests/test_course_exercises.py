@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import turn
+from support.locks import turn
 
 from course.exercises import Change, Exercise, Mend, exercises
 from course.exercises.checks import run_tests

@@ -9,9 +9,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from conftest import turn
 from hypothesis import given
 from hypothesis import strategies as st
+from support.locks import turn
 
 from course import engines
 from course.exercises import exercises
