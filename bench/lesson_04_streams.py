@@ -19,7 +19,8 @@ from redis.retry import Retry
 
 from bench.load import offline_model
 from bench.records import measured, save
-from bench.research import Followed, follow, question, replica
+from bench.research import follow, question, replica
+from course.clients.readers import Reading
 from course.ports import free_port
 from course.processes import Processes
 
@@ -41,21 +42,21 @@ def wait_redis(url: str) -> None:
         client.ping()
 
 
-async def run(client: httpx2.AsyncClient, here: str, there: str, number: int) -> tuple[Followed, float]:
+async def run(client: httpx2.AsyncClient, here: str, there: str, number: int) -> tuple[Reading, float]:
     """Follow a run at one worker, leave after some events, go on at the other; what was seen, and the gap."""
     await asyncio.sleep(number / OPENED_A_SECOND)
-    seen, began, leave_after = Followed(), time.monotonic(), random.randint(3, 25)  # noqa: S311
+    seen, leave_after = Reading(), random.randint(3, 25)  # noqa: S311
     async with client.stream("POST", f"{here}/v1/research/stream", json=question(number)) as response:
         response.raise_for_status()
         seen.run_id = response.headers["x-run-id"]
-        async for _ in follow(response, seen, began):
+        async for _ in follow(response, seen):
             if len(seen.ids) >= leave_after:
                 break
     left, gap = time.monotonic(), 0.0
     headers = {"Last-Event-ID": seen.ids[-1]}
     url = f"{there}/v1/research/{seen.run_id}/events"
     async with client.stream("GET", url, headers=headers) as response:
-        async for _ in follow(response, seen, began):
+        async for _ in follow(response, seen):
             gap = gap or time.monotonic() - left
     return seen, gap
 
@@ -84,10 +85,10 @@ async def main() -> None:
             seen = [task.result() for task in tasks]
             wholes = []
             for followed, _ in seen:
-                whole = Followed()
+                whole = Reading()
                 url = f"{here.url}/v1/research/{followed.run_id}/events"
                 async with client.stream("GET", url) as response:
-                    async for _kind in follow(response, whole, 0):
+                    async for _kind in follow(response, whole):
                         pass
                 wholes.append(whole.ids)
     once = sum(each.over and each.ids == whole for (each, _), whole in zip(seen, wholes, strict=True))

@@ -90,8 +90,8 @@ async def follow(client: httpx2.AsyncClient, to: Contender, query: str) -> None:
     to.streams.append("open")
     with contextlib.suppress(httpx2.HTTPError):
         async with client.stream("POST", f"{to.url}/v1/stream", json={"query": query}) as reply:
-            async for line in reply.aiter_lines():
-                last = line.removeprefix("event: ") if line.startswith("event: ") else last
+            async for event in httpx2.EventSource(reply):
+                last = event.event
     to.streams[number] = ENDS.get(last, "cut off")
 
 

@@ -117,14 +117,11 @@ class Caller(threading.Thread):
     def run(self) -> None:
         with contextlib.suppress(httpx2.HTTPError):
             with httpx2.stream("POST", self.url, json={"query": self.query}, timeout=60) as reply:
-                event = ""
-                for line in reply.iter_lines() if self.url.endswith("stream") else ():
-                    name, _, value = line.partition(": ")
-                    if name == "event":
-                        event = value
-                    elif name == "data":
-                        self.events.append((event, json.loads(value)))
-                reply.read() if not self.events else None
+                if reply.status_code == 200 and self.url.endswith("stream"):
+                    for event in httpx2.EventSource(reply):
+                        self.events.append((event.event, json.loads(event.data)))
+                else:
+                    reply.read()
             self.reply = reply
         self.ended = time.monotonic()
 

@@ -26,20 +26,10 @@ from support.locks import turn
 from support.problems import assert_problem
 from support.research import ask, resume, state, streaming
 
-from bench.lesson_06_load import (
-    LONG,
-    SHORT,
-    Asking,
-    Reading,
-    Stack,
-    ask_steadily,
-    lost_or_doubled,
-    new_client,
-    read,
-    stored,
-    unlike,
-)
 from course import engines
+from course.clients.load import LONG, SHORT, Asking, ask_steadily, unlike
+from course.clients.readers import Reading, lost_or_doubled, new_client, read, stored
+from course.containers.stack import Stack
 from course.errors import Failed
 from course.models import base_environment
 from course.polling import until

@@ -6,19 +6,12 @@ from typing import Any, NamedTuple
 
 import httpx2
 import pytest
+from httpx2 import EventSource
 
 
 def events(response: httpx2.Response) -> list[tuple[str, Any]]:
-    """The events of a server-sent stream, read by the rules of the HTML standard, section 9.2.6."""
-    found = []
-    for block in response.text.replace("\r\n", "\n").split("\n\n"):
-        fields: dict[str, list[str]] = {}
-        for line in block.split("\n"):
-            name, _, value = line.partition(":")
-            fields.setdefault(name, []).append(value.removeprefix(" "))
-        if "data" in fields:
-            found.append((fields.get("event", ["message"])[0], parsed("\n".join(fields["data"]))))
-    return found
+    """The type and the data of each event of a stream that has been read to its end."""
+    return [(each.event, parsed(each.data)) for each in EventSource(response)]
 
 
 def parsed(data: str) -> Any:
@@ -44,14 +37,8 @@ class Event(NamedTuple):
 
 def read_events(response: httpx2.Response) -> Iterator[Event]:
     """The events of a stream as they come."""
-    fields: dict[str, str] = {}
-    for line in response.iter_lines():
-        if line:
-            name, _, value = line.partition(":")
-            fields[name] = value.removeprefix(" ")
-        elif "event" in fields:
-            yield Event(fields["id"], fields["event"], json.loads(fields["data"]))
-            fields = {}
+    for each in EventSource(response):
+        yield Event(each.id, each.event, json.loads(each.data))
 
 
 def assert_streamed(response: httpx2.Response) -> None:
