@@ -16,8 +16,7 @@ from bench.load import model_settings
 from bench.records import measured, save
 from course.models import base_environment
 from course.paths import ROOT
-from course.ports import free_port
-from course.processes import Processes, wait_ready
+from course.processes import Processes, wait_listening, wait_ready
 
 STREAMS, PATHS = 1_000, 10_000
 QUESTION = {"query": "What is graceful shutdown?", "max_tokens": 20}
@@ -37,12 +36,12 @@ class Served:
 
 
 def serve(processes: Processes, app: str, folder: str, **env: str) -> Served:
-    port = free_port()
     began = time.monotonic()
-    command = ["python", "-m", "uvicorn", "--app-dir", folder, app, "--port", str(port), "--no-access-log"]
+    command = ["python", "-m", "uvicorn", "--app-dir", folder, app, "--port", "0", "--no-access-log"]
     process = processes.start(command, env=base_environment() | env, cwd=ROOT, output=subprocess.DEVNULL)
-    wait_ready(process, f"http://127.0.0.1:{port}/health")
-    return Served(f"http://127.0.0.1:{port}", time.monotonic() - began, psutil.Process(process.pid))
+    url = wait_listening(process)
+    wait_ready(process, f"{url}/health")
+    return Served(url, time.monotonic() - began, psutil.Process(process.pid))
 
 
 async def stream(client: httpx2.AsyncClient, url: str, expected: str) -> str:

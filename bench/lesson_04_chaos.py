@@ -5,17 +5,16 @@
 
 import asyncio
 import itertools
-import subprocess
 import tempfile
 from collections import Counter
 
 import httpx2
 
-from bench.lesson_04_streams import redis, wait_redis
-from bench.load import offline_model
+from bench.lesson_04_streams import redis_server
 from bench.records import measured, save
 from bench.research import follow, question, replica
 from course.clients.readers import Reading
+from course.models import start_model
 from course.processes import Processes
 
 RUNS, CALLERS, KILLS = 200, 20, 3
@@ -61,9 +60,9 @@ async def ended(client: httpx2.AsyncClient, url: str, run_id: str) -> str:
 
 async def main() -> None:
     with tempfile.TemporaryDirectory() as folder, Processes() as processes:
-        store, server = redis(processes, folder)
-        model = offline_model(processes)
-        settings = {"REDIS_URL": store, "MODEL_NAME": "offline?tps=60&fault=500&every=10"}
+        store = redis_server(processes, folder)
+        model = start_model(processes)
+        settings = {"REDIS_URL": store.url, "MODEL_NAME": "offline?tps=60&fault=500&every=10"}
         replicas = [replica(processes, model, **settings) for _ in range(2)]
         urls = itertools.cycle([each.url for each in replicas])
         numbers, found = iter(range(RUNS)), []
@@ -80,11 +79,9 @@ async def main() -> None:
                 if kills < KILLS and len(found) >= (kills + 1) * RUNS // (KILLS + 1):
                     kills += 1
                     print(f"Redis is killed with {len(found)} runs over", flush=True)
-                    server.kill()
-                    server.wait()
+                    store.kill()
                     await asyncio.wait(callers, timeout=2)  # away for so long
-                    server = processes.start([*map(str, server.args)], output=subprocess.DEVNULL)  # type: ignore[arg-type]
-                    wait_redis(store)
+                    await asyncio.to_thread(store.start)
             for task in callers:
                 task.result()
             stored = [await ended(client, next(urls), seen.run_id) for seen in found]

@@ -13,11 +13,11 @@ import time
 import httpx2
 
 from bench.lesson_02_bounds import serve
-from bench.load import offline_model
 from bench.records import measured, save, series
 from bench.research import environment, follow, question, replica
 from bench.straight_agent import CALLERS
 from course.clients.readers import Reading
+from course.models import start_model
 from course.paths import ROOT
 from course.processes import Processes
 
@@ -77,7 +77,7 @@ async def first_events(url: str) -> list[float]:
 def main() -> None:
     bare_starts, starts, alone, through = [], [], [], []
     with Processes() as processes:
-        model = offline_model(processes)
+        model = start_model(processes)
         for _ in range(STARTS):
             bare = serve(processes, "bare_app:app", "bench")
             bare_starts.append(bare.seconds)

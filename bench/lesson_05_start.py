@@ -11,7 +11,7 @@ from bench.records import measured, save, series
 from course.containers.commands import run
 from course.containers.container import Container
 from course.containers.images import AGENTS
-from course.containers.network import Surroundings
+from course.containers.network import TestNetwork
 
 ROUNDS = 5
 # What one run of the image's health check costs: its own CPU time, in milliseconds.
@@ -37,7 +37,7 @@ def main() -> None:
     starts: dict[str, list[float]] = {image.tag: [] for image in AGENTS}
     stops: dict[str, list[float]] = {image.tag: [] for image in AGENTS}
     costs: dict[str, list[float]] = {image.tag: [] for image in AGENTS}
-    with Surroundings() as around:
+    with TestNetwork() as around:
         for _ in range(ROUNDS):
             for image in AGENTS:
                 began = time.time()

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from course.models import base_environment, start_offline_model
+from course.models import base_environment, start_model
 from course.paths import ROOT
-from course.ports import free_port
 from course.processes import Processes, wait_listening, wait_ready
 
 SECONDS, ROUNDS, CONNECTIONS = 5, 5, 64
@@ -65,23 +64,16 @@ def lesson(processes: Processes, program: str, **env: str) -> str:
 
 def uvicorn(processes: Processes, app: str, folder: str, ready: str = "/health", **env: str) -> str:
     """Start one worker of an app, with uvloop and httptools and no access log; its base URL."""
-    port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "--app-dir", folder, app, "--port", str(port), *FAST]
+    command = [sys.executable, "-m", "uvicorn", "--app-dir", folder, app, "--port", "0", *FAST]
     process = processes.start(command, env=base_environment() | env, cwd=ROOT)
-    wait_ready(process, f"http://127.0.0.1:{port}{ready}")
-    return f"http://127.0.0.1:{port}"
-
-
-def offline_model(processes: Processes) -> str:
-    """Start the offline model; its base URL."""
-    port = free_port()
-    start_offline_model(processes, port=port)()
-    return f"http://127.0.0.1:{port}"
+    url = wait_listening(process)
+    wait_ready(process, f"{url}{ready}")
+    return url
 
 
 def model_settings(processes: Processes) -> dict[str, str]:
     """Start the offline model; the settings of an agent that asks it."""
-    base_url = f"{offline_model(processes)}/v1"
+    base_url = f"{start_model(processes)}/v1"
     return {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "offline", "MODEL_NAME": "offline"}
 
 

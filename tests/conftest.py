@@ -18,21 +18,20 @@ from support.plugins.faults import (  # noqa: F401  # pytest finds the hooks her
 )
 from support.plugins.groups import pytest_xdist_make_scheduler  # noqa: F401
 from support.plugins.shares import pytest_terminal_summary  # noqa: F401
-from support.redis_server import RedisServer
 from support.servers import (
     App,
     Server,
     Servers,
     forget_calls,
-    start_model,
     start_server,
 )
 
 from course import engines
 from course.containers import images
-from course.containers.network import Surroundings
+from course.containers.network import TestNetwork
 from course.engines.docker import docker as run_docker
-from course.models import base_environment
+from course.engines.redis import RedisServer
+from course.models import base_environment, start_model
 from course.paths import ROOT
 from course.processes import Processes
 
@@ -183,10 +182,10 @@ def build(docker: None, lesson_root: Path) -> Iterator[Callable[[str], str]]:
 
 
 @pytest.fixture(scope="session")
-def network(docker: None) -> Iterator[Surroundings]:
+def network(docker: None) -> Iterator[TestNetwork]:
     """A network with the offline model, for the containers of all tests."""
     model = build_own(images.MODEL, ROOT)
-    with Surroundings("downloads", model=model) as network:
+    with TestNetwork("downloads", model=model) as network:
         yield network
     run_docker("rmi", "--force", model)
 

@@ -10,10 +10,11 @@ import httpx2
 import pytest
 from support.connections import leave_after
 from support.problems import assert_problem
-from support.servers import HUNG, App, calls, start_model
+from support.servers import HUNG, App, calls
 from support.streams import assert_ends_with_error, events
 
 from course.errors import Failed
+from course.models import start_model
 from course.polling import until
 from course.ports import free_port
 from course.processes import Processes

@@ -9,8 +9,9 @@ import httpx2
 import pytest
 from support.problems import assert_problem
 from support.research import ask
-from support.servers import App, Server, calls, metrics, start_model
+from support.servers import App, Server, calls, metrics
 
+from course.models import start_model
 from course.polling import until
 from course.processes import Processes
 

@@ -12,7 +12,6 @@ import httpx2
 import pytest
 import redis
 from support.problems import assert_problem
-from support.redis_server import RedisServer
 from support.research import ask, never_asked, pair, resume, state, stream, streaming, text_of
 from support.servers import App, Server, assert_ends_with_zero, calls, log_lines, metrics
 from support.store import until_claimed
@@ -20,6 +19,7 @@ from support.streams import Event
 
 from app.models import Record, Run
 from app.redis_store import RedisStore
+from course.engines.redis import RedisServer
 from course.paths import ROOT
 from course.polling import until
 

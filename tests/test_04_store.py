@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 from redis.exceptions import OutOfMemoryError
-from support.redis_server import RedisServer
 from support.store import record, until_claimed
 
 from app.models import Event, Record
 from app.redis_store import RedisStore
 from app.store import Busy, MemoryStore, Store, StoreDown, StoreRefused
+from course.engines.redis import RedisServer
 from course.processes import Processes
 
 

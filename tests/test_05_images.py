@@ -13,7 +13,7 @@ import pytest
 from course.containers import images
 from course.containers.commands import run
 from course.containers.local_image import LocalImage
-from course.containers.network import Surroundings
+from course.containers.network import TestNetwork
 from course.engines.docker import docker
 from course.errors import Failed
 
@@ -175,7 +175,7 @@ def normal(name: str) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_health_check_costs_little(kind: str, build: Build, network: Surroundings) -> None:
+def test_health_check_costs_little(kind: str, build: Build, network: TestNetwork) -> None:
     """Under 100 ms of processor time, every few seconds, for as long as the container runs."""
     image = LocalImage(build(kind))
     form, *check = image.config.get("Healthcheck", {}).get("Test", ["NONE"])

@@ -19,7 +19,7 @@ from course.audit.report import examine, faults, report
 from course.audit.targets import Contract, NotChecked, Target
 from course.containers.commands import run
 from course.containers.images import AGENTS
-from course.containers.network import Surroundings
+from course.containers.network import TestNetwork
 from course.errors import Failed
 from course.paths import ROOT
 from course.processes import Processes, wait_listening
@@ -58,7 +58,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def target(kind: str, build: Callable[[str], str], network: Surroundings) -> Iterator[Target]:
+def target(kind: str, build: Callable[[str], str], network: TestNetwork) -> Iterator[Target]:
     with Target(build(kind), network) as target:
         yield target
 
@@ -114,7 +114,7 @@ def bad(build: Callable[[str], str]) -> Iterator[Callable[[str], str]]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", sorted(BAD))
 def test_bad_image_fails_exactly_its_check(
-    name: str, bad: Callable[[str], str], network: Surroundings
+    name: str, bad: Callable[[str], str], network: TestNetwork
 ) -> None:
     """Three images go through all checks, which takes half a minute each; the others through their own."""
     header = dict(re.findall(r"^# (fails|says): (.*)$", BAD[name].read_text(), re.MULTILINE))

@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from support.engines import require
-from support.redis_server import RedisServer
 
 from course import engines
 from course.engines import docker, docker_daemon
 from course.engines.chromium import CHROMIUM
-from course.engines.redis import REDIS
+from course.engines.redis import REDIS, RedisServer
 from course.errors import Failed
 from course.paths import ROOT
 

@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 from support.locks import turn
 
-from course.exercises import Change, Exercise, Mend, exercises
 from course.exercises.checks import run_tests
-from course.exercises.format import apply
+from course.exercises.format import Change, Exercise, Mend, apply, exercises
 from course.exercises.mends import own_tests_fail
 from course.exercises.workspace import STATE, WORKSPACE
 from course.paths import ROOT

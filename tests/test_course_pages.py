@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from support.locks import turn
 
 from course import engines
-from course.exercises import exercises
+from course.exercises.format import exercises
 from course.models import OFFLINE_PORT
 from course.pages.format import BadPage, read_page
 from course.pages.listings import embed_listings, listing
 from course.pages.outputs import matches
 from course.paths import ROOT
-from course.ports import holder, port_of
+from course.ports import port_of, port_owner
 
 PageOf = Callable[..., Path]
 PAGES = sorted((ROOT / "docs").glob("[0-9][0-9]-*.md"))
@@ -40,7 +40,7 @@ def test_every_command_of_the_page_does_what_the_page_says(path: Path) -> None:
     # A step whose engine is missing is left out on a learner's machine; in CI each must run.
     lacking = [each.name for each in engines.missing(page.engines if os.environ.get("CI") else page.needs)]
     ports = {OFFLINE_PORT} | {port_of(block.argument) for block in page.of_kind("server")}
-    taken = [f"port {port} ({taker})" for port in ports if (taker := holder(port))]
+    taken = [f"port {port} ({taker})" for port in ports if (taker := port_owner(port))]
     if lacking or taken:
         why = f"needs {', '.join(lacking + taken)}; see `make doctor`"
         pytest.fail(why) if os.environ.get("CI") else pytest.skip(why)

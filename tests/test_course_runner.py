@@ -116,7 +116,7 @@ def test_a_step_with_its_engine_runs_and_is_compared(write: Write) -> None:
     assert "it hasrun" in done.stdout
 
 
-def test_a_server_that_dies_is_told_with_its_last_words(write: Write) -> None:
+def test_a_server_that_dies_is_told_with_its_last_line(write: Write) -> None:
     fence = f"```bash server ready=http://127.0.0.1:{free_port()}/\necho out of coffee; exit 3\n```\n"
     done = run(write(fence))
     assert done.returncode == 1
@@ -133,10 +133,10 @@ def test_servers_are_stopped_at_the_end(write: Write) -> None:
 def test_a_server_runs_in_the_folder_it_goes_to_and_is_known_by_its_own_number(write: Write) -> None:
     port = free_port()
     server = server_fence(port).replace("python", "cd course && python")
-    ask = f'curl -s http://127.0.0.1:{port}/pages.py; ps -o args= -p "$SERVER_PID"'
+    ask = f'curl -s http://127.0.0.1:{port}/errors.py; ps -o args= -p "$SERVER_PID"'
     done = run(write(f"{server}```bash run\n{ask}\n```\n"))
     assert done.returncode == 0, done.stdout
-    assert '"""Pages: ' in done.stdout, "The server does not serve the folder that it was started in."
+    assert '"""Failed: ' in done.stdout, "The server does not serve the folder that it was started in."
     assert f"python -m http.server {port}" in done.stdout, "SERVER_PID is not the server's number."
 
 

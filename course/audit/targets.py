@@ -14,7 +14,7 @@ from course.audit.layers import StoredFile, stored_files
 from course.containers.commands import run, until
 from course.containers.container import Container
 from course.containers.local_image import LocalImage
-from course.containers.network import Surroundings
+from course.containers.network import TestNetwork
 from course.errors import Failed
 
 QUESTION = "What is graceful shutdown?"
@@ -43,7 +43,7 @@ USUAL = Contract()
 class Target:
     """An image or a URL; what several checks need is found out once."""
 
-    def __init__(self, name: str, network: Surroundings | None, contract: Contract = USUAL) -> None:
+    def __init__(self, name: str, network: TestNetwork | None, contract: Contract = USUAL) -> None:
         self.name, self.network, self.contract = name, network, contract
         self.named = LocalImage(name) if network else None
         self.containers: list[Container] = []
@@ -101,7 +101,7 @@ class Target:
                 if container.health == "healthy":  # its own check reaches it: waiting will not help
                     deadline = min(deadline, time.monotonic() + 10)
             time.sleep(0.25)
-        return NotChecked(f"GET /health on port {self.image.port} gives {last}; {container.last_words}")
+        return NotChecked(f"GET /health on port {self.image.port} gives {last}; {container.last_line}")
 
     @cached_property
     def paths(self) -> dict[str, object]:
@@ -179,7 +179,7 @@ class Target:
     @property
     def no_way_out(self) -> tuple[str, ...]:
         assert self.network
-        return (f"--network={self.network.inside}",)
+        return (f"--network={self.network.internal}",)
 
     def fails_with(self, *options: str) -> str:
         """Why a container with these options does not answer a question; "" when it does."""
@@ -216,14 +216,14 @@ class Target:
             return True
 
         until(answered, START)
-        return f"{said}; {container.last_words}" if said else ""
+        return f"{said}; {container.last_line}" if said else ""
 
 
 @contextmanager
-def network_for(name: str, *aliases: str) -> Iterator[Surroundings | None]:
+def network_for(name: str, *aliases: str) -> Iterator[TestNetwork | None]:
     """The network that an image is examined on; none for a URL."""
     if name.startswith(("http://", "https://")):
         yield None
     else:
-        with Surroundings(*aliases) as network:
+        with TestNetwork(*aliases) as network:
             yield network

@@ -13,7 +13,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from course.errors import Failed
-from course.models import base_environment
 from course.processes import Processes, wait_listening, wait_ready
 
 HUNG = "offline?fault=hang"
@@ -48,15 +47,6 @@ def start_server(
     server = Server(url)
     server.process, server.log = process, log
     return server
-
-
-def start_model(processes: Processes, port: int = 0) -> str:
-    """Start an offline model, on a port that the system chooses or on the one given; its base URL."""
-    command = [sys.executable, "-m", "offline_model", "--port", str(port)]
-    process = processes.start(command, env=base_environment(), output=subprocess.DEVNULL)
-    url = wait_listening(process)
-    wait_ready(process, f"{url}/health")
-    return url
 
 
 def forget_calls(model: str) -> None:

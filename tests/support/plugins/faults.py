@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from course.exercises import Exercise, exercises
+from course.exercises.format import Exercise, exercises
 from course.pages.outputs import matches
 
 FIRST = ["test_course_pages.py", "test_06_compose.py", "test_container.py", "test_05_images.py"]
