@@ -111,6 +111,9 @@ def clean() -> None:
     """Remove what the course keeps outside its folder: images, its own Docker, the offline model's index."""
     from offline_model.books.index import cache_folder
 
+    from course.containers import images
+
+    images.remove()
     engines.clean(console)
     with console.status("removing cached files ..."):
         for folder in (CACHE, cache_folder()):

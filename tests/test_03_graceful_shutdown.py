@@ -21,7 +21,7 @@ from schemathesis import GenerationMode
 from support.connections import assert_headers_are_bounded, assert_probes_take_head, leave_after
 from support.openapi import PROMISES, assert_openapi_holds, assert_promises_kept
 from support.problems import assert_problem
-from support.servers import assert_heard_during_imports, calls
+from support.servers import assert_sigterm_works_during_imports, calls
 
 from course.errors import Failed
 from course.models import base_environment
@@ -391,7 +391,7 @@ def test_process_1_drains_too(start: Start, workers: str) -> None:
 
 
 def test_a_stop_is_heard_while_the_program_still_starts(lesson_root: Path, tmp_path: Path) -> None:
-    assert_heard_during_imports(lesson_root / "code/03_graceful_shutdown.py", tmp_path)
+    assert_sigterm_works_during_imports(lesson_root / "code/03_graceful_shutdown.py", tmp_path)
 
 
 def test_answers_and_errors_keep_their_form(start: Start) -> None:

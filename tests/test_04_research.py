@@ -40,7 +40,7 @@ from support.servers import (
     App,
     Server,
     assert_ends_with_zero,
-    assert_heard_during_imports,
+    assert_sigterm_works_during_imports,
     calls,
     log_lines,
     metrics,
@@ -676,4 +676,4 @@ def test_a_run_longer_than_the_drain_ends_with_a_word(start: App) -> None:
 
 
 def test_a_stop_is_heard_while_the_program_still_starts(lesson_root: Path, tmp_path: Path) -> None:
-    assert_heard_during_imports(lesson_root / "research-agent/main.py", tmp_path)
+    assert_sigterm_works_during_imports(lesson_root / "research-agent/main.py", tmp_path)

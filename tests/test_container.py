@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # as a script, its own folder alone is on the path
-from course.audit.checks import CHECKS, Check, Outcome, outcome
+from course.audit.checks import CHECKS, Check, Finding, run_check
 from course.audit.layers import stacked
 from course.audit.report import examine, faults, report
 from course.audit.targets import Contract, NotChecked, Target
@@ -69,7 +69,7 @@ def target(kind: str, build: Callable[[str], str], network: TestNetwork) -> Iter
 def test_image(target: Target, kind: str, each: Check) -> None:
     known = each.name in KNOWN[f"research-agent:{kind}"]
     try:
-        each.made(target)
+        each.test(target)
     except AssertionError:
         if not known:
             raise
@@ -120,7 +120,7 @@ def test_bad_image_fails_exactly_its_check(
     header = dict(re.findall(r"^# (fails|says): (.*)$", BAD[name].read_text(), re.MULTILINE))
     checks = [each for each in CHECKS if name in THOROUGH or each.name == header["fails"]]
     with Target(bad(name), network) as target:
-        failed = faults(outcome(each, target) for each in checks)
+        failed = faults(run_check(each, target) for each in checks)
     assert set(failed) == {header["fails"]}, failed
     says = ".*".join(map(re.escape, header["says"].split("...")))
     assert re.fullmatch(says, failed[header["fails"]], re.DOTALL), failed
@@ -216,7 +216,7 @@ def test_an_installer_is_advice_in_an_audit_and_a_fault_where_none_is_known(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     check = next(each for each in CHECKS if each.name == "holds_no_installer")
-    found = [Outcome(check, "advice", "The image holds /usr/local/bin/pip.")]
+    found = [Finding(check, "advice", "The image holds /usr/local/bin/pip.")]
     assert report("own:latest", found) == 0
     said = capsys.readouterr().out
     assert f"! {check.claim}\n    The image holds /usr/local/bin/pip.\n    Advice in docs/" in said

@@ -1,5 +1,5 @@
 # fails: holds_no_secret
-# says: /app/.env was removed or replaced, but is still in a lower layer: whoever has the image can read it.
+# says: /app/.env was removed or replaced, but is still in a lower layer: anyone who has the image can read it.
 # What a layer deletes stays in the layer below.
 FROM research-agent:latest
 USER 0

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx2
-from support.servers import calls
-from support.streams import Event, assert_streamed, read_events
 
 from course.polling import until
+from support.servers import calls
+from support.streams import Event, assert_streamed, read_events
 
 DEEP = "Research as deeply as you can: what is a container image?"
 
@@ -68,7 +68,7 @@ def until_over(url: str, run_id: str) -> dict[str, Any]:
 
 
 def text_of(events: list[Event]) -> str:
-    """The answer as a client shows it: what was said before a step, or was withdrawn, is gone."""
+    """The answer as a client shows it, without text before a step and text that was withdrawn."""
     said: list[tuple[tuple[int, ...], str]] = []
     for event in events:
         if event.type == "step":
@@ -85,10 +85,10 @@ def pair(event_id: str) -> tuple[int, ...]:
 
 
 def never_asked(question: str) -> str:
-    """A question that is in no call of the model so far, not even of the same test on another copy."""
+    """A question that the model was not asked before, not even by the same test on another copy."""
     return f"{question} ({uuid.uuid4().hex})"
 
 
 def given_by_tools(model: str, query: str) -> list[str]:
-    """What the tools have told the model in the run of this query, as its last call has it."""
+    """The results of tools in the last call of the model for this query."""
     return [each["content"] for each in calls(model, query)[-1]["body"]["messages"] if each["role"] == "tool"]

@@ -1,4 +1,4 @@
-"""A web server whose answers a test decides byte by byte."""
+"""A web server of which a test sets every byte of the answers."""
 
 import asyncio
 import re
@@ -13,16 +13,14 @@ Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 class Site:
-    """A web server on 127.0.0.1, of whose answers the test decides every byte."""
+    """A web server on 127.0.0.1 with pages that a test sets."""
 
     def __init__(self, tls: SSLContext | None = None) -> None:
         self.tls = tls
         self.pages: dict[str, Answer] = {}
         self.tasks: list[asyncio.Task[None]] = []
-        self.heads: list[str] = []
-        """What the requests said, up to the blank line."""
+        self.heads: list[str] = []  # of the requests, up to the blank line
         self.bodies: list[str] = []
-        """What came behind it."""
 
     async def __aenter__(self) -> Self:
         self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0, ssl=self.tls)
@@ -53,7 +51,7 @@ class Site:
                 await writer.wait_closed()
 
     def fetcher(self, **settings: Any) -> Fetcher:
-        """One that may read this site, and no other private one."""
+        """A fetcher that may read this site, and no other private one."""
         given: dict[str, Any] = {"timeout": 5, "allowed_hosts": frozenset({self.host})} | settings
         return Fetcher(**given)
 
@@ -76,7 +74,7 @@ def redirect(to: str) -> Answer:
 
 
 def endless(piece: bytes, pause: float = 0) -> Answer:
-    """A body that goes on until the client leaves."""
+    """A body without an end."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n")
@@ -89,5 +87,5 @@ def endless(piece: bytes, pause: float = 0) -> Answer:
 
 
 async def silence(writer: asyncio.StreamWriter) -> None:
-    """No answer at all, until the client leaves."""
+    """No answer."""
     await writer.wait_closed()

@@ -1,4 +1,4 @@
-"""Records in a store of runs."""
+"""Records of runs, for tests of the store."""
 
 import asyncio
 from typing import Any
