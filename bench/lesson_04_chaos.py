@@ -1,6 +1,6 @@
-"""Does every run end, whatever fails? `python bench/lesson_04_chaos.py`, about a minute.
+"""Does every run end while Redis and the model fail? `python bench/lesson_04_chaos.py`, about a minute.
 
-200 runs on two replicas; Redis is killed and started again three times, the model fails one call in ten.
+It starts 200 runs on two replicas, kills and restarts Redis three times, and the model fails one call in ten.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ RUNS, CALLERS, KILLS = 200, 20, 3
 
 
 async def run(client: httpx2.AsyncClient, urls: "itertools.cycle[str]", number: int) -> Reading:
-    """Start a run and follow it to its end as a good client does, going from replica to replica."""
+    """Start a run and follow it to its end, with each request at the next replica."""
     seen = Reading()
     key = {"Idempotency-Key": f"chaos-{number}"}
     body = question(number) | {"background": True}
@@ -49,7 +49,7 @@ async def run(client: httpx2.AsyncClient, urls: "itertools.cycle[str]", number: 
 
 
 async def ended(client: httpx2.AsyncClient, url: str, run_id: str) -> str:
-    """The state in which the store has a run that is over."""
+    """Wait until the store has a run as ended; returns its state."""
     async with asyncio.timeout(30):
         while True:
             state: str = (await client.get(f"{url}/v1/research/{run_id}")).json().get("state", "")
@@ -78,9 +78,9 @@ async def main() -> None:
                 await asyncio.wait(callers, timeout=1)
                 if kills < KILLS and len(found) >= (kills + 1) * RUNS // (KILLS + 1):
                     kills += 1
-                    print(f"Redis is killed with {len(found)} runs over", flush=True)
+                    print(f"Redis is killed after {len(found)} runs have ended", flush=True)
                     store.kill()
-                    await asyncio.wait(callers, timeout=2)  # away for so long
+                    await asyncio.wait(callers, timeout=2)  # Redis is away for two seconds
                     await asyncio.to_thread(store.start)
             for task in callers:
                 task.result()

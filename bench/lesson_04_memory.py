@@ -1,6 +1,6 @@
 """Does the agent's memory stay bounded? `python bench/lesson_04_memory.py`, about eight minutes.
 
-10,000 runs on one worker that keeps them in memory, 1,000 at most.
+It starts 10,000 runs on one worker that keeps up to 1,000 of them in memory.
 """
 
 import asyncio

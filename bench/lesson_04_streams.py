@@ -1,6 +1,6 @@
 """Do 500 streams survive a change of replica? `python bench/lesson_04_streams.py`, about a minute.
 
-500 streams on one worker; each is left in the middle and resumed at a second worker, through Redis.
+It opens 500 streams on one worker, leaves each in the middle, and resumes it at a second worker on one Redis.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ def redis_server(processes: Processes, folder: str) -> RedisServer:
 
 
 async def run(client: httpx2.AsyncClient, here: str, there: str, number: int) -> tuple[Reading, float]:
-    """Follow a run at one worker, leave after some events, go on at the other; what was seen, and the gap."""
+    """Follow a run at one worker, leave, and resume at the other; the events, and the gap in seconds."""
     await asyncio.sleep(number / OPENED_A_SECOND)
     seen, leave_after = Reading(), random.randint(3, 25)  # noqa: S311
     async with client.stream("POST", f"{here}/v1/research/stream", json=question(number)) as response:
@@ -57,7 +57,7 @@ async def main() -> None:
             "MODEL_NAME": f"offline?tps={TOKENS_A_SECOND}",
             "MAX_CONCURRENCY": str(STREAMS),
             "TIMEOUT_SECONDS": "300",
-            "LEASE_SECONDS": "15",  # this is about resuming: no run shall move because the machine is busy
+            "LEASE_SECONDS": "15",  # long, so that no run moves because the machine is busy
         }
         here, there = replica(processes, model, **settings), replica(processes, model, **settings)
         limits, most = httpx2.Limits(max_connections=None), [0.0, 0.0]

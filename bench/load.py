@@ -20,7 +20,7 @@ HOW = (
     "in turn, median and spread"
 )
 
-# wrk sends the bodies in turn, and at the end prints what it saw as a line of JSON.
+# wrk sends the bodies in turn, and at the end prints its counts as one line of JSON.
 SCRIPT = """
 local bodies, n = {%s}, 0
 wrk.headers["Content-Type"] = "application/json"
@@ -39,14 +39,14 @@ end
 
 @dataclass(frozen=True)
 class Route:
-    """What is loaded: a URL, and the bodies to POST in turn (none: GET)."""
+    """A URL to load, and the bodies to POST in turn; GET when there are none."""
 
     url: str
     bodies: Sequence[str] = ()
 
 
 def wrk_version() -> str:
-    """The version of wrk; without wrk the program ends with a line that says what to install."""
+    """The version of wrk. Without wrk the program ends with advice to install it."""
     if not shutil.which("wrk"):
         sys.exit("This measurement needs wrk: apt-get install wrk, or brew install wrk.")
     words = subprocess.run(["wrk", "-v"], capture_output=True, text=True).stdout.split()
@@ -80,7 +80,7 @@ def model_settings(processes: Processes) -> dict[str, str]:
 def load(route: Route, seconds: int = SECONDS) -> tuple[float, float]:
     """Requests a second, and the 99th percentile of their time in milliseconds.
 
-    One failed request ends the program, for errors are quicker than answers.
+    One failed request ends the program, because errors are faster than answers.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(SCRIPT % ", ".join(f"[==[{body}]==]" for body in route.bodies))
@@ -94,7 +94,7 @@ def load(route: Route, seconds: int = SECONDS) -> tuple[float, float]:
 
 
 def rounds(routes: Sequence[Route]) -> list[list[float]]:
-    """The rates of each route, measured in turn in every round, so that all share the machine's moods."""
+    """The rates of each route, measured in turn in every round: the machine's speed changes for all alike."""
     for route in routes:
         load(route, 1)  # warm up
     found: list[list[float]] = [[] for _ in routes]
@@ -106,7 +106,7 @@ def rounds(routes: Sequence[Route]) -> list[list[float]]:
 
 
 def questions(count: int) -> list[str]:
-    """So many different questions about the standard library."""
+    """That many different questions about the standard library."""
     modules = (
         "argparse ast asyncio collections datetime decimal inspect io itertools json logging math os pathlib "
         "random re shutil socket sqlite3 ssl statistics string subprocess tarfile tempfile threading time"

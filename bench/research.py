@@ -1,4 +1,4 @@
-"""Research agents to measure, and clients that read their streams."""
+"""Start research agents to measure, and read their streams."""
 
 import subprocess
 import sys
@@ -59,5 +59,5 @@ async def follow(response: httpx2.Response, seen: Reading) -> AsyncIterator[str]
 
 
 def question(number: int) -> dict[str, Any]:
-    """One of many different questions that take a search and a page."""
+    """A question that was not asked before, and takes a search and a page."""
     return {"query": f"What is graceful shutdown, asked for the {number}th time?"}

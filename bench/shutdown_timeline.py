@@ -63,7 +63,7 @@ async def readiness(client: httpx2.AsyncClient, clock: Clock) -> list[dict[str, 
 
 
 async def shutdown(server: Candidate) -> tuple[float, dict[str, list[dict[str, Any]]]]:
-    """When the signal came, and the lanes."""
+    """The time of the signal, and the lanes of the timeline."""
     clock = Clock()
     limits = httpx2.Limits(max_connections=None)
     client = httpx2.AsyncClient(base_url=server.url, limits=limits, timeout=60)

@@ -1,4 +1,4 @@
-"""The yardstick for research runs: the same agent called in a loop, no server around it.
+"""The baseline for research runs: the agent called in a loop, without a server.
 
 `python bench/straight_agent.py SECONDS FIRST` prints runs a second; questions count from FIRST.
 """
