@@ -19,8 +19,10 @@ from redis.retry import Retry
 
 from bench.load import offline_model
 from bench.records import measured, save
-from bench.research import Followed, follow, question, replica
-from course.processes import Processes, free_port
+from bench.research import follow, question, replica
+from course.clients.readers import Reading
+from course.ports import free_port
+from course.processes import Processes
 
 STREAMS, TOKENS_A_SECOND, OPENED_A_SECOND = 500, 1.5, 10
 
@@ -40,30 +42,28 @@ def wait_redis(url: str) -> None:
         client.ping()
 
 
-async def run(
-    client: httpx2.AsyncClient, here: str, there: str, number: int
-) -> tuple[Followed, float, float]:
+async def run(client: httpx2.AsyncClient, here: str, there: str, number: int) -> tuple[Reading, float, float]:
     """Follow a run at one worker, leave after some events, and go on at the other.
 
     Returns what was seen, the seconds until a stored event came again from the other worker, and the seconds
     until the next new one.
     """
     await asyncio.sleep(number / OPENED_A_SECOND)
-    seen, began, leave_after = Followed(), time.monotonic(), random.randint(3, 25)  # noqa: S311
+    seen, leave_after = Reading(), random.randint(3, 25)  # noqa: S311
     async with client.stream("POST", f"{here}/v1/research/stream", json=question(number)) as response:
         response.raise_for_status()
         seen.run_id = response.headers["x-run-id"]
-        async for _ in follow(response, seen, began):
+        async for _ in follow(response, seen):
             if len(seen.ids) >= leave_after:
                 break
     left, gap = time.monotonic(), 0.0
     url = f"{there}/v1/research/{seen.run_id}/events"
     async with client.stream("GET", url, headers={"Last-Event-ID": seen.ids[-2]}) as response:
-        async for _ in follow(response, Followed(), began):
+        async for _ in follow(response, Reading()):
             break
     resumed = time.monotonic() - left
     async with client.stream("GET", url, headers={"Last-Event-ID": seen.ids[-1]}) as response:
-        async for _ in follow(response, seen, began):
+        async for _ in follow(response, seen):
             gap = gap or time.monotonic() - left
     return seen, resumed, gap
 
@@ -92,10 +92,10 @@ async def main() -> None:
             seen = [task.result() for task in tasks]
             wholes = []
             for followed, _, _ in seen:
-                whole = Followed()
+                whole = Reading()
                 url = f"{here.url}/v1/research/{followed.run_id}/events"
                 async with client.stream("GET", url) as response:
-                    async for _kind in follow(response, whole, 0):
+                    async for _kind in follow(response, whole):
                         pass
                 wholes.append(whole.ids)
     once = sum(each.over and each.ids == whole for (each, _, _), whole in zip(seen, wholes, strict=True))

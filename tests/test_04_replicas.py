@@ -11,25 +11,17 @@ from pathlib import Path
 import httpx2
 import pytest
 import redis
-from conftest import ROOT, App, RedisServer, Server, calls, until
-from test_01_basic_api import assert_problem
-from test_02_production_api import log_lines, metrics
-from test_04_research import (
-    Event,
-    ask,
-    assert_ends_with_zero,
-    never_asked,
-    pair,
-    resume,
-    state,
-    stream,
-    streaming,
-    text_of,
-)
-from test_04_store import until_claimed
+from support.problems import assert_problem
+from support.redis_server import RedisServer
+from support.research import ask, never_asked, pair, resume, state, stream, streaming, text_of
+from support.servers import App, Server, assert_ends_with_zero, calls, log_lines, metrics
+from support.store import until_claimed
+from support.streams import Event
 
 from app.models import Record, Run
 from app.redis_store import RedisStore
+from course.paths import ROOT
+from course.polling import until
 
 PACED = "offline?tps=40"
 
