@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import pytest
 
-from app.fetch import (
+from app.research.fetch import (
     CUT,
     MAX_REDIRECTS,
     Fetcher,

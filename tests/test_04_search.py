@@ -13,8 +13,8 @@ from ddgs.exceptions import DDGSException, RatelimitException, TimeoutException
 from test_04_fetch import Answer, Site, endless, page, silence
 
 from app.config import Settings
-from app.fetch import CUT, Fetcher, FetchFailed, Refused
-from app.search import MAX_PAUSE, NOTHING, DuckDuckGo, Found, SearchFailed, SearXNG, make_search
+from app.research.fetch import CUT, Fetcher, FetchFailed, Refused
+from app.research.search import MAX_PAUSE, NOTHING, DuckDuckGo, Found, SearchFailed, SearXNG, make_search
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from ddgs.exceptions import DDGSException, RatelimitException, TimeoutException
 from pydantic import BaseModel, ValidationError
 
 from app.config import Settings
-from app.fetch import Fetcher, FetchFailed, certificates
+from app.research.fetch import Fetcher, FetchFailed, certificates
 
 MAX_RESULTS = 8
 MAX_PAUSE = 4.0  # seconds between two attempts

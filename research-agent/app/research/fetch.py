@@ -18,7 +18,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import httpx2
 
-from app.text import to_text
+from app.research.html_text import to_text
 
 MAX_REDIRECTS = 5
 PORTS = {"http": 80, "https": 443}
