@@ -23,9 +23,9 @@ from langchain_openai import ChatOpenAI
 
 from app.config import Settings
 from app.models import Notebook, Source, Step
-from app.research.circuit_breaker import Circuit
-from app.research.citations import Citations, sound
-from app.research.fetch import FetchFailed, Refused, may_fetch, run_lookups
+from app.research.circuit_breaker import CircuitBreaker
+from app.research.citations import CitationFilter, replace_surrogates
+from app.research.fetch import BlockedURL, FetchFailed, may_fetch, run_lookups
 from app.research.search import Search, SearchFailed
 from app.telemetry import span, tokens
 
@@ -64,7 +64,7 @@ class Done:
 class StepLimit(AgentMiddleware[AgentState[Any], Context]):
     """Takes the tools away when the steps are used up, and tells the model so."""
 
-    def __init__(self, max_steps: int, circuit: Circuit) -> None:
+    def __init__(self, max_steps: int, circuit: CircuitBreaker) -> None:
         super().__init__()
         self.max_steps, self.circuit = max_steps, circuit
 
@@ -79,7 +79,7 @@ class StepLimit(AgentMiddleware[AgentState[Any], Context]):
             request = request.override(system_message=SystemMessage(prompt), model_settings=settings)
         else:
             request = request.override(system_message=SystemMessage(prompt + NO_STEPS_LEFT), tools=[])
-        with span("model call"), self.circuit.watch():
+        with span("model call"), self.circuit.record_outcome():
             return await handler(request)
 
 
@@ -103,7 +103,7 @@ def make_tools(search: Search, max_steps: int) -> list[BaseTool]:
     @tool(response_format="content_and_artifact")
     async def web_search(query: str, runtime: ToolRuntime[Context]) -> tuple[str, Done | None]:
         """Search the web. Gives numbered results: title, URL, and a piece of the page's text."""
-        query = sound(query)
+        query = replace_surrogates(query)
 
         async def work() -> tuple[str, str]:
             try:
@@ -119,16 +119,16 @@ def make_tools(search: Search, max_steps: int) -> list[BaseTool]:
     @tool(response_format="content_and_artifact")
     async def fetch_page(url: str, runtime: ToolRuntime[Context]) -> tuple[str, Done | None]:
         """Read a page: the text behind a URL, such as one of the search's results."""
-        url = sound(url)
+        url = replace_surrogates(url)
 
         async def work() -> tuple[str, str]:
             context = runtime.context
             try:
                 if not may_fetch(url, context.question, [source.url for source in context.draft.sources]):
-                    raise Refused(UNKNOWN_URL)
+                    raise BlockedURL(UNKNOWN_URL)
                 run_lookups.set(context.lookups)
                 text = await search.read(url)
-            except Refused as refusal:
+            except BlockedURL as refusal:
                 return f"This page may not be read: {refusal}", "refused"
             except FetchFailed as failure:
                 return f"The page could not be read: {failure}", "failed"
@@ -157,7 +157,7 @@ class Agent:
         )
         self.max_steps = settings.max_steps
         tools = make_tools(search, settings.max_steps)
-        self.circuit = Circuit(settings.circuit_failures, settings.circuit_seconds)
+        self.circuit = CircuitBreaker(settings.circuit_failures, settings.circuit_seconds)
         limit = StepLimit(settings.max_steps, self.circuit)
         self.graph = create_agent(self.model, tools, middleware=[limit], context_schema=Context)
 
@@ -168,7 +168,7 @@ class Agent:
         """
         messages = messages_from_dict(notebook.messages) or [HumanMessage(query)]
         draft = notebook.model_copy(update={"steps": [*notebook.steps], "sources": [*notebook.sources]})
-        citations = Citations(draft)
+        citations = CitationFilter(draft)
         unfinished: list[BaseMessage] = []
         given: Any = {"messages": messages}
         # Steps are bounded by their limit; calls of no tool that there is, or with bad arguments, by this.
@@ -185,7 +185,7 @@ class Agent:
                     continue
                 for message in [m for update in part.values() for m in update["messages"]]:
                     if isinstance(message, AIMessage):
-                        if rest := citations.rest():
+                        if rest := citations.flush():
                             yield "token", {"text": rest}
                         self.count(message, notebook)
                         unfinished = [message]
@@ -208,7 +208,7 @@ class Agent:
                         if len(unfinished) > len(unfinished[0].tool_calls):  # type: ignore[attr-defined]
                             messages += unfinished
                             notebook.messages = json.loads(
-                                sound(json.dumps(messages_to_dict(messages), ensure_ascii=False))
+                                replace_surrogates(json.dumps(messages_to_dict(messages), ensure_ascii=False))
                             )
                             notebook.steps, notebook.sources = [*draft.steps], [*draft.sources]
                         if done:

@@ -1,7 +1,7 @@
-"""A circuit breaker: while the model fails again and again, new runs are told so at once.
+"""A circuit breaker: after several failures of the model in a row, new runs are refused at once.
 
-They would wait for nothing, and a model that is coming back needs no crowd. See
-https://martinfowler.com/bliki/CircuitBreaker.html
+While it is open, callers get their error without waiting, and a recovering model gets one trial run at a time
+instead of every request. See https://martinfowler.com/bliki/CircuitBreaker.html
 """
 
 import asyncio
@@ -17,60 +17,67 @@ import structlog
 from app import telemetry
 
 log = structlog.stdlib.get_logger("research-agent")
+# The deadline of the current task's run; tasks inherit it from the task that starts them.
 run_deadline: ContextVar[asyncio.Timeout | None] = ContextVar("run_deadline", default=None)
-"""Of the run that the current task works for; the tasks it starts inherit it."""
 
 
-class Circuit:
+class CircuitBreaker:
     def __init__(self, failures: int, seconds: float) -> None:
-        """Opens after so many `failures` in a row; `seconds` between two trials while it is open."""
-        self.most, self.seconds = failures, seconds
+        """Open after this many `failures` in a row; then allow one trial run every `seconds`."""
+        self.max_failures, self.trial_interval = failures, seconds
         self.failures = 0
-        self.next_trial = 0.0
-        self.trial: str | None = None
+        self.next_trial = 0.0  # on the monotonic clock
+        self.trial_run_id: str | None = None
 
     def wait(self, run_id: str) -> float:
-        """Seconds until this run may start, 0: now. While the circuit is open, that makes it the trial."""
+        """Return the seconds until this run may start; 0 means now.
+
+        While the circuit is open, a run that may start is the trial run.
+        """
         now = time.monotonic()
-        if self.failures < self.most:
+        if self.failures < self.max_failures:
             return 0
         if now >= self.next_trial:
-            self.next_trial = now + self.seconds
-            self.trial = run_id
+            self.next_trial = now + self.trial_interval
+            self.trial_run_id = run_id
             return 0
         return self.next_trial - now
 
     def give_back(self, run_id: str) -> None:
-        """Let another run try: this one has ended. No-op unless it is the trial, and without a verdict."""
-        if run_id == self.trial:
-            self.trial = None
+        """Allow another trial run now, because this run has ended.
+
+        No-op unless this run is the trial run and has made no model call whose outcome is known.
+        """
+        if run_id == self.trial_run_id:
+            self.trial_run_id = None
             self.next_trial = 0
 
     @contextmanager
-    def watch(self) -> Iterator[None]:
-        """Record the outcome of one model call: one that is cut off by its run's deadline has failed."""
+    def record_outcome(self) -> Iterator[None]:
+        """Record the outcome of one model call. A call that its run's deadline cancels has failed."""
         try:
             yield
         except asyncio.CancelledError:
             deadline = run_deadline.get()
             if deadline and deadline.expired():
-                self.failed()
+                self.record_failure()
             raise
         except (openai.BadRequestError, openai.UnprocessableEntityError):
-            raise  # the fault of this one question
+            raise  # caused by this question; the model itself works
         except (openai.OpenAIError, httpx2.HTTPError):
-            self.failed()
+            self.record_failure()
             raise
-        if self.failures >= self.most:
-            log.warning("the model is back: the circuit is closed")
+        if self.failures >= self.max_failures:
+            log.warning("the model answers again: the circuit is closed")
             telemetry.circuit_open.set(0)
-        self.failures, self.trial = 0, None
+        self.failures, self.trial_run_id = 0, None
 
-    def failed(self) -> None:
+    def record_failure(self) -> None:
+        """Count a failed model call, and open the circuit after the last allowed one."""
         self.failures += 1
-        self.trial = None
-        if self.failures >= self.most:
-            self.next_trial = time.monotonic() + self.seconds
-        if self.failures == self.most:
-            log.error("the model fails: the circuit is open", failures=self.failures)
+        self.trial_run_id = None
+        if self.failures >= self.max_failures:
+            self.next_trial = time.monotonic() + self.trial_interval
+        if self.failures == self.max_failures:
+            log.error("the model failed repeatedly: the circuit is open", failures=self.failures)
             telemetry.circuit_open.set(1)

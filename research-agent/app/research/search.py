@@ -1,8 +1,7 @@
-"""Web search: a SearXNG server (offline, the offline model's own), or DuckDuckGo and its like."""
+"""Web search by a SearXNG server (or the offline model, which speaks its API), or by DuckDuckGo and Brave."""
 
 import asyncio
 import math
-import random
 import re
 import time
 from collections.abc import Callable, Iterable
@@ -16,91 +15,93 @@ from cachetools import TTLCache
 from ddgs import DDGS
 from ddgs.exceptions import DDGSException, RatelimitException, TimeoutException
 from pydantic import BaseModel, ValidationError
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from app.config import Settings
-from app.research.fetch import Fetcher, FetchFailed, certificates
+from app.research.fetch import Fetcher, FetchFailed, tls_context
 
 MAX_RESULTS = 8
-MAX_PAUSE = 4.0  # seconds between two attempts
-NOTHING = "No results found."  # as ddgs says it
+MAX_BACKOFF = 4.0  # seconds
+DDGS_NO_RESULTS = "No results found."  # the message of ddgs' exception
 NO_RESULTS = "the search engines gave no results: there are none, or they turn us away for asking too often."
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     title: str
     url: str
     snippet: str
 
 
 class SearchFailed(Exception):
-    """The search could not be made; the text tells the model why."""
+    """The search could not be made; the message tells the model why."""
 
 
 class Search(Protocol):
-    async def search(self, query: str) -> list[Found]:
-        """Results, best first; none when nothing was found; SearchFailed when it could not be made."""
+    async def search(self, query: str) -> list[SearchResult]:
+        """Return results, best first; an empty list if nothing was found. Raises SearchFailed."""
 
     async def read(self, url: str) -> str:
-        """A page's text; Refused or FetchFailed."""
+        """Return a page's text. Raises BlockedURL or FetchFailed."""
 
     async def own_page(self, url: str) -> str | None:
-        """The text of a page that the search server itself has; None when it has not; FetchFailed."""
+        """Return the text of a page that the search server itself stores, or None. Raises FetchFailed."""
 
 
 def make_search(settings: Settings) -> Search:
     fetch = Fetcher(allowed_hosts=frozenset(settings.fetch_allowed_hosts))
-    if settings.search_backend == "offline":
-        return SearXNG(settings.search_url, fetch)
-    return DuckDuckGo(
-        fetch,
-        region=settings.search_region,
-        safesearch=settings.search_safe,
-        cache_seconds=settings.cache_ttl_seconds,
-    )
+    if settings.search_backend == "ddgs":
+        return DuckDuckGo(
+            fetch,
+            region=settings.search_region,
+            safesearch=settings.search_safe,
+            cache_seconds=settings.cache_ttl_seconds,
+        )
+    return SearXNG(settings.search_url, fetch)
 
 
-def listed(hits: Iterable[tuple[str | None, str, str | None]]) -> list[Found]:
-    """Results (title, URL, snippet) that lead to the web, as three lines of bounded length each.
+def clean_results(results: Iterable[tuple[str | None, str, str | None]]) -> list[SearchResult]:
+    """Keep results (title, URL, snippet) whose URL is http or https, each text as one line of bounded length.
 
-    A text with lines of its own could pose as another result, and a `javascript:` link is none to follow.
+    A text with line breaks could look like another result, and a `javascript:` URL must not become a link.
     """
 
-    def line(text: str | None, most: int) -> str:
-        return " ".join((text or "").split())[:most]
+    def one_line(text: str | None, max_length: int) -> str:
+        return " ".join((text or "").split())[:max_length]
 
-    web = [hit for hit in hits if re.fullmatch(r"https?://\S+", hit[1])]
+    web = [result for result in results if re.fullmatch(r"https?://\S+", result[1])]
     return [
-        Found(line(title, 200) or url, url, line(snippet, 500)) for title, url, snippet in web[:MAX_RESULTS]
+        SearchResult(one_line(title, 200) or url, url, one_line(snippet, 500))
+        for title, url, snippet in web[:MAX_RESULTS]
     ]
 
 
-class Hit(BaseModel):
+class SearXNGResult(BaseModel):
     title: str | None = None
     url: str
     content: str | None = None
 
 
-class Reply(BaseModel):
-    """What we read of SearXNG's JSON: https://docs.searxng.org/dev/search_api.html"""
+class SearXNGResponse(BaseModel):
+    """The fields that we use of SearXNG's JSON: https://docs.searxng.org/dev/search_api.html"""
 
-    results: list[Hit]
+    results: list[SearXNGResult]
 
 
 class SearXNG:
-    """Asks a SearXNG server whose settings allow the format `json`.
+    """Search by a SearXNG server whose settings allow the format `json`.
 
-    The offline model's server speaks the same, and gives the pages of its library at `/page`.
+    The offline model's server has the same API, and serves the pages of its corpus at `/page`.
     """
 
     def __init__(self, url: str, fetch: Fetcher, timeout: float = 10) -> None:
-        """`timeout`: seconds for a search, and for a page of the server's own."""
+        """`timeout`: seconds for a search, and for a page that the server itself stores."""
         self.url, self.fetch, self.timeout = url.rstrip("/"), fetch, timeout
 
-    async def search(self, query: str) -> list[Found]:
+    async def search(self, query: str) -> list[SearchResult]:
         try:
-            response = await self.ask("/search", {"q": query, "format": "json"})
-            hits = Reply.model_validate_json(response.raise_for_status().content).results
+            response = await self.request("/search", {"q": query, "format": "json"})
+            results = SearXNGResponse.model_validate_json(response.raise_for_status().content).results
         except TimeoutError:
             raise SearchFailed(f"the search server took longer than {self.timeout:g} seconds.") from None
         except httpx2.HTTPStatusError as error:
@@ -109,15 +110,15 @@ class SearXNG:
             raise SearchFailed("the search server could not be reached.") from None
         except ValidationError:
             raise SearchFailed("the search server's answer was not understood.") from None
-        return listed((hit.title, hit.url, hit.content) for hit in hits)
+        return clean_results((result.title, result.url, result.content) for result in results)
 
     async def read(self, url: str) -> str:
         own = await self.own_page(url)
-        return await self.fetch.read(url) if own is None else self.fetch.cut(own)
+        return await self.fetch.read(url) if own is None else self.fetch.truncate(own)
 
     async def own_page(self, url: str) -> str | None:
         try:
-            response = await self.ask("/page", {"url": url})
+            response = await self.request("/page", {"url": url})
         except (TimeoutError, httpx2.HTTPError):
             raise FetchFailed("the search server did not answer.") from None
         if response.status_code == 404:
@@ -126,28 +127,36 @@ class SearXNG:
             raise FetchFailed(f"the search server answered {response.status_code}.")
         return response.text
 
-    async def ask(self, path: str, query: dict[str, str]) -> httpx2.Response:
-        async with asyncio.timeout(self.timeout), httpx2.AsyncClient(verify=certificates()) as client:
-            return await client.get(self.url + path, params=query, timeout=None)
+    async def request(self, path: str, params: dict[str, str]) -> httpx2.Response:
+        async with asyncio.timeout(self.timeout), httpx2.AsyncClient(verify=tls_context()) as client:
+            return await client.get(self.url + path, params=params, timeout=None)
 
 
-# What asks the engines: query, region, safe search, seconds; results as ddgs gives them.
-Ask = Callable[[str, str, str, int], list[dict[str, Any]]]
+# A function that takes query, region, safe search and timeout (seconds), and returns results as ddgs does.
+TextSearch = Callable[[str, str, str, int], list[dict[str, Any]]]
 
 
-def ask_engines(query: str, region: str, safesearch: str, timeout: int) -> list[dict[str, Any]]:
-    # Two engines, asked at the same time: with more, ddgs asks in turns, and each takes up to the timeout.
+def ddgs_text_search(query: str, region: str, safesearch: str, timeout: int) -> list[dict[str, Any]]:
+    # ddgs asks two engines at a time. With more, it would take several rounds of up to `timeout` each.
     engines = "duckduckgo, brave"
     return DDGS(timeout=timeout).text(
         query, region=region, safesearch=safesearch, max_results=MAX_RESULTS, backend=engines
     )
 
 
-class DuckDuckGo:
-    """Asks DuckDuckGo and Brave by the ddgs library, which reads their result pages.
+def is_no_results(error: BaseException) -> bool:
+    return str(error) == DDGS_NO_RESULTS
 
-    They turn away who asks too often, and ddgs says of that what it says when there is nothing to be found.
-    So no results are a failed search here, never an empty one.
+
+def is_transient(error: BaseException) -> bool:
+    return isinstance(error, (RatelimitException, TimeoutException)) or is_no_results(error)
+
+
+class DuckDuckGo:
+    """Search by DuckDuckGo and Brave with the ddgs library, which reads their result pages.
+
+    The engines block clients that ask too often, and ddgs raises the same exception then as when there are no
+    results. So a search without results counts as failed here, never as empty.
     """
 
     def __init__(
@@ -160,48 +169,47 @@ class DuckDuckGo:
         timeout: float = 10,
         backoff: float = 0.5,
         cache_seconds: float = 300,
-        ask: Ask = ask_engines,
+        text_search: TextSearch = ddgs_text_search,
     ) -> None:
-        """`timeout`: seconds for a search with all its retries; `backoff`: seconds, doubled at each."""
-        self.fetch, self.region, self.safesearch, self.ask = fetch, region, safesearch, ask
+        """`timeout`: seconds for a search with all its retries; `backoff`: seconds, doubled each time."""
+        self.fetch, self.region, self.safesearch, self.text_search = fetch, region, safesearch, text_search
         self.retries, self.timeout, self.backoff = retries, timeout, backoff
-        self.cache: TTLCache[str, list[Found]] = TTLCache(256, cache_seconds)
-        # ddgs blocks, and its threads cannot be stopped: some of our own, that nothing else waits for.
+        self.cache: TTLCache[str, list[SearchResult]] = TTLCache(256, cache_seconds)
+        # ddgs blocks and cannot be cancelled, so it gets threads that nothing else waits for.
         self.threads = ThreadPoolExecutor(4, "ddgs")
 
-    async def search(self, query: str) -> list[Found]:
+    async def search(self, query: str) -> list[SearchResult]:
         results = self.cache.get(query)
         if results is None:
             try:
                 async with asyncio.timeout(self.timeout):
-                    results = self.cache[query] = await self.retried(query)
+                    results = self.cache[query] = await self.search_with_retries(query)
             except TimeoutError:
                 raise SearchFailed(f"the search engines took longer than {self.timeout:g} seconds.") from None
         return results
 
-    async def retried(self, query: str) -> list[Found]:
-        """Try again what may pass, after a pause that grows and is random: together is how crowds come back.
+    async def search_with_retries(self, query: str) -> list[SearchResult]:
+        """Retry transient failures after a backoff; its jitter stops clients from retrying in lockstep."""
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(is_transient),
+            wait=wait_random_exponential(multiplier=self.backoff, max=MAX_BACKOFF),
+            stop=stop_after_attempt(self.retries + 1),
+            reraise=True,
+        )
+        try:
+            return await retrying(self.search_once, query, time.monotonic() + self.timeout)
+        except DDGSException as error:
+            if is_no_results(error):
+                raise SearchFailed(NO_RESULTS) from None
+            if is_transient(error):
+                raise SearchFailed("the search engines are busy, or turn us away.") from None
+            raise SearchFailed("the search engines could not be reached.") from None
 
-        Full jitter, see https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
-        """
-        deadline = time.monotonic() + self.timeout
-        attempt = 0
-        while True:
-            try:
-                left = math.ceil(deadline - time.monotonic())
-                asked = partial(self.ask, query, self.region, self.safesearch, left)
-                hits = await asyncio.get_running_loop().run_in_executor(self.threads, asked)
-                return listed((hit["title"], hit["href"], hit["body"]) for hit in hits)
-            except DDGSException as error:
-                nothing = str(error) == NOTHING
-                passing = nothing or isinstance(error, (RatelimitException, TimeoutException))
-                if not passing:
-                    raise SearchFailed("the search engines could not be reached.") from None
-                if attempt == self.retries:
-                    told = NO_RESULTS if nothing else "the search engines are busy, or turn us away."
-                    raise SearchFailed(told) from None
-            await asyncio.sleep(random.uniform(0, min(MAX_PAUSE, self.backoff * 2**attempt)))  # noqa: S311
-            attempt += 1
+    async def search_once(self, query: str, deadline: float) -> list[SearchResult]:
+        seconds = math.ceil(deadline - time.monotonic())
+        call = partial(self.text_search, query, self.region, self.safesearch, seconds)
+        results = await asyncio.get_running_loop().run_in_executor(self.threads, call)
+        return clean_results((result["title"], result["href"], result["body"]) for result in results)
 
     async def read(self, url: str) -> str:
         return await self.fetch.read(url)
