@@ -11,8 +11,8 @@ from app.agent import Agent
 from app.config import Settings
 from app.log import Live
 from app.models import Event, Record
+from app.research.search import make_search
 from app.runs import Runs
-from app.search import make_search
 from app.store import MemoryStore, Written
 
 
