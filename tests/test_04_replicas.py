@@ -29,7 +29,7 @@ from test_04_research import (
 from test_04_store import until_claimed
 
 from app.models import Record, Run
-from app.redis_store import RedisStore
+from app.runs.stores.redis import RedisStore
 
 PACED = "offline?tps=40"
 

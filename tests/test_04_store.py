@@ -15,8 +15,8 @@ from conftest import RedisServer
 from redis.exceptions import OutOfMemoryError
 
 from app.models import Event, Record, Run
-from app.redis_store import RedisStore
-from app.store import Busy, MemoryStore, Store, StoreDown, StoreRefused
+from app.runs.stores.base import Busy, MemoryStore, Store, StoreDown, StoreRefused
+from app.runs.stores.redis import RedisStore
 from course.processes import Processes
 
 

@@ -14,10 +14,10 @@ from app import telemetry
 from app.agent import Agent
 from app.config import Settings
 from app.fetch import FetchFailed
+from app.runs.stores.base import Store, StoreError
 from app.search import Search
-from app.store import Store, StoreError
 
-STATIC = Path(__file__).parent / "static"
+STATIC = Path(__file__).parents[1] / "static"
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
