@@ -1,8 +1,8 @@
 """The yardstick for the offline model: its request and reply models on a bare FastAPI route."""
 
 from fastapi import FastAPI
-from offline_model.requests import CompletionRequest
-from offline_model.responses import Choice, Completion, ReplyMessage, Usage
+from offline_model.api.requests import CompletionRequest
+from offline_model.api.responses import Choice, Completion, ReplyMessage, Usage
 
 app = FastAPI()
 

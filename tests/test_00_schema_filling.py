@@ -5,8 +5,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from offline_model import tokens
-from offline_model.pace import BadPace, Pace, parse, parse_model
+from offline_model.api import tokenizer
+from offline_model.delivery.faults import BadPace, Pace, parse, parse_model
 from offline_model.schemas.check import validator_options
 from offline_model.schemas.fill import fill
 from offline_model.schemas.references import BadSchema
@@ -171,7 +171,7 @@ def test_the_pace_grammar_gives_a_pace_or_says_what_is_wrong(text: str) -> None:
 
 @given(st.text())
 def test_tokens_join_to_the_text(text: str) -> None:
-    pieces = tokens.split(text)
+    pieces = tokenizer.split(text)
     assert "".join(pieces) == text
-    assert tokens.count(text) == len(pieces)
+    assert tokenizer.count(text) == len(pieces)
     assert all(pieces)

@@ -8,7 +8,7 @@ import sqlite3
 import sys
 from pathlib import Path
 
-from offline_model.app import build
+from offline_model.api.app import build
 from offline_model.books.library import open_library
 from offline_model.server import listen, serve
 

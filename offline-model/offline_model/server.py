@@ -10,7 +10,7 @@ from types import FrameType
 from uvicorn import Config, Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from offline_model.app import Front
+from offline_model.api.app import Front
 
 GRACE_SECONDS = 1
 

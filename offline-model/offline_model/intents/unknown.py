@@ -1,0 +1,17 @@
+"""Not known: said in one plain sentence, with what is known instead."""
+
+from offline_model.conversation.messages import Conversation, Reply
+
+KNOWN = "the pages of this course and Python's own documentation"
+
+
+def reply(conversation: Conversation) -> Reply | None:
+    return Reply(
+        conversation.choose(
+            [
+                f"I do not know: I can only answer from {KNOWN}, and I found nothing about this there.",
+                f"My books say nothing about this: all I know is {KNOWN}.",
+                f"I cannot answer that, because I know only {KNOWN}.",
+            ]
+        )
+    )
