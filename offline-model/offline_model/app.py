@@ -13,8 +13,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from offline_model.body import discard
-from offline_model.books.library import Library
 from offline_model.chat import ChatCompletions, Scope, authorize
+from offline_model.corpus.search import Library
 from offline_model.deliver import Send
 from offline_model.errors import ApiError
 from offline_model.ledger import Ledger

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from offline_model.errors import ApiError, bad_request
+from offline_model.json_schema.references import BadSchema
+from offline_model.json_schema.strict_mode import strict_problem
+from offline_model.json_schema.validator import validator_of
 from offline_model.messages import message_problems
 from offline_model.requests import AllowedToolChoice, CompletionRequest, ToolChoice
-from offline_model.schemas.check import validator_of
-from offline_model.schemas.references import BadSchema
-from offline_model.schemas.strict import strict_problem
 
 
 def check(request: CompletionRequest) -> None:

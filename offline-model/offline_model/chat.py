@@ -7,13 +7,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from offline_model import answer, asked, body, conversation, errors, pace, skills
-from offline_model.books.library import Library
 from offline_model.chunks import Chunks
+from offline_model.corpus.search import Library
 from offline_model.deliver import FINGERPRINT, Delivery, Send
+from offline_model.json_schema.references import BadSchema
 from offline_model.ledger import Call, Ledger
 from offline_model.presence import ClientLeft, Presence, Receive
 from offline_model.requests import CompletionRequest
-from offline_model.schemas.references import BadSchema
 
 # The faults after which a call has failed; a long answer is an answer.
 SPOILED = {"hang", "401", "429", "500", "cut", "malformed"}

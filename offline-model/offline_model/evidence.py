@@ -5,8 +5,9 @@ from functools import cached_property, partial
 from typing import Any
 
 from offline_model.background import Source, parsed
-from offline_model.books.words import stems
 from offline_model.conversation import Conversation
+from offline_model.corpus.stemming import stems
+from offline_model.json_schema.merging import Schema
 from offline_model.mentions import (
     NUMBER,
     WEB,
@@ -21,7 +22,6 @@ from offline_model.mentions import (
     quoted_in,
     subject,
 )
-from offline_model.schemas.merge import Schema
 
 # What costs more than a glance at each letter is only done so far.
 MOST_TOLD = 50_000

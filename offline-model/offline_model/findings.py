@@ -6,9 +6,9 @@ from functools import lru_cache
 from typing import Literal
 
 from offline_model.background import ORDER, clean
-from offline_model.books.pages import prose
-from offline_model.books.words import stems
 from offline_model.conversation import Result
+from offline_model.corpus.sources.course_pages import prose
+from offline_model.corpus.stemming import stems
 from offline_model.offered import SEARCHING
 from offline_model.requests import Tool
 

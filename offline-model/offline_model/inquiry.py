@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from offline_model.books.words import SYNTAX, stems, terms, topic
 from offline_model.conversation import Conversation
+from offline_model.corpus.stemming import SYNTAX, stems, terms, topic
 from offline_model.mentions import SPELLED
 
 OWN_LIMIT = 5

@@ -3,8 +3,8 @@
 import re
 from typing import Any
 
-from offline_model.books.words import stems, terms
 from offline_model.conversation import Conversation
+from offline_model.corpus.stemming import stems, terms
 from offline_model.evidence import FORMULA, QUERY, Evidence
 from offline_model.requests import Tool
 

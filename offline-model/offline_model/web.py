@@ -6,7 +6,7 @@ A search engine asks for no key, and these calls are none of the model's: the le
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from offline_model.books.library import Library
+from offline_model.corpus.search import Library
 from offline_model.errors import ApiError, bad_request
 
 MOST_QUERY = 2_000

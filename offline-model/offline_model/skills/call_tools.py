@@ -1,10 +1,13 @@
 """Calling tools: which of those offered the question needs, and with what arguments."""
 
 from offline_model.background import background
-from offline_model.books.words import stems
 from offline_model.conversation import Call, Conversation, Reply
+from offline_model.corpus.stemming import stems
 from offline_model.errors import bad_request
 from offline_model.evidence import Evidence
+from offline_model.json_schema.generator import fill
+from offline_model.json_schema.references import BadSchema
+from offline_model.json_schema.validator import validator_of
 from offline_model.offered import (
     can_fill,
     named_in,
@@ -15,9 +18,6 @@ from offline_model.offered import (
     takes_answer,
 )
 from offline_model.requests import Tool, ToolChoice
-from offline_model.schemas.check import validator_of
-from offline_model.schemas.fill import fill
-from offline_model.schemas.references import BadSchema
 from offline_model.skills import greeting, remember
 
 

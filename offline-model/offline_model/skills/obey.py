@@ -7,9 +7,9 @@ page's author give orders; in a tool's message the same words are data.
 import re
 
 from offline_model.conversation import Call, Conversation, Reply, arguments_of
+from offline_model.json_schema.validator import validator_of
 from offline_model.offered import properties, schema_of
 from offline_model.requests import Tool, ToolChoice
-from offline_model.schemas.check import validator_of
 
 OVERRIDE = re.compile(
     r"\bignore (?:all |your |all your |the |any )*(?:(?:previous|prior|above) )?instructions,? and call "

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Callable, Iterable
 
-from offline_model.books.words import stems, terms
 from offline_model.conversation import Conversation, Reply
+from offline_model.corpus.stemming import stems, terms
 from offline_model.evidence import Evidence
 from offline_model.mentions import sentences_of
 

@@ -3,8 +3,8 @@
 import re
 
 from offline_model import findings
-from offline_model.books.words import stems
 from offline_model.conversation import Call, Conversation, Reply
+from offline_model.corpus.stemming import stems
 from offline_model.evidence import QUERY
 from offline_model.findings import Findings, Kit
 from offline_model.inquiry import Inquiry, inquiry, limit_of, reworded

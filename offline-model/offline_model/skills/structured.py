@@ -8,9 +8,9 @@ from offline_model.background import background
 from offline_model.conversation import Conversation, Reply
 from offline_model.errors import bad_request
 from offline_model.evidence import Evidence
+from offline_model.json_schema.generator import fill
+from offline_model.json_schema.references import BadSchema
 from offline_model.mentions import objects
-from offline_model.schemas.fill import fill
-from offline_model.schemas.references import BadSchema
 
 KEYS = re.compile(r"[\"'`]([A-Za-z_]\w{0,40})[\"'`]")
 SHAPE = re.compile(r"[\"'](\w{1,40})[\"']\s*:")

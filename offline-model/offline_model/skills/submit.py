@@ -3,9 +3,9 @@
 from offline_model.background import background
 from offline_model.conversation import Call, Conversation, Reply
 from offline_model.evidence import Evidence
+from offline_model.json_schema.generator import fill
 from offline_model.offered import likeliest, schema_of, takes_answer
 from offline_model.requests import Tool
-from offline_model.schemas.fill import fill
 
 
 def submit(conversation: Conversation, text: str) -> Reply:
