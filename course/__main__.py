@@ -213,7 +213,7 @@ def images() -> None:
 @cli.command()
 def clean() -> None:
     """Remove what the course keeps outside its folder: images, its own Docker, the offline model's index."""
-    from offline_model.books.index import cache_folder
+    from offline_model.corpus.index import cache_folder
 
     engines.clean(console)
     with console.status("removing what it kept ..."):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from offline_model.books import addresses
+from offline_model.corpus import urls
 from openai import OpenAI
 from test_00_research import Agent
 
@@ -85,11 +85,11 @@ def test_forty_five_of_fifty_questions_are_answered_by_research(client: OpenAI, 
 def url_of(place: str) -> str:
     """The last part of the URL of a place; for a section of the manual, of the manual's page."""
     if place.startswith("docs/"):
-        url = addresses.of_page(place)
+        url = urls.of_page(place)
     else:
         name = place.removeprefix("pydoc ")
-        page = addresses.PAGE_OF_TOPIC.get(name)
-        url = f"{page}.html#" if page else addresses.of_name(name)
+        page = urls.PAGE_OF_TOPIC.get(name)
+        url = f"{page}.html#" if page else urls.of_name(name)
     return url.rpartition("/")[2]
 
 

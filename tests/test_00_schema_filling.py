@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from offline_model.api import tokenizer
 from offline_model.delivery.faults import BadPace, Pace, parse, parse_model
-from offline_model.schemas.check import validator_options
-from offline_model.schemas.fill import fill
-from offline_model.schemas.references import BadSchema
+from offline_model.json_schema.generator import fill
+from offline_model.json_schema.references import BadSchema
+from offline_model.json_schema.validator import validator_options
 
 Schema = dict[str, Any]
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from offline_model.api.app import build
-from offline_model.books.library import open_library
+from offline_model.corpus.search import open_library
 from offline_model.server import listen, serve
 
 

@@ -16,7 +16,7 @@ from offline_model.api.chat_completions import ChatCompletions, Scope, authorize
 from offline_model.api.errors import ApiError
 from offline_model.api.request_body import discard
 from offline_model.api.search import Web
-from offline_model.books.library import Library
+from offline_model.corpus.search import Library
 from offline_model.delivery.call_log import Ledger
 from offline_model.delivery.disconnect import Receive
 from offline_model.delivery.faults import MODEL, BadPace, parse_model

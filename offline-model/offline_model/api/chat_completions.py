@@ -9,14 +9,14 @@ from pydantic import ValidationError
 from offline_model.api import answers, errors, request_body, validation
 from offline_model.api.chunks import Chunks
 from offline_model.api.requests import CompletionRequest
-from offline_model.books.library import Library
 from offline_model.conversation.messages import Conversation
+from offline_model.corpus.search import Library
 from offline_model.delivery import faults
 from offline_model.delivery.call_log import Call, Ledger
 from offline_model.delivery.disconnect import ClientLeft, Presence, Receive
 from offline_model.delivery.streaming import FINGERPRINT, Delivery, Send
 from offline_model.intents import registry
-from offline_model.schemas.references import BadSchema
+from offline_model.json_schema.references import BadSchema
 
 # The faults after which a call has failed; a long answer is an answer.
 SPOILED = {"hang", "401", "429", "500", "cut", "malformed"}

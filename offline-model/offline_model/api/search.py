@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from offline_model.api.errors import ApiError, bad_request
-from offline_model.books.library import Library
+from offline_model.corpus.search import Library
 
 MOST_QUERY = 2_000
 

@@ -7,9 +7,9 @@ from typing import Any
 from offline_model.api.errors import ApiError, bad_request
 from offline_model.api.message_validation import message_problems
 from offline_model.api.requests import AllowedToolChoice, CompletionRequest, ToolChoice
-from offline_model.schemas.check import validator_of
-from offline_model.schemas.references import BadSchema
-from offline_model.schemas.strict import strict_problem
+from offline_model.json_schema.references import BadSchema
+from offline_model.json_schema.strict_mode import strict_problem
+from offline_model.json_schema.validator import validator_of
 
 
 def check(request: CompletionRequest) -> None:

@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from offline_model.books.markup import inline, sentences, split
 from offline_model.conversation.messages import Conversation, Result
+from offline_model.corpus.plain_text import inline, sentences, split
 
 # Whoever writes this into a web page wants to be obeyed; it is not even worth quoting.
 ORDER = re.compile(

@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from offline_model.books.markup import split
+from offline_model.corpus.plain_text import split
 
 Number = int | float
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from offline_model.api.requests import AllowedToolChoice, CompletionRequest, Message, Tool, ToolChoice
 
 if TYPE_CHECKING:
-    from offline_model.books.library import Library
+    from offline_model.corpus.search import Library
 
 # Nobody asks more at once.
 MOST_QUESTION = 4_000

@@ -4,7 +4,6 @@ import re
 from functools import cached_property, partial
 from typing import Any
 
-from offline_model.books.words import stems
 from offline_model.conversation.documents import Source, parsed
 from offline_model.conversation.extraction import (
     NUMBER,
@@ -21,7 +20,8 @@ from offline_model.conversation.extraction import (
     subject,
 )
 from offline_model.conversation.messages import Conversation
-from offline_model.schemas.merge import Schema
+from offline_model.corpus.stemming import stems
+from offline_model.json_schema.merging import Schema
 
 # What costs more than a glance at each letter is only done so far.
 MOST_TOLD = 50_000

@@ -5,7 +5,7 @@ from offline_model.conversation.documents import background
 from offline_model.conversation.messages import Call, Conversation, Reply
 from offline_model.conversation.slot_filling import Evidence
 from offline_model.conversation.tool_selection import likeliest, schema_of, takes_answer
-from offline_model.schemas.fill import fill
+from offline_model.json_schema.generator import fill
 
 
 def submit(conversation: Conversation, text: str) -> Reply:

@@ -9,7 +9,7 @@ import re
 from offline_model.api.requests import Tool, ToolChoice
 from offline_model.conversation.messages import Call, Conversation, Reply, arguments_of
 from offline_model.conversation.tool_selection import properties, schema_of
-from offline_model.schemas.check import validator_of
+from offline_model.json_schema.validator import validator_of
 
 OVERRIDE = re.compile(
     r"\bignore (?:all |your |all your |the |any )*(?:(?:previous|prior|above) )?instructions,? and call "

@@ -3,7 +3,6 @@
 import re
 
 from offline_model.api.requests import Tool, ToolChoice
-from offline_model.books.words import stems
 from offline_model.conversation.messages import Call, Conversation, Reply
 from offline_model.conversation.slot_filling import QUERY
 from offline_model.conversation.tool_selection import (
@@ -15,6 +14,7 @@ from offline_model.conversation.tool_selection import (
     spoken_of,
     takes_answer,
 )
+from offline_model.corpus.stemming import stems
 from offline_model.intents import greeting, memory
 from offline_model.research import tool_results
 from offline_model.research.query_planning import Inquiry, inquiry, limit_of, reworded

@@ -9,8 +9,8 @@ from offline_model.conversation.documents import background
 from offline_model.conversation.extraction import objects
 from offline_model.conversation.messages import Conversation, Reply
 from offline_model.conversation.slot_filling import Evidence
-from offline_model.schemas.fill import fill
-from offline_model.schemas.references import BadSchema
+from offline_model.json_schema.generator import fill
+from offline_model.json_schema.references import BadSchema
 
 KEYS = re.compile(r"[\"'`]([A-Za-z_]\w{0,40})[\"'`]")
 SHAPE = re.compile(r"[\"'](\w{1,40})[\"']\s*:")

@@ -2,7 +2,6 @@
 
 from offline_model.api.errors import bad_request
 from offline_model.api.requests import Tool, ToolChoice
-from offline_model.books.words import stems
 from offline_model.conversation.documents import background
 from offline_model.conversation.messages import Call, Conversation, Reply
 from offline_model.conversation.slot_filling import Evidence
@@ -15,10 +14,11 @@ from offline_model.conversation.tool_selection import (
     spoken_of,
     takes_answer,
 )
+from offline_model.corpus.stemming import stems
 from offline_model.intents import greeting, memory
-from offline_model.schemas.check import validator_of
-from offline_model.schemas.fill import fill
-from offline_model.schemas.references import BadSchema
+from offline_model.json_schema.generator import fill
+from offline_model.json_schema.references import BadSchema
+from offline_model.json_schema.validator import validator_of
 
 
 def reply(conversation: Conversation) -> Reply | None:

@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from offline_model.books.words import SYNTAX, stems, terms, topic
 from offline_model.conversation.extraction import SPELLED
 from offline_model.conversation.messages import Conversation
+from offline_model.corpus.stemming import SYNTAX, stems, terms, topic
 
 OWN_LIMIT = 5
 MOST_WORDS = 8

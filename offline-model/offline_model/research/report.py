@@ -2,9 +2,9 @@
 
 from functools import lru_cache
 
-from offline_model.books.judge import Entry, Found
-from offline_model.books.words import stems
 from offline_model.conversation.messages import Conversation
+from offline_model.corpus.ranking import Entry, Found
+from offline_model.corpus.stemming import stems
 from offline_model.research.query_planning import Inquiry
 from offline_model.research.tool_results import Findings, sentences
 

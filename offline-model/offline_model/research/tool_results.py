@@ -6,11 +6,11 @@ from functools import lru_cache
 from typing import Literal
 
 from offline_model.api.requests import Tool
-from offline_model.books.pages import prose
-from offline_model.books.words import stems
 from offline_model.conversation.documents import ORDER, clean
 from offline_model.conversation.messages import Result
 from offline_model.conversation.tool_selection import SEARCHING
+from offline_model.corpus.sources.course_pages import prose
+from offline_model.corpus.stemming import stems
 
 MOST_TEXT = 20_000
 MOST_ENTRIES = 50

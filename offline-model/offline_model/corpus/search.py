@@ -7,9 +7,9 @@ from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
 
-from offline_model.books.index import open_index
-from offline_model.books.judge import Entry, Found, Judge
-from offline_model.books.words import said, terms, topic
+from offline_model.corpus.index import open_index
+from offline_model.corpus.ranking import Entry, Found, Judge
+from offline_model.corpus.stemming import said, terms, topic
 
 # How many passages of a search are judged.
 CANDIDATES = 12

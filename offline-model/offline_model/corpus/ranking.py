@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from offline_model.books.words import STOP, stems, terms
+from offline_model.corpus.stemming import STOP, stems, terms
 
 # How much of a question, by weight, a passage must speak of; and a name, to be what the question is about.
 ALL, COVERED, MAINLY, PARTLY = 0.99, 0.55, 0.5, 0.4

@@ -8,7 +8,7 @@ from typing import Any
 
 import rstr
 
-from offline_model.schemas.references import BadSchema
+from offline_model.json_schema.references import BadSchema
 
 LONGEST = 20_000
 REPEATS = 4

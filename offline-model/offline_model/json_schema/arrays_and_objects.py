@@ -9,9 +9,9 @@ from typing import Any
 
 import rstr
 
-from offline_model.schemas.check import search
-from offline_model.schemas.merge import Schema, merged
-from offline_model.schemas.references import BadSchema
+from offline_model.json_schema.merging import Schema, merged
+from offline_model.json_schema.references import BadSchema
+from offline_model.json_schema.validator import search
 
 # (schema, name, depth, seed) to candidates that fit the schema.
 Members = Callable[[Any, str, int, int], Iterator[Any]]

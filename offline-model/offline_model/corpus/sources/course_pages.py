@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from offline_model.books import addresses
-from offline_model.books.markup import inline, paragraphs, sentences
-from offline_model.books.passage import Passage
+from offline_model.corpus import urls
+from offline_model.corpus.passage import Passage
+from offline_model.corpus.plain_text import inline, paragraphs, sentences
 
 FENCE = re.compile(r"^(```+|~~~+).*?^\1\s*$", re.MULTILINE | re.DOTALL)
 FIGURE = re.compile(r"<!-- figure: .*?<!-- /figure -->", re.DOTALL)
@@ -39,7 +39,7 @@ def passages(text: str, place: str) -> Iterator[Passage]:
             name = inline(heading)
             full = name if name == title or not title else f"{title}: {name}"
             spot = f"{place}#{anchor}" if anchor else place
-            yield Passage(full, spot, "page", found, addresses.of_page(spot), section)
+            yield Passage(full, spot, "page", found, urls.of_page(spot), section)
 
 
 def sections(body: str) -> list[str]:

@@ -10,8 +10,8 @@ from importlib.machinery import ExtensionFileLoader
 from types import ModuleType
 from typing import Any
 
-from offline_model.books.passage import Passage
-from offline_model.books.standard_library import passages
+from offline_model.corpus.passage import Passage
+from offline_model.corpus.sources.standard_library import passages
 
 LEFT_OUT = (
     "_test", "_xx", "xx", "_tkinter", "_curses", "_gdbm", "_dbm", "_imp", "readline", "nis", "ossaudiodev",

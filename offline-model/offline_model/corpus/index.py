@@ -10,8 +10,8 @@ from contextlib import closing
 from itertools import chain
 from pathlib import Path
 
-from offline_model.books.passage import Passage
-from offline_model.books.words import stems
+from offline_model.corpus.passage import Passage
+from offline_model.corpus.stemming import stems
 
 # Indexes of earlier pages are of no use; a few are kept for other versions of Python.
 KEPT = 4
@@ -75,13 +75,13 @@ def fill(connection: sqlite3.Connection, found: Iterable[Passage]) -> None:
 def passages(books: Path | None) -> Iterator[Passage]:
     """All books; a thing that is documented twice (in Python and in C) is kept once."""
     # Reading Python's sources takes imports that a start from the cache can do without.
-    from offline_model.books import compiled, manual, pages, standard_library
+    from offline_model.corpus.sources import c_docstrings, course_pages, language_reference, standard_library
 
     if books is not None:
-        yield from pages.read(books)
-    yield from manual.read()
+        yield from course_pages.read(books)
+    yield from language_reference.read()
     seen: set[str] = set()
-    for passage in chain(standard_library.read(), compiled.read()):
+    for passage in chain(standard_library.read(), c_docstrings.read()):
         if passage.title not in seen:
             seen.add(passage.title)
             yield passage
@@ -95,7 +95,7 @@ def cache_folder() -> Path:
 def key(books: Path | None) -> str:
     """Changes with the Python, with this package's source and with the pages."""
     digest = hashlib.sha256(f"{sys.version} {sys.platform}".encode())
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
     for path in [*sources, *(sorted(books.glob("*.md")) if books is not None else [])]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:24]

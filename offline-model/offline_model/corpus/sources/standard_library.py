@@ -6,9 +6,9 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from offline_model.books import addresses
-from offline_model.books.markup import paragraphs, sentences
-from offline_model.books.passage import Passage
+from offline_model.corpus import urls
+from offline_model.corpus.passage import Passage
+from offline_model.corpus.plain_text import paragraphs, sentences
 
 # Tools and data rather than a library to read about.
 LEFT_OUT = {
@@ -88,4 +88,4 @@ def passages(name: str, docstring: str | None) -> Iterator[Passage]:
         found += [sentence for paragraph in rest for sentence in sentences(paragraph)]
         if found:
             told = tuple(dict.fromkeys(found[:PER_PASSAGE]))
-            yield Passage(name, f"pydoc {name}", "library", told, addresses.of_name(name), docstring)
+            yield Passage(name, f"pydoc {name}", "library", told, urls.of_name(name), docstring)

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from pydoc_data.topics import topics
 
-from offline_model.books import addresses
-from offline_model.books.markup import paragraphs, sentences
-from offline_model.books.passage import Passage
+from offline_model.corpus import urls
+from offline_model.corpus.passage import Passage
+from offline_model.corpus.plain_text import paragraphs, sentences
 
 HEADING = re.compile(r"^([^\n]{3,80})\n([*=\-^~\"]{3,})\n", re.MULTILINE)
 PER_PASSAGE = 8
@@ -32,5 +32,5 @@ def section_passages(topic: str, heading: str, section: str) -> Iterator[Passage
     title = QUOTED.sub(r"\1", heading)
     for start in range(0, len(found), PER_PASSAGE):
         told = tuple(found[start : start + PER_PASSAGE])
-        url, text = addresses.of_topic(topic, title), "" if start else section
+        url, text = urls.of_topic(topic, title), "" if start else section
         yield Passage(title, f"pydoc {topic}", "manual", told, url, text)

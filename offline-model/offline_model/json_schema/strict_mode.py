@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from offline_model.schemas.references import DATA
+from offline_model.json_schema.references import DATA
 
 
 def strict_problem(schema: Any, context: tuple[str, ...] = ()) -> str:

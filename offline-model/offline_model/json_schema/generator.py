@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from offline_model.schemas.check import fits, validator_of
-from offline_model.schemas.composites import array, object_
-from offline_model.schemas.merge import Schema, merged, types
-from offline_model.schemas.numbers import Number, numbers
-from offline_model.schemas.references import BadSchema, resolve
-from offline_model.schemas.strings import strings
+from offline_model.json_schema.arrays_and_objects import array, object_
+from offline_model.json_schema.merging import Schema, merged, types
+from offline_model.json_schema.numbers import Number, numbers
+from offline_model.json_schema.references import BadSchema, resolve
+from offline_model.json_schema.strings import strings
+from offline_model.json_schema.validator import fits, validator_of
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from offline_model.schemas.references import BadSchema, check_references
+from offline_model.json_schema.references import BadSchema, check_references
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
