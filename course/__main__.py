@@ -268,7 +268,7 @@ def docs() -> None:
 def update_pages() -> None:
     from course import figures
 
-    for path in sorted((ROOT / "docs").glob("*.md")):
+    for path in sorted((ROOT / "docs").glob("**/*.md")):
         text = path.read_text(encoding="utf-8")
         current = figures.embed(embed_listings(path, text))
         if current != text:

@@ -5,8 +5,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from offline_model.api import tokenizer
-from offline_model.delivery.faults import BadPace, Pace, parse, parse_model
+from offline_model.api import answers
+from offline_model.delivery.faults import DeliveryOptions, InvalidOptions, parse_model_name, parse_options
 from offline_model.json_schema.generator import fill
 from offline_model.json_schema.references import BadSchema
 from offline_model.json_schema.validator import validator_options
@@ -162,16 +162,20 @@ grammar = st.lists(
 @given(grammar | st.text())
 @settings(deadline=None)
 def test_the_pace_grammar_gives_a_pace_or_says_what_is_wrong(text: str) -> None:
-    for read, written in ((parse, text), (parse_model, f"offline?{text}"), (parse_model, text)):
+    for read, written in (
+        (parse_options, text),
+        (parse_model_name, f"offline?{text}"),
+        (parse_model_name, text),
+    ):
         try:
-            assert isinstance(read(written), Pace)
-        except BadPace as problem:
+            assert isinstance(read(written), DeliveryOptions)
+        except InvalidOptions as problem:
             assert str(problem)
 
 
 @given(st.text())
 def test_tokens_join_to_the_text(text: str) -> None:
-    pieces = tokenizer.split(text)
+    pieces = answers.split_tokens(text)
     assert "".join(pieces) == text
-    assert tokenizer.count(text) == len(pieces)
+    assert answers.count_tokens(text) == len(pieces)
     assert all(pieces)
