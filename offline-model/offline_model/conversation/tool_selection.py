@@ -6,7 +6,8 @@ from typing import Any
 from offline_model.api.requests import Tool
 from offline_model.conversation.messages import Conversation
 from offline_model.conversation.slot_filling import FORMULA, QUERY, Evidence
-from offline_model.corpus.stemming import stems, terms
+from offline_model.corpus.query_terms import terms
+from offline_model.corpus.stemming import stems
 
 SEARCHING = frozenset(stems("search lookup retrieve find wiki wikipedia web internet knowledge browse"))
 SYNONYMS = {"plu": "add", "sum": "add", "minu": "subtract"}

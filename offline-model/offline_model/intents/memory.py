@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from offline_model.conversation.extraction import sentences_of
 from offline_model.conversation.messages import Conversation, Reply
 from offline_model.conversation.slot_filling import Evidence
-from offline_model.corpus.stemming import stems, terms
+from offline_model.corpus.query_terms import terms
+from offline_model.corpus.stemming import stems
 
 TOLD = re.compile(
     r"^(?:my|i am|i'm|i live|i work|i like|i have|we are|our|remember|note that|call me)\b", re.IGNORECASE

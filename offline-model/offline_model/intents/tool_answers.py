@@ -5,7 +5,8 @@ import re
 
 from offline_model.conversation.documents import Source, clean, parsed, returned_by
 from offline_model.conversation.messages import Conversation, Reply, Result
-from offline_model.corpus.stemming import stems, terms
+from offline_model.corpus.query_terms import terms
+from offline_model.corpus.stemming import stems
 
 ERROR = re.compile(
     r"^\W*(?:\w*error\b|exception\b|traceback\b|failed\b|failure\b|could not\b|timed? ?out\b)", re.IGNORECASE

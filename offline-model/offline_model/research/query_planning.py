@@ -6,7 +6,8 @@ from functools import lru_cache
 
 from offline_model.conversation.extraction import SPELLED
 from offline_model.conversation.messages import Conversation
-from offline_model.corpus.stemming import SYNTAX, stems, terms, topic
+from offline_model.corpus.query_terms import SYNTAX, terms, topic
+from offline_model.corpus.stemming import stems
 
 OWN_LIMIT = 5
 MOST_WORDS = 8
