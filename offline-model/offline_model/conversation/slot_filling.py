@@ -134,7 +134,8 @@ class SlotValues:
         """Numbers next to a word of the field's name: `at most 3 results` for `max_results`."""
         found = []
         for word in stems(name):
-            said = rf"\b{re.escape(word)}\w*"
+            # The stem of `quantity` is `quantiti`.
+            said = rf"\b{re.escape(word.removesuffix('i'))}\w*"
             near = rf"{said}\D{{0,12}}?({NUMBER.pattern})|({NUMBER.pattern})\s+{said}"
             if at := re.search(near, self.question, re.IGNORECASE):
                 found += numbers_in(at[1] or at[2])

@@ -4,7 +4,8 @@ import re
 
 from offline_model.conversation.messages import Conversation, Tool
 from offline_model.conversation.slot_filling import FORMULA_FIELDS, QUERY_FIELDS, SlotValues
-from offline_model.corpus.stemming import stems, terms
+from offline_model.corpus.query_terms import terms
+from offline_model.corpus.stemming import stems
 
 SEARCH_WORDS = frozenset(stems("search lookup retrieve find wiki wikipedia web internet knowledge browse"))
 SYNONYMS = dict(zip(stems("plus sum minus"), stems("add add subtract"), strict=True))

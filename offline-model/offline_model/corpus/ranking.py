@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from offline_model.corpus.stemming import STOP, stems, terms
+from offline_model.corpus.query_terms import STOP_WORDS, terms
+from offline_model.corpus.stemming import stems
 
 # How much of a question, by weight, a passage must speak of; and a name, to be what the question is about.
 ALL, COVERED, MAINLY, PARTLY = 0.99, 0.55, 0.5, 0.4
@@ -23,6 +24,7 @@ UNFINISHED = re.compile(
 )
 # As stems: `A generator is ...`, `Graceful shutdown means ...`.
 VERBS = frozenset(stems("is are means mean refers"))
+STOP_STEMS = frozenset(stems(" ".join(STOP_WORDS)))
 ARTICLES = {"a", "an", "the"}
 # The course before the manual before the library, and its front rooms before its back rooms.
 PREFERENCE, DEPTH = {"page": 0.6, "manual": 0.4, "library": 0.0}, 0.15
@@ -129,7 +131,7 @@ class Judge:
             if called == "call" and verb in VERBS:  # A function that yields is called a generator.
                 named = [word for word in line[line.index(called) + 1 :] if word not in ARTICLES]
                 return 1.5 if named[: len(asked)] == asked else 0
-        said = [word for word in line if word not in STOP or word in VERBS or word in self.weights]
+        said = [word for word in line if word not in STOP_STEMS or word in VERBS or word in self.weights]
         first = said[: len(asked) + 1]
         if len(line) < SHORT or first[0] not in asked or [word for word in first if word in asked] != asked:
             return 0
@@ -152,7 +154,7 @@ class Judge:
     def order(self, entry: Entry, start: int) -> list[int]:
         """First the opening, then what speaks of the terms that are missing, then what follows."""
         order, missing = [start], self.weights.keys() - entry.words - entry.sets[start]
-        for at in range(start + 1, min(start + 8, len(entry.sets))):
+        for at in [*range(start + 1, min(start + 8, len(entry.sets))), *range(max(0, start - 4), start)]:
             if missing & entry.sets[at]:
                 order.append(at)
                 missing -= entry.sets[at]

@@ -8,8 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from offline_model.corpus.index import open_index
+from offline_model.corpus.query_terms import content_words, terms, topic
 from offline_model.corpus.ranking import Entry, Found, Judge
-from offline_model.corpus.stemming import said, terms, topic
 
 # How many passages of a search are judged.
 CANDIDATES = 12
@@ -102,7 +102,7 @@ class Library:
         exact = {word for word in words if word[1:] != word[1:].lower() or "_" in word}
         # "asyncio gather" names asyncio.gather too.
         names = {word.lower() for word in words - exact} | {
-            ".".join(pair) for pair in pairwise(said(question))
+            ".".join(pair) for pair in pairwise(content_words(question))
         }
         names |= {word.removesuffix(ending) for word in names if "." not in word for ending in ("s", "es")}
         shares = {term: weight / total for term, weight in weights.items()}

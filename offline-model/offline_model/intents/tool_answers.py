@@ -5,7 +5,8 @@ import re
 
 from offline_model.conversation.documents import Document, clean_sentences, documents_in
 from offline_model.conversation.messages import Conversation, Reply, ToolResult, parse_json
-from offline_model.corpus.stemming import stems, terms
+from offline_model.corpus.query_terms import terms
+from offline_model.corpus.stemming import stems
 
 ORDER = 50
 

@@ -6,7 +6,8 @@ from functools import lru_cache
 
 from offline_model.conversation.extraction import NUMBER_WORDS
 from offline_model.conversation.messages import Conversation
-from offline_model.corpus.stemming import SYNTAX, stems, terms, topic
+from offline_model.corpus.query_terms import SYNTAX, terms, topic
+from offline_model.corpus.stemming import stems
 
 DEFAULT_STEPS = 5
 MAX_QUERY_WORDS = 8
