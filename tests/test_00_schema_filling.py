@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from offline_model.api import tokenizer
 from offline_model.delivery.faults import BadPace, Pace, parse, parse_model
-from offline_model.json_schema.generator import fill
-from offline_model.json_schema.references import BadSchema
+from offline_model.json_schema.generator import generate
+from offline_model.json_schema.references import InvalidSchema
 from offline_model.json_schema.validator import validator_options
 
 Schema = dict[str, Any]
@@ -124,7 +124,7 @@ schemas = objects(st.recursive(leaves, composed, max_leaves=8)).map(
 @given(schemas, st.integers(0, 5))
 @settings(max_examples=150, deadline=None)
 def test_every_filled_value_fits_its_schema(schema: Schema, seed: int) -> None:
-    value = fill(schema, Nothing(), seed)
+    value = generate(schema, Nothing(), seed)
     Draft202012Validator(schema, **validator_options()).validate(value)
 
 
@@ -144,8 +144,8 @@ KEYWORDS = [
 @settings(max_examples=150, deadline=None)
 def test_a_nonsense_schema_is_refused_or_filled_but_never_breaks(schema: Schema) -> None:
     try:
-        fill(schema, Nothing())
-    except BadSchema as problem:
+        generate(schema, Nothing())
+    except InvalidSchema as problem:
         assert str(problem)
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from offline_model.api.app import build
-from offline_model.corpus.search import open_library
+from offline_model.corpus.search import open_corpus
 from offline_model.server import listen, serve
 
 
@@ -28,7 +28,7 @@ def main() -> int:
         print(f"offline model: cannot listen on {options.host}:{options.port}: {why}", file=sys.stderr)
         return 1
     try:
-        library = open_library(books())
+        corpus = open_corpus(pages())
     except sqlite3.Error as problem:
         print(f"offline model: this Python's SQLite cannot search full text: {problem}", file=sys.stderr)
         return 1
@@ -37,12 +37,12 @@ def main() -> int:
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
     host, port = listener.getsockname()[:2]
-    print(f"offline model: http://{host}:{port}/v1, {library.size} passages", flush=True)
-    serve(build(library), listener)
+    print(f"offline model: http://{host}:{port}/v1, {corpus.size} passages", flush=True)
+    serve(build(corpus), listener)
     return 0
 
 
-def books() -> Path | None:
+def pages() -> Path | None:
     """The folder of pages: what OFFLINE_MODEL_BOOKS names, else the course's own docs beside this package."""
     folder = os.environ.get("OFFLINE_MODEL_BOOKS")
     path = Path(folder) if folder else Path(__file__).resolve().parents[2] / "docs"

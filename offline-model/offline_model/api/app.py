@@ -16,7 +16,7 @@ from offline_model.api.chat_completions import ChatCompletions, Scope, authorize
 from offline_model.api.errors import ApiError
 from offline_model.api.request_body import discard
 from offline_model.api.search import Web
-from offline_model.corpus.search import Library
+from offline_model.corpus.search import Corpus
 from offline_model.delivery.call_log import Ledger
 from offline_model.delivery.disconnect import Receive
 from offline_model.delivery.faults import MODEL, BadPace, parse_model
@@ -25,12 +25,12 @@ from offline_model.delivery.streaming import Send
 CREATED = 1_700_000_000
 
 
-def build(library: Library) -> "Front":
+def build(corpus: Corpus) -> "Front":
     ledger = Ledger()
-    web = Web(library)
+    web = Web(corpus)
 
     async def health(request: Request) -> Response:
-        return JSONResponse({"status": "ok", "model": MODEL, "passages": library.size})
+        return JSONResponse({"status": "ok", "model": MODEL, "passages": corpus.size})
 
     async def models(request: Request) -> Response:
         authorize(request.scope["headers"])
@@ -53,7 +53,7 @@ def build(library: Library) -> "Front":
         return JSONResponse(ledger.shown(request.query_params.get("contains", "")))
 
     routes = [
-        Route("/v1/chat/completions", ChatCompletions(library, ledger), methods=["POST"]),
+        Route("/v1/chat/completions", ChatCompletions(corpus, ledger), methods=["POST"]),
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", model),
         Route("/search", web.search),

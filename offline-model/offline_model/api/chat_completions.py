@@ -10,13 +10,13 @@ from offline_model.api import answers, errors, request_body, validation
 from offline_model.api.chunks import Chunks
 from offline_model.api.requests import CompletionRequest
 from offline_model.conversation.messages import Conversation
-from offline_model.corpus.search import Library
+from offline_model.corpus.search import Corpus
 from offline_model.delivery import faults
 from offline_model.delivery.call_log import Call, Ledger
 from offline_model.delivery.disconnect import ClientLeft, Presence, Receive
 from offline_model.delivery.streaming import FINGERPRINT, Delivery, Send
 from offline_model.intents import registry
-from offline_model.json_schema.references import BadSchema
+from offline_model.json_schema.references import InvalidSchema
 
 # The faults after which a call has failed; a long answer is an answer.
 SPOILED = {"hang", "401", "429", "500", "cut", "malformed"}
@@ -27,8 +27,8 @@ Scope = MutableMapping[str, Any]
 class ChatCompletions:
     """An ASGI endpoint rather than a function: it must hear of a client that leaves while it waits."""
 
-    def __init__(self, library: Library, ledger: Ledger) -> None:
-        self.library = library
+    def __init__(self, corpus: Corpus, ledger: Ledger) -> None:
+        self.corpus = corpus
         self.ledger = ledger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,10 +58,10 @@ class ChatCompletions:
         delivery.pace = self.pace_of(request.model, call)
         validation.check(request)
         await delivery.wait_for_first_token()
-        talk = Conversation(request, self.library)
+        talk = Conversation(request, self.corpus)
         try:
             reply = registry.answer(talk)
-        except BadSchema as problem:
+        except InvalidSchema as problem:
             raise errors.bad_request(f"Invalid schema: {problem}.", None, "invalid_schema") from None
         if delivery.pace.fault == "long":
             reply = answers.lengthened(reply, delivery.pace.tokens)

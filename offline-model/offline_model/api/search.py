@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from offline_model.api.errors import ApiError, bad_request
-from offline_model.corpus.search import Library
+from offline_model.corpus.search import Corpus
 
 MOST_QUERY = 2_000
 
@@ -15,8 +15,8 @@ MOST_QUERY = 2_000
 class Web:
     """Two routes over one library."""
 
-    def __init__(self, library: Library) -> None:
-        self.library = library
+    def __init__(self, corpus: Corpus) -> None:
+        self.corpus = corpus
 
     async def search(self, request: Request) -> Response:
         """`/search?q=&format=json`. SearXNG sends HTML without the format: forgetting it shows here, too."""
@@ -30,8 +30,8 @@ class Web:
         if request.query_params.get("format") != "json":
             raise bad_request("Invalid 'format': this server has results as 'json' only.", "format")
         results = [
-            {"title": found.title, "url": found.url, "content": " ".join(found.best(2))}
-            for found in self.library.results(query)
+            {"title": found.title, "url": found.url, "content": " ".join(found.best_sentences(2))}
+            for found in self.corpus.web_results(query)
         ]
         return JSONResponse({"query": query, "number_of_results": len(results), "results": results})
 
@@ -40,7 +40,7 @@ class Web:
         url = request.query_params.get("url", "")
         if not url:
             raise bad_request("Missing required parameter: 'url'.", "url", "missing_required_parameter")
-        text = self.library.page(url)
+        text = self.corpus.page(url)
         if not text:
             raise ApiError(404, f"The library has no page {url[:200]}.", param="url", code="page_not_found")
         return PlainTextResponse(text)

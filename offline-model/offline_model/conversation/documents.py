@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from offline_model.conversation.messages import Conversation, Result
-from offline_model.corpus.plain_text import inline, sentences, split
+from offline_model.corpus.plain_text import sentences, split_sentences, strip_markup
 
 # Whoever writes this into a web page wants to be obeyed; it is not even worth quoting.
 ORDER = re.compile(
@@ -37,8 +37,8 @@ def background(conversation: Conversation) -> list[Source]:
     returned = [source for result in conversation.results for source in returned_by(result) or plain(result)]
     if returned:
         return returned
-    found = conversation.library.search(conversation.question)
-    return [Source(each.title, each.place, each.sentences) for each in found[:3]]
+    found = conversation.corpus.search(conversation.question)
+    return [Source(each.title, each.location, each.sentences) for each in found[:3]]
 
 
 def returned_by(result: Result) -> list[Source]:
@@ -62,7 +62,7 @@ def document(value: dict[str, Any]) -> Source | None:
     content, place = first(value, CONTENT), first(value, PLACES)
     if not content or not (place or first(value, TITLES)):
         return None
-    return Source(inline(first(value, TITLES)) or place, place, clean(content))
+    return Source(strip_markup(first(value, TITLES)) or place, place, clean(content))
 
 
 def first(value: dict[str, Any], keys: tuple[str, ...]) -> str:
@@ -74,7 +74,7 @@ def clean(text: str) -> list[str]:
     found = [
         sentence
         for block in text[:MOST_TEXT].splitlines()
-        for sentence in (sentences(block) or split(inline(block)))
+        for sentence in (sentences(block) or split_sentences(strip_markup(block)))
     ]
     return [sentence for sentence in dict.fromkeys(found) if sentence and not ORDER.search(sentence)]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from offline_model.api.requests import AllowedToolChoice, CompletionRequest, Message, Tool, ToolChoice
 
 if TYPE_CHECKING:
-    from offline_model.corpus.search import Library
+    from offline_model.corpus.search import Corpus
 
 # Nobody asks more at once.
 MOST_QUESTION = 4_000
@@ -57,10 +57,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Conversation:
-    """One request, read. `library` is the books; `seed` chooses among equally good answers."""
+    """One request, read. `corpus` is what it searches; `seed` chooses among equally good answers."""
 
     request: CompletionRequest
-    library: Library
+    corpus: Corpus
 
     @property
     def seed(self) -> int:

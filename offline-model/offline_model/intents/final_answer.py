@@ -5,14 +5,14 @@ from offline_model.conversation.documents import background
 from offline_model.conversation.messages import Call, Conversation, Reply
 from offline_model.conversation.slot_filling import Evidence
 from offline_model.conversation.tool_selection import likeliest, schema_of, takes_answer
-from offline_model.json_schema.generator import fill
+from offline_model.json_schema.generator import generate
 
 
 def submit(conversation: Conversation, text: str) -> Reply:
     """Call a tool with what would have been said."""
     tool = receiver(conversation)
     evidence = Evidence(conversation, background(conversation), generous=takes_answer(tool), said=text)
-    return Reply(calls=(Call(tool.function.name, fill(schema_of(tool), evidence, conversation.seed)),))
+    return Reply(calls=(Call(tool.function.name, generate(schema_of(tool), evidence, conversation.seed)),))
 
 
 def receiver(conversation: Conversation) -> Tool:

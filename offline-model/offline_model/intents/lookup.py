@@ -16,9 +16,11 @@ def reply(conversation: Conversation) -> Reply | None:
     length = 3 - conversation.seed // len(OPENINGS) % 2
     answers: dict[str, str] = {}
     for question in questions(conversation):
-        for found in conversation.library.search(question)[:1]:
-            if found.direct:
-                answers.setdefault(f"{found.title} ({found.place})", " ".join(found.best(length)))
+        for found in conversation.corpus.search(question)[:1]:
+            if found.answers:
+                answers.setdefault(
+                    f"{found.title} ({found.location})", " ".join(found.best_sentences(length))
+                )
     if not answers:
         return None
     sources = "\n".join(f"Source: [{number}] {source}" for number, source in enumerate(answers, start=1))
@@ -31,7 +33,7 @@ def questions(conversation: Conversation) -> tuple[str, ...]:
     if not SEVERAL.search(question):
         return (question,)
     asked = inquiry(question)
-    best = conversation.library.search(question)[:1] if asked.compares else []
-    if any(found.defined for found in best):
+    best = conversation.corpus.search(question)[:1] if asked.compares else []
+    if any(found.defines for found in best):
         return (question,)
     return asked.questions[:MOST_QUESTIONS]

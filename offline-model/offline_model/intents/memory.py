@@ -76,7 +76,7 @@ def sentence(conversation: Conversation) -> Reply | None:
 
 def coverage(conversation: Conversation) -> Callable[[Iterable[str]], bool]:
     """Whether what was said speaks of what is asked; of oneself one asks more loosely."""
-    weights = {term: conversation.library.weight(term) for term in terms(conversation.question)}
+    weights = {term: conversation.corpus.weight(term) for term in terms(conversation.question)}
     least = PERSONALLY if PERSONAL.search(conversation.question) else ENOUGH
     enough = least * sum(weights.values())
     return lambda said: sum(weights.get(stem, 0) for stem in set(said)) >= enough > 0

@@ -9,8 +9,8 @@ from offline_model.conversation.documents import background
 from offline_model.conversation.extraction import objects
 from offline_model.conversation.messages import Conversation, Reply
 from offline_model.conversation.slot_filling import Evidence
-from offline_model.json_schema.generator import fill
-from offline_model.json_schema.references import BadSchema
+from offline_model.json_schema.generator import generate
+from offline_model.json_schema.references import InvalidSchema
 
 KEYS = re.compile(r"[\"'`]([A-Za-z_]\w{0,40})[\"'`]")
 SHAPE = re.compile(r"[\"'](\w{1,40})[\"']\s*:")
@@ -26,8 +26,8 @@ def reply(conversation: Conversation) -> Reply | None:
         name, schema = wanted.json_schema.name, wanted.json_schema.schema_
     evidence = Evidence(conversation, background(conversation), generous=True)
     try:
-        value = fill(schema, evidence, conversation.seed)
-    except BadSchema as problem:
+        value = generate(schema, evidence, conversation.seed)
+    except InvalidSchema as problem:
         message = f"Invalid schema for response_format '{name}': {problem}."
         raise bad_request(message, "response_format", "invalid_schema") from None
     return Reply(json.dumps(value, ensure_ascii=False))

@@ -16,8 +16,8 @@ from offline_model.conversation.tool_selection import (
 )
 from offline_model.corpus.stemming import stems
 from offline_model.intents import greeting, memory
-from offline_model.json_schema.generator import fill
-from offline_model.json_schema.references import BadSchema
+from offline_model.json_schema.generator import generate
+from offline_model.json_schema.references import InvalidSchema
 from offline_model.json_schema.validator import validator_of
 
 
@@ -68,8 +68,8 @@ def made(conversation: Conversation, tool: Tool) -> list[Call]:
     """One call, or one for each of several places, names or numbers."""
     evidence = Evidence(conversation, [], generous=False)
     try:
-        arguments = fill(schema_of(tool), evidence, conversation.seed)
-    except BadSchema:
+        arguments = generate(schema_of(tool), evidence, conversation.seed)
+    except InvalidSchema:
         return []
     required = schema_of(tool).get("required", [])
     if len(required) != 1:
@@ -88,8 +88,8 @@ def forced(conversation: Conversation, tool: Tool) -> list[Call]:
         return found
     evidence = Evidence(conversation, background(conversation), generous=False)
     try:
-        arguments = fill(schema_of(tool), evidence, conversation.seed)
-    except BadSchema as problem:
+        arguments = generate(schema_of(tool), evidence, conversation.seed)
+    except InvalidSchema as problem:
         message = f"Invalid schema for function '{tool.function.name}': {problem}."
         raise bad_request(message, "tools", "invalid_function_parameters") from None
     return [Call(tool.function.name, arguments)]

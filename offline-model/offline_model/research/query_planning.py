@@ -94,9 +94,9 @@ def words(text: str) -> list[str]:
 
 def reworded(conversation: Conversation, query: str) -> str:
     """Another query for the same: fewer words, those that are known; or the whole question."""
-    said, frequency = words(query), conversation.library.frequency
+    said, frequency = words(query), conversation.corpus.frequency
     known = [word for word in said if any(stem in frequency for stem in stems(word))] or said
-    telling = sorted(known, key=lambda word: -conversation.library.weight(stems(word)[0]))
+    telling = sorted(known, key=lambda word: -conversation.corpus.weight(stems(word)[0]))
     kept = telling[: min(ENOUGH, len(said) - 1)]
     shorter = " ".join(word for word in said if word in kept)
     return shorter or conversation.question.strip()[:80]

@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 from offline_model.conversation.messages import Conversation
-from offline_model.corpus.ranking import Entry, Found
+from offline_model.corpus.passage import Hit, TokenizedPassage
 from offline_model.corpus.stemming import stems
 from offline_model.research.query_planning import Inquiry
 from offline_model.research.tool_results import Findings, sentences
@@ -17,7 +17,7 @@ def report(conversation: Conversation, asked: Inquiry, found: Findings, over: bo
     answers = {query: answer(conversation, query, each) for query, each in sources(asked, found).items()}
     paragraphs = list(
         dict.fromkeys(
-            " ".join(cited(text, numbers[best.url]) for text in best.best(length))
+            " ".join(cited(text, numbers[best.url]) for text in best.best_sentences(length))
             for best in answers.values()
             if best is not None
         )
@@ -38,36 +38,37 @@ def cited(text: str, number: int) -> str:
     return f"{whole} [{number}]" if number else whole
 
 
-def sources(asked: Inquiry, found: Findings) -> dict[str, list[Entry]]:
+def sources(asked: Inquiry, found: Findings) -> dict[str, list[TokenizedPassage]]:
     """The texts that were found for each question: of each URL the page if it was read, else the snippet.
 
     A search in other words stands for one that found nothing.
     """
     read = {page.url: page.text for page in found.pages if page.text}
     if asked.urls:
-        return {asked.questions[0]: [entry_of(url, url, text) for url, text in read.items()]}
+        return {asked.questions[0]: [tokenized_passage(url, url, text) for url, text in read.items()]}
     poor = next((each.query for each in found.searches if not each.entries), asked.queries[0])
-    told: dict[str, list[Entry]] = {}
+    told: dict[str, list[TokenizedPassage]] = {}
     for each in found.searches:
         query = each.query if each.query in asked.queries else asked.queries[0] if asked.deep else poor
         question = dict(zip(asked.queries, asked.questions, strict=True)).get(query, asked.questions[0])
         told.setdefault(question, []).extend(
-            entry_of(entry.url, entry.title, read.get(entry.url) or entry.snippet) for entry in each.entries
+            tokenized_passage(entry.url, entry.title, read.get(entry.url) or entry.snippet)
+            for entry in each.entries
         )
     return told
 
 
 @lru_cache(maxsize=512)
-def entry_of(url: str, title: str, text: str) -> Entry:
+def tokenized_passage(url: str, title: str, text: str) -> TokenizedPassage:
     told = [each for each in sentences(text) if each != title] or [title]
-    return Entry(title, "", "page", url, told, [" ".join(stems(each)) for each in told])
+    return TokenizedPassage(title, "", "course", url, told, [" ".join(stems(each)) for each in told])
 
 
-def answer(conversation: Conversation, question: str, entries: list[Entry]) -> Found | None:
+def answer(conversation: Conversation, question: str, entries: list[TokenizedPassage]) -> Hit | None:
     """What answers best, of the texts that answer at all; the search's order decides between equals."""
-    judge = conversation.library.judge(question)
-    found = [judge.read(entry) for entry in entries]
-    return max((each for each in found if each.direct), key=lambda each: each.score, default=None)
+    ranker = conversation.corpus.ranker(question)
+    hits = [ranker.rank(entry) for entry in entries]
+    return max((each for each in hits if each.answers), key=lambda each: each.score, default=None)
 
 
 def remarks(asked: Inquiry, found: Findings, over: bool) -> list[str]:

@@ -9,7 +9,7 @@ from offline_model.api.requests import Tool
 from offline_model.conversation.documents import ORDER, clean
 from offline_model.conversation.messages import Result
 from offline_model.conversation.tool_selection import SEARCHING
-from offline_model.corpus.sources.course_pages import prose
+from offline_model.corpus.plain_text import prose_sentences
 from offline_model.corpus.stemming import stems
 
 MOST_TEXT = 20_000
@@ -145,7 +145,7 @@ def sentences(text: str) -> tuple[str, ...]:
 @lru_cache(maxsize=512)
 def sentences_of(text: str) -> tuple[str, ...]:
     told = running(text)
-    found = [each for each in prose(told) if not ORDER.search(each)] or clean(told)
+    found = [each for each in prose_sentences(told) if not ORDER.search(each)] or clean(told)
     return tuple(dict.fromkeys(found))
 
 
