@@ -1,4 +1,4 @@
-"""What the offline model must get right for every input: filled schemas, the pace grammar, tokens."""
+"""What the offline model must get right for every input: filled schemas, the pace grammar, tokens, stems."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from offline_model.api import tokenizer
+from offline_model.corpus.stemming import stems, words_of
 from offline_model.delivery.faults import BadPace, Pace, parse, parse_model
 from offline_model.json_schema.generator import generate
 from offline_model.json_schema.references import InvalidSchema
@@ -175,3 +176,21 @@ def test_tokens_join_to_the_text(text: str) -> None:
     assert "".join(pieces) == text
     assert tokenizer.count(text) == len(pieces)
     assert all(pieces)
+
+
+@given(st.text())
+def test_every_word_of_a_text_has_one_stem(text: str) -> None:
+    assert len(stems(text)) == len(words_of(text))
+
+
+def test_the_forms_of_a_word_have_one_stem() -> None:
+    assert len(set(stems("stop stops stopped stopping"))) == 1
+    assert stems("dictionaries") == stems("dict"), (
+        "Questions say dictionary, Python says dict."
+    )
+
+
+def test_a_reference_may_be_percent_encoded() -> None:
+    schema = {"type": "object", "properties": {"a": {"$ref": "#/$defs/one%20word"}}, "required": ["a"]}
+    schema["$defs"] = {"one word": {"const": 1}}
+    assert generate(schema, Nothing()) == {"a": 1}
