@@ -5,9 +5,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from offline_model.api import tokenizer
+from offline_model.api import answers
 from offline_model.corpus.stemming import stems, words_of
-from offline_model.delivery.faults import BadPace, Pace, parse, parse_model
+from offline_model.delivery.faults import DeliveryOptions, InvalidOptions, parse_model_name, parse_options
 from offline_model.json_schema.generator import generate
 from offline_model.json_schema.references import InvalidSchema
 from offline_model.json_schema.validator import validator_options
@@ -163,18 +163,22 @@ grammar = st.lists(
 @given(grammar | st.text())
 @settings(deadline=None)
 def test_the_pace_grammar_gives_a_pace_or_says_what_is_wrong(text: str) -> None:
-    for read, written in ((parse, text), (parse_model, f"offline?{text}"), (parse_model, text)):
+    for read, written in (
+        (parse_options, text),
+        (parse_model_name, f"offline?{text}"),
+        (parse_model_name, text),
+    ):
         try:
-            assert isinstance(read(written), Pace)
-        except BadPace as problem:
+            assert isinstance(read(written), DeliveryOptions)
+        except InvalidOptions as problem:
             assert str(problem)
 
 
 @given(st.text())
 def test_tokens_join_to_the_text(text: str) -> None:
-    pieces = tokenizer.split(text)
+    pieces = answers.split_tokens(text)
     assert "".join(pieces) == text
-    assert tokenizer.count(text) == len(pieces)
+    assert answers.count_tokens(text) == len(pieces)
     assert all(pieces)
 
 
@@ -185,9 +189,7 @@ def test_every_word_of_a_text_has_one_stem(text: str) -> None:
 
 def test_the_forms_of_a_word_have_one_stem() -> None:
     assert len(set(stems("stop stops stopped stopping"))) == 1
-    assert stems("dictionaries") == stems("dict"), (
-        "Questions say dictionary, Python says dict."
-    )
+    assert stems("dictionaries") == stems("dict"), "Questions say dictionary, Python says dict."
 
 
 def test_a_reference_may_be_percent_encoded() -> None:

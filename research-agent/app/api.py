@@ -23,8 +23,8 @@ from app.gate import Envelope, Gate, tell_problems
 from app.models import Event, EventId, Record, ResearchRequest, Result, Run, event_id, wire_id
 from app.operations import STATIC, Health, operations
 from app.readers import EventStream, ReaderLimit
+from app.research.search import make_search
 from app.runs import Runs, answer_alias
-from app.search import make_search
 from app.server import Stop
 from app.store import MemoryStore, Store
 

@@ -13,8 +13,8 @@ from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
 from app import telemetry
 from app.agent import Agent
 from app.config import Settings
-from app.fetch import FetchFailed
-from app.search import Search
+from app.research.fetch import FetchFailed
+from app.research.search import Search
 from app.store import Store, StoreError
 
 STATIC = Path(__file__).parent / "static"

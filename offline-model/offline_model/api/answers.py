@@ -1,90 +1,114 @@
-"""An answer ready to send: cut at stop words and token limits, split into tokens, counted."""
+"""Prepare an answer for sending: apply `stop` and the token limits, split into tokens, count the usage."""
 
 import json
+import re
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import cycle, islice
 
-from offline_model.api import tokenizer
 from offline_model.api.requests import CompletionRequest
-from offline_model.api.responses import Called, CalledFunction, FinishReason, Usage
+from offline_model.api.responses import FinishReason, ResponseFunctionCall, ResponseToolCall, Usage
 from offline_model.conversation.messages import Reply
+
+# A word (or seven characters of it) with the space before it, a few signs, or one white space character.
+# Each character matches one of the three, so the tokens join to exactly the text.
+TOKEN = re.compile(r" ?\w{1,7}| ?[^\w\s]{1,4}|\s")
+TOKENS_PER_MESSAGE = 4
+MAX_CACHED_CHARACTERS = 20_000
 
 
 @dataclass(frozen=True)
 class Answer:
-    """`pieces` are the tokens of the text, or of each call's arguments, in the order they are streamed."""
+    """`tokens` are those of the text, or of each call's arguments, in the order of the stream."""
 
     text: str | None
-    calls: list[Called]
-    pieces: list[list[str]]
-    finish: FinishReason
+    calls: list[ResponseToolCall]
+    tokens: list[list[str]]
+    finish_reason: FinishReason
     usage: Usage
 
 
-def prepare(request: CompletionRequest, reply: Reply, identity: str) -> Answer:
+def prepare(request: CompletionRequest, reply: Reply, request_id: str) -> Answer:
     limit = request.max_completion_tokens or request.max_tokens
-    prompt = prompt_tokens(request)
+    prompt_tokens = count_prompt_tokens(request)
     if reply.calls:
-        return calls_answer(reply, identity, limit, prompt)
+        return prepare_calls(reply, request_id, limit, prompt_tokens)
     text = before_stop(reply.text, request.stop)
-    pieces = tokenizer.split(text)
-    finish: FinishReason = "stop"
-    if limit is not None and len(pieces) > limit:
-        pieces, finish = pieces[:limit], "length"
-        text = "".join(pieces)
-    return Answer(text, [], [pieces], finish, usage(prompt, len(pieces)))
+    tokens = split_tokens(text)
+    finish_reason: FinishReason = "stop"
+    if limit is not None and len(tokens) > limit:
+        tokens, finish_reason = tokens[:limit], "length"
+        text = "".join(tokens)
+    return Answer(text, [], [tokens], finish_reason, usage_of(prompt_tokens, len(tokens)))
 
 
-def calls_answer(reply: Reply, identity: str, limit: int | None, prompt: int) -> Answer:
-    """Calls whose arguments are cut at the limit are sent all the same: that is what the real one does."""
+def prepare_calls(reply: Reply, request_id: str, limit: int | None, prompt_tokens: int) -> Answer:
+    """Send calls whose arguments are cut at the limit, as the real API does."""
     left = limit
-    called: list[Called] = []
-    pieces: list[list[str]] = []
-    finish: FinishReason = "tool_calls"
+    calls: list[ResponseToolCall] = []
+    tokens: list[list[str]] = []
+    finish_reason: FinishReason = "tool_calls"
     for number, call in enumerate(reply.calls):
-        arguments = tokenizer.split(json.dumps(call.arguments, ensure_ascii=False))
+        arguments = split_tokens(json.dumps(call.arguments, ensure_ascii=False))
         if left is not None:
             if len(arguments) > left:
-                arguments, finish = arguments[:left], "length"
+                arguments, finish_reason = arguments[:left], "length"
             left -= len(arguments)
         if not arguments:
             break
-        digest = blake2b(f"{identity}/{number}".encode(), digest_size=12).hexdigest()
-        called.append(
-            Called(id=f"call_{digest}", function=CalledFunction(name=call.name, arguments="".join(arguments)))
-        )
-        pieces.append(arguments)
-    return Answer(None, called, pieces, finish, usage(prompt, sum(map(len, pieces))))
+        digest = blake2b(f"{request_id}/{number}".encode(), digest_size=12).hexdigest()
+        function = ResponseFunctionCall(name=call.name, arguments="".join(arguments))
+        calls.append(ResponseToolCall(id=f"call_{digest}", function=function))
+        tokens.append(arguments)
+    return Answer(None, calls, tokens, finish_reason, usage_of(prompt_tokens, sum(map(len, tokens))))
 
 
-def lengthened(reply: Reply, count: int) -> Reply:
-    """The same text over and over, so many tokens long."""
-    pieces = tokenizer.split(f"{reply.text or 'On and on.'}\n\n")
-    return Reply("".join(islice(cycle(pieces), count)))
+def repeat(reply: Reply, count: int) -> Reply:
+    """The same text again and again, up to so many tokens."""
+    tokens = split_tokens(f"{reply.text or 'On and on.'}\n\n")
+    return Reply("".join(islice(cycle(tokens), count)))
 
 
 def before_stop(text: str, stop: str | list[str] | None) -> str:
-    """The text up to the first stop sequence, which is not part of it."""
+    """The text before the first stop sequence."""
     for sequence in [stop] if isinstance(stop, str) else stop or []:
         text = text.split(sequence, 1)[0]
     return text
 
 
-def usage(prompt: int, completion: int) -> Usage:
-    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+def usage_of(prompt_tokens: int, completion_tokens: int) -> Usage:
+    return Usage(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        total_tokens=prompt_tokens + completion_tokens,
+    )
 
 
-def prompt_tokens(request: CompletionRequest) -> int:
+def count_prompt_tokens(request: CompletionRequest) -> int:
     total = 0
     for message in request.messages:
-        total += tokenizer.TOKENS_PER_MESSAGE
+        total += TOKENS_PER_MESSAGE
         if isinstance(message.content, str):
-            total += tokenizer.count(message.content)
+            total += count_tokens(message.content)
         else:
-            total += sum(tokenizer.count(part.text or "") for part in message.content or [])
+            total += sum(count_tokens(part.text or "") for part in message.content or [])
         for call in message.tool_calls or []:
-            total += tokenizer.count(call.function.name + call.function.arguments)
+            total += count_tokens(call.function.name + call.function.arguments)
     if request.tools:
-        total += sum(tokenizer.count(tool.model_dump_json()) for tool in request.tools)
+        total += sum(count_tokens(tool.model_dump_json()) for tool in request.tools)
     return total
+
+
+def split_tokens(text: str) -> list[str]:
+    return TOKEN.findall(text)
+
+
+def count_tokens(text: str) -> int:
+    return count_cached(text) if len(text) <= MAX_CACHED_CHARACTERS else len(TOKEN.findall(text))
+
+
+@lru_cache(maxsize=512)
+def count_cached(text: str) -> int:
+    """Cached, because each request of a conversation repeats all its messages."""
+    return len(TOKEN.findall(text))

@@ -1,4 +1,4 @@
-"""The application: routes, request ids, and errors that all have OpenAI's form."""
+"""The application: routes, request ids, and errors in OpenAI's format."""
 
 import asyncio
 import secrets
@@ -15,61 +15,62 @@ from starlette.routing import Route
 from offline_model.api.chat_completions import ChatCompletions, Scope, authorize
 from offline_model.api.errors import ApiError
 from offline_model.api.request_body import discard
-from offline_model.api.search import Web
+from offline_model.api.search_routes import SearchRoutes
 from offline_model.corpus.search import Corpus
-from offline_model.delivery.call_log import Ledger
+from offline_model.delivery.call_log import CallLog
 from offline_model.delivery.disconnect import Receive
-from offline_model.delivery.faults import MODEL, BadPace, parse_model
+from offline_model.delivery.faults import MODEL, InvalidOptions, parse_model_name
 from offline_model.delivery.streaming import Send
 
-CREATED = 1_700_000_000
+MODEL_CREATED = 1_700_000_000
 
 
-def build(corpus: Corpus) -> "Front":
-    ledger = Ledger()
-    web = Web(corpus)
+def create_app(corpus: Corpus) -> "RequestIDMiddleware":
+    log = CallLog()
+    search_routes = SearchRoutes(corpus)
 
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok", "model": MODEL, "passages": corpus.size})
 
     async def models(request: Request) -> Response:
         authorize(request.scope["headers"])
-        return JSONResponse({"object": "list", "data": [described(MODEL)]})
+        return JSONResponse({"object": "list", "data": [model_object(MODEL)]})
 
     async def model(request: Request) -> Response:
         authorize(request.scope["headers"])
         name = request.path_params["name"]
         try:
-            parse_model(name)
-        except BadPace as problem:
+            parse_model_name(name)
+        except InvalidOptions as problem:
             message = f"The model '{name[:200]}' does not exist ({problem})."
             raise ApiError(404, message, param="model", code="model_not_found") from None
-        return JSONResponse(described(name))
+        return JSONResponse(model_object(name))
 
     async def debug(request: Request) -> Response:
         if request.method == "DELETE":
-            ledger.clear()
+            log.clear()
             return Response(status_code=204)
-        return JSONResponse(ledger.shown(request.query_params.get("contains", "")))
+        return JSONResponse(log.as_dicts(request.query_params.get("contains", "")))
 
     routes = [
-        Route("/v1/chat/completions", ChatCompletions(corpus, ledger), methods=["POST"]),
+        Route("/v1/chat/completions", ChatCompletions(corpus, log), methods=["POST"]),
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", model),
-        Route("/search", web.search),
-        Route("/page", web.page),
+        Route("/search", search_routes.search),
+        Route("/page", search_routes.page),
         Route("/health", health),
         Route("/debug/requests", debug, methods=["GET", "DELETE"]),
     ]
-    return Front(Starlette(routes=routes, exception_handlers={HTTPException: not_found, ApiError: refused}))
+    handlers = {HTTPException: handle_http_exception, ApiError: handle_api_error}
+    return RequestIDMiddleware(Starlette(routes=routes, exception_handlers=handlers))
 
 
-def described(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": CREATED, "owned_by": "offline-model"}
+def model_object(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": MODEL_CREATED, "owned_by": "offline-model"}
 
 
-class Refusal(Response):
-    """An error as a response; lets a client that is still sending finish, when its connection is closed."""
+class ErrorResponse(Response):
+    """An error; before it closes the connection, it reads what the client is still sending."""
 
     media_type = "application/json"
 
@@ -85,38 +86,38 @@ class Refusal(Response):
             await send({"type": "http.response.body", "body": b""})
 
 
-async def refused(request: Request, problem: Exception) -> Response:
+async def handle_api_error(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, ApiError)
-    return Refusal(problem)
+    return ErrorResponse(problem)
 
 
-async def not_found(request: Request, problem: Exception) -> Response:
-    """Starlette's own 404 and 405, in OpenAI's words."""
+async def handle_http_exception(request: Request, problem: Exception) -> Response:
+    """Starlette's own 404 and 405 in OpenAI's format."""
     assert isinstance(problem, HTTPException)
     where = f"{request.method} {request.url.path[:200]}"
     message = f"Invalid URL ({where})" if problem.status_code == 404 else f"Not allowed: {where}"
-    return Refusal(ApiError(problem.status_code, message, headers=problem.headers))
+    return ErrorResponse(ApiError(problem.status_code, message, headers=problem.headers))
 
 
-class Front:
-    """Gives every response an x-request-id."""
+class RequestIDMiddleware:
+    """Adds x-request-id to every response."""
 
     def __init__(self, app: Starlette) -> None:
         self.app = app
-        self.run = secrets.token_hex(6)
+        self.prefix = secrets.token_hex(6)
         self.numbers = count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        identity = f"req_{self.run}{next(self.numbers):08x}"
-        scope["state"]["request_id"] = identity
+        request_id = f"req_{self.prefix}{next(self.numbers):08x}"
+        scope["state"]["request_id"] = request_id
 
-        async def named(message: MutableMapping[str, Any]) -> None:
+        async def send_with_id(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", identity.encode())]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:
-            await self.app(scope, receive, named)
+            await self.app(scope, receive, send_with_id)
         except asyncio.CancelledError:
-            # The server is stopping and this answer had its last second.
-            scope["state"]["hang_up"]()
+            # The server is stopping, and the time to finish responses is over.
+            scope["state"]["close_connection"]()

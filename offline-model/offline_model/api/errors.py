@@ -1,4 +1,4 @@
-"""Errors as OpenAI sends them: a status and {"error": {message, type, param, code}}."""
+"""Errors as OpenAI sends them, {"error": {message, type, param, code}}, and the mapping of others to them."""
 
 import json
 from collections.abc import Mapping
@@ -6,9 +6,17 @@ from collections.abc import Mapping
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from offline_model.api.requests import CompletionRequest
+from offline_model.delivery.call_log import LoggedCall
+from offline_model.delivery.faults import DeliveryOptions
+from offline_model.intents.errors import UnusableSchema
+
+# Names that pydantic gives to the members of a union.
+UNION_MEMBERS = {"str", "list", "int", "float", "bool", "NamedToolChoice", "AllowedToolChoice"}
+
 
 class ApiError(Exception):
-    """An answer that is an error. `param` names the field at fault, `code` is what programs look at."""
+    """An error response. `param` names the field at fault; clients compare `code`."""
 
     def __init__(
         self,
@@ -38,14 +46,14 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
 
 
 def from_validation(problem: ValidationError) -> ApiError:
-    """OpenAI names one field, so the first error speaks for all."""
+    """The first error, because OpenAI's format names one field."""
     detail = problem.errors(include_url=False, include_context=False)[0]
     if detail["type"] == "json_invalid":
         return bad_request(
             "We could not parse the JSON body of your request. The API expects a JSON payload, "
             f"but what was sent is not valid JSON ({detail['msg']})."
         )
-    param = field(detail)
+    param = field_path(detail)
     if detail["type"] == "missing":
         return bad_request(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
     if detail["type"] == "extra_forbidden":
@@ -58,15 +66,45 @@ def from_validation(problem: ValidationError) -> ApiError:
     return bad_request(f"Invalid value for '{param}': {detail['msg']}.", param, code)
 
 
-def field(detail: ErrorDetails) -> str:
-    """`messages[0].content`, from pydantic's tuple, without the names it gives the arms of a union."""
+def field_path(detail: ErrorDetails) -> str:
+    """The path of a field, such as `messages[0].content`, without the names of union members."""
     path = ""
     for step in detail["loc"]:
         if isinstance(step, int):
             path += f"[{step}]"
-        elif detail["type"] == "extra_forbidden" or (step.isidentifier() and step not in ARMS):
+        elif detail["type"] == "extra_forbidden" or (step.isidentifier() and step not in UNION_MEMBERS):
             path += f".{step}" if path else step
     return path
 
 
-ARMS = {"str", "list", "int", "float", "bool", "ToolChoice", "AllowedToolChoice"}
+def from_schema_error(problem: Exception, request: CompletionRequest) -> ApiError:
+    """The error of an intent that cannot generate a value for one of the request's schemas."""
+    if not isinstance(problem, UnusableSchema):
+        return bad_request(f"Invalid schema: {problem}.", None, "invalid_schema")
+    if problem.tool is not None:
+        message = f"Invalid schema for function '{problem.tool}': {problem}."
+        return bad_request(message, "tools", "invalid_function_parameters")
+    wanted = request.response_format.json_schema if request.response_format else None
+    name = wanted.name if wanted else "object"
+    return bad_request(
+        f"Invalid schema for response_format '{name}': {problem}.", "response_format", "invalid_schema"
+    )
+
+
+def raise_fault(options: DeliveryOptions, call: LoggedCall) -> None:
+    """Raise the error that the options ask for."""
+    if options.fault == "401":
+        key = dict(call.headers)[b"authorization"].decode("latin-1").split()[-1]
+        message = f"Incorrect API key provided: {key}."  # some servers really quote it
+        raise ApiError(401, message, code="invalid_api_key")
+    if options.fault == "429":
+        raise ApiError(
+            429,
+            f"Rate limit reached for {call.model}. Please try again in {options.retry_after}s.",
+            kind="requests",
+            code="rate_limit_exceeded",
+            headers={"retry-after": str(options.retry_after)},
+        )
+    if options.fault == "500":
+        message = "The server had an error while processing your request. Sorry about that!"
+        raise ApiError(500, message, kind="server_error")

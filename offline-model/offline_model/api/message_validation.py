@@ -1,20 +1,20 @@
-"""Messages: what each may hold, and that every tool call in them is answered."""
+"""Validate messages: the fields of each role, and one tool message for each tool call."""
 
 from collections.abc import Iterator
 
 from offline_model.api.errors import ApiError, bad_request
-from offline_model.api.requests import Message
+from offline_model.api.requests import ChatMessage
 
-UNSEEN = {"image_url": "images", "input_audio": "audio", "file": "files such as PDFs"}
+UNSUPPORTED_PARTS = {"image_url": "images", "input_audio": "audio", "file": "files such as PDFs"}
 
 
-def message_problems(messages: list[Message]) -> Iterator[ApiError]:
+def message_problems(messages: list[ChatMessage]) -> Iterator[ApiError]:
     for number, message in enumerate(messages):
         yield from problems_of(message, f"messages[{number}]")
-    yield from history(messages)
+    yield from tool_call_problems(messages)
 
 
-def problems_of(message: Message, param: str) -> Iterator[ApiError]:
+def problems_of(message: ChatMessage, param: str) -> Iterator[ApiError]:
     if isinstance(message.content, list):
         for number, part in enumerate(message.content):
             yield from part_problems(part.type, part.text, part.refusal, f"{param}.content[{number}]")
@@ -36,8 +36,8 @@ def problems_of(message: Message, param: str) -> Iterator[ApiError]:
 
 
 def part_problems(kind: str, text: str | None, refusal: str | None, param: str) -> Iterator[ApiError]:
-    if kind in UNSEEN:
-        message = f"The offline model reads text only: it cannot see or hear {UNSEEN[kind]}."
+    if kind in UNSUPPORTED_PARTS:
+        message = f"The offline model reads text only: it cannot see or hear {UNSUPPORTED_PARTS[kind]}."
         yield bad_request(message, param, "unsupported_content")
     elif kind not in {"text", "refusal"}:
         yield bad_request(
@@ -48,8 +48,8 @@ def part_problems(kind: str, text: str | None, refusal: str | None, param: str) 
         yield bad_request(f"Missing required parameter: '{name}'.", name, "missing_required_parameter")
 
 
-def history(messages: list[Message]) -> Iterator[ApiError]:
-    """Every tool call is answered right after it, and every tool message answers one."""
+def tool_call_problems(messages: list[ChatMessage]) -> Iterator[ApiError]:
+    """Tool messages directly follow the calls that they answer, one for each call."""
     open_calls: dict[str, int] = {}
     for number, message in enumerate(messages):
         if message.role == "tool":

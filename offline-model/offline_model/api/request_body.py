@@ -1,34 +1,34 @@
-"""Bodies: read up to a limit and within a deadline, whatever the headers promise."""
+"""Read a request's body, up to a size limit and a deadline."""
 
 import asyncio
 
 from offline_model.api.errors import ApiError
-from offline_model.delivery.disconnect import ClientLeft, Receive
+from offline_model.delivery.disconnect import ClientDisconnected, Receive
 
 MAX_BYTES = 4 * 1024 * 1024
 READ_SECONDS = 10.0
-LINGER_SECONDS = 1.0
+DISCARD_SECONDS = 1.0
 
 
 async def read(receive: Receive, headers: list[tuple[bytes, bytes]]) -> bytes:
-    """The whole body; 413 as soon as it is known to be too large, 408 when the rest does not come."""
+    """The whole body; 413 as soon as it is too large, 408 when it is not complete in time."""
     for name, value in headers:
         if name == b"content-length" and int(value) > MAX_BYTES:
             raise too_large()
     try:
         async with asyncio.timeout(READ_SECONDS):
-            return await pieces(receive)
+            return await read_all(receive)
     except TimeoutError:
         message = f"The rest of the request body did not arrive within {READ_SECONDS:g} seconds."
         raise ApiError(408, message, code="request_timeout", headers={"connection": "close"}) from None
 
 
-async def pieces(receive: Receive) -> bytes:
+async def read_all(receive: Receive) -> bytes:
     body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientLeft
+            raise ClientDisconnected
         body += message.get("body", b"")
         if len(body) > MAX_BYTES:
             raise too_large()
@@ -37,12 +37,12 @@ async def pieces(receive: Receive) -> bytes:
 
 
 async def discard(receive: Receive) -> None:
-    """Let a client that is still sending come to its end, for a moment, so that it sees the answer.
+    """Read and drop the rest of a body for a moment.
 
-    A connection that is closed on unread data is reset, and many clients then lose the answer too.
+    Closing a connection with unread data resets it, and many clients then lose the response as well.
     """
     try:
-        async with asyncio.timeout(LINGER_SECONDS):
+        async with asyncio.timeout(DISCARD_SECONDS):
             while (await receive()).get("more_body", False):
                 pass
     except TimeoutError:

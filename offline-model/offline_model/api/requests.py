@@ -1,4 +1,4 @@
-"""Requests: what POST /v1/chat/completions takes, and nothing it would have to ignore dishonestly."""
+"""The body of POST /v1/chat/completions. Unknown fields are errors."""
 
 from typing import Annotated, Any, Literal
 
@@ -10,14 +10,14 @@ Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
-class Strict(BaseModel):
-    """A wire model: unknown fields and wrong types are errors, as OpenAI has it."""
+class StrictModel(BaseModel):
+    """Unknown fields and wrong types are errors, as in OpenAI's API."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True, defer_build=True)
 
 
-class Part(BaseModel):
-    """A part of a message. Only text can be read here; the rest is refused with its reason."""
+class ContentPart(BaseModel):
+    """A part of a message. `message_validation.py` refuses all types but text."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True, defer_build=True)
 
@@ -26,44 +26,44 @@ class Part(BaseModel):
     refusal: str | None = None
 
 
-class FunctionCall(Strict):
+class MessageFunctionCall(StrictModel):
     name: str
     arguments: str
     provider_specific_fields: Any = None
 
 
-class ToolCall(BaseModel):
+class MessageToolCall(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True, defer_build=True)
 
     id: str
     type: Literal["function"] = "function"
-    function: FunctionCall
+    function: MessageFunctionCall
 
 
-class Message(Strict):
+class ChatMessage(StrictModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Part] | None = None
+    content: str | list[ContentPart] | None = None
     name: str | None = None
     tool_call_id: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[MessageToolCall] | None = None
     refusal: str | None = None
     annotations: list[Any] | None = None
     audio: None = None
     function_call: None = None
-    # LiteLLM sends back what it has added to an answer itself.
+    # LiteLLM adds this field to answers, and sends it back with the history.
     provider_specific_fields: Any = None
 
 
-class Function(Strict):
+class FunctionDefinition(StrictModel):
     name: Name
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
 
-class Tool(Strict):
+class FunctionTool(StrictModel):
     type: Literal["function"]
-    function: Function
+    function: FunctionDefinition
 
     @model_validator(mode="before")
     @classmethod
@@ -73,51 +73,51 @@ class Tool(Strict):
         return tool
 
 
-class ChosenFunction(Strict):
+class ChosenFunction(StrictModel):
     name: str
 
 
-class ToolChoice(Strict):
+class NamedToolChoice(StrictModel):
     type: Literal["function"]
     function: ChosenFunction
 
 
-class AllowedTools(Strict):
+class AllowedTools(StrictModel):
     mode: Literal["auto", "required"]
-    tools: Annotated[list[ToolChoice], Field(min_length=1)]
+    tools: Annotated[list[NamedToolChoice], Field(min_length=1)]
 
 
-class AllowedToolChoice(Strict):
+class AllowedToolChoice(StrictModel):
     type: Literal["allowed_tools"]
     allowed_tools: AllowedTools
 
 
-class NamedSchema(Strict):
+class JSONSchemaFormat(StrictModel):
     name: Name
     description: str | None = None
     schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
     strict: bool | None = None
 
 
-class ResponseFormat(Strict):
+class ResponseFormat(StrictModel):
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: NamedSchema | None = None
+    json_schema: JSONSchemaFormat | None = None
 
 
-class StreamOptions(Strict):
+class StreamOptions(StrictModel):
     include_usage: bool = False
     include_obfuscation: bool | None = None
 
 
-class CompletionRequest(Strict):
-    """The body of POST /v1/chat/completions. The second half changes nothing here, so it is accepted."""
+class CompletionRequest(StrictModel):
+    """The parameters from `temperature` on are accepted and have no effect."""
 
     model: Annotated[str, Field(max_length=512)]
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    tools: Annotated[list[Tool], Field(min_length=1, max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ToolChoice | AllowedToolChoice | None = None
+    tools: Annotated[list[FunctionTool], Field(min_length=1, max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | AllowedToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
@@ -140,7 +140,7 @@ class CompletionRequest(Strict):
     reasoning_effort: str | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
-    # Known to OpenAI, but only these values can be answered honestly; `asked.py` refuses the others.
+    # `validation.py` refuses values of these that would change the answer.
     n: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None

@@ -1,4 +1,4 @@
-"""Responses: a completion and the chunks of a streamed one, field for field as OpenAI sends them."""
+"""Responses: a chat completion with the fields that OpenAI sends."""
 
 from typing import Literal
 
@@ -7,60 +7,60 @@ from pydantic import BaseModel, ConfigDict
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 
-class Wire(BaseModel):
-    # Built when first used: the start is quicker, and the parts are only ever used inside the whole.
+class ResponseModel(BaseModel):
+    # Pydantic builds the validators at the first use, so that the server starts faster.
     model_config = ConfigDict(defer_build=True)
 
 
-class PromptDetails(Wire):
+class PromptTokensDetails(ResponseModel):
     cached_tokens: int = 0
     audio_tokens: int = 0
 
 
-class CompletionDetails(Wire):
+class CompletionTokensDetails(ResponseModel):
     reasoning_tokens: int = 0
     audio_tokens: int = 0
     accepted_prediction_tokens: int = 0
     rejected_prediction_tokens: int = 0
 
 
-class Usage(Wire):
+class Usage(ResponseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: PromptDetails = PromptDetails()
-    completion_tokens_details: CompletionDetails = CompletionDetails()
+    prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()
+    completion_tokens_details: CompletionTokensDetails = CompletionTokensDetails()
 
 
-class CalledFunction(Wire):
+class ResponseFunctionCall(ResponseModel):
     name: str
     arguments: str
 
 
-class Called(Wire):
+class ResponseToolCall(ResponseModel):
     id: str
     type: Literal["function"] = "function"
-    function: CalledFunction
+    function: ResponseFunctionCall
 
 
-class ReplyMessage(Wire):
+class ResponseMessage(ResponseModel):
     """`tool_calls` is left out, not null, when there are none."""
 
     role: Literal["assistant"] = "assistant"
     content: str | None
     refusal: None = None
     annotations: list[str] = []
-    tool_calls: list[Called] = []
+    tool_calls: list[ResponseToolCall] = []
 
 
-class Choice(Wire):
+class Choice(ResponseModel):
     index: int = 0
-    message: ReplyMessage
+    message: ResponseMessage
     logprobs: None = None
     finish_reason: FinishReason
 
 
-class Completion(Wire):
+class ChatCompletion(ResponseModel):
     id: str
     object: Literal["chat.completion"] = "chat.completion"
     created: int

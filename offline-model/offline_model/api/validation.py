@@ -1,4 +1,4 @@
-"""What may be asked: the rules between fields that a schema of single fields cannot say."""
+"""Validate a request: rules that concern several fields, and features that this model does not have."""
 
 import json
 from collections.abc import Iterator
@@ -6,27 +6,27 @@ from typing import Any
 
 from offline_model.api.errors import ApiError, bad_request
 from offline_model.api.message_validation import message_problems
-from offline_model.api.requests import AllowedToolChoice, CompletionRequest, ToolChoice
+from offline_model.api.requests import AllowedToolChoice, CompletionRequest, NamedToolChoice
 from offline_model.json_schema.references import InvalidSchema
 from offline_model.json_schema.strict_mode import strict_mode_error
 from offline_model.json_schema.validator import validator_of
 
 
 def check(request: CompletionRequest) -> None:
-    """Raise the ApiError that OpenAI (or honesty) demands, or return."""
-    for problem in problems(request):
+    """Raise an ApiError for the first problem."""
+    for problem in find_problems(request):
         raise problem
 
 
-def problems(request: CompletionRequest) -> Iterator[ApiError]:
-    yield from unanswerable(request)
-    yield from combinations(request)
+def find_problems(request: CompletionRequest) -> Iterator[ApiError]:
+    yield from unsupported_parameters(request)
+    yield from parameter_conflicts(request)
     yield from message_problems(request.messages)
 
 
-def unanswerable(request: CompletionRequest) -> Iterator[ApiError]:
-    """What this model would have to lie about."""
-    refused = {
+def unsupported_parameters(request: CompletionRequest) -> Iterator[ApiError]:
+    """Parameters that would change the answer, and that this model cannot honour."""
+    unsupported = {
         "n": request.n not in (None, 1),
         "logprobs": bool(request.logprobs),
         "top_logprobs": bool(request.top_logprobs),
@@ -39,7 +39,7 @@ def unanswerable(request: CompletionRequest) -> Iterator[ApiError]:
         "functions": request.functions is not None,
         "function_call": request.function_call is not None,
     }
-    for name, given in refused.items():
+    for name, given in unsupported.items():
         if given:
             instead = ": use 'tools' and 'tool_choice'" if name.startswith("function") else ""
             yield bad_request(
@@ -49,7 +49,7 @@ def unanswerable(request: CompletionRequest) -> Iterator[ApiError]:
             )
 
 
-def combinations(request: CompletionRequest) -> Iterator[ApiError]:
+def parameter_conflicts(request: CompletionRequest) -> Iterator[ApiError]:
     if request.stream_options is not None and not request.stream:
         message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
         yield bad_request(message, "stream_options")
@@ -62,18 +62,18 @@ def combinations(request: CompletionRequest) -> Iterator[ApiError]:
         if getattr(request, name) is not None and not request.tools:
             yield bad_request(f"'{name}' is only allowed when 'tools' are specified.", name)
     choice = request.tool_choice
-    chosen = [choice] if isinstance(choice, ToolChoice) else []
+    chosen = [choice] if isinstance(choice, NamedToolChoice) else []
     chosen += choice.allowed_tools.tools if isinstance(choice, AllowedToolChoice) else []
     offered = {tool.function.name for tool in request.tools or []}
     for name in [tool.function.name for tool in chosen]:
         if name not in offered:
             yield bad_request(f"Tool choice '{name}' not found in 'tools' parameter.", "tool_choice")
-    yield from schemas(request)
-    yield from formats(request)
+    yield from schema_problems(request)
+    yield from response_format_problems(request)
 
 
-def schemas(request: CompletionRequest) -> Iterator[ApiError]:
-    """Every schema must be one, and describe an object."""
+def schema_problems(request: CompletionRequest) -> Iterator[ApiError]:
+    """Each schema must be a valid JSON Schema that describes an object."""
     for number, tool in enumerate(request.tools or []):
         if tool.function.parameters:
             problem = schema_problem(tool.function.parameters, tool.function.strict)
@@ -91,7 +91,7 @@ def schemas(request: CompletionRequest) -> Iterator[ApiError]:
 
 
 def schema_problem(schema: dict[str, Any], strict: bool | None) -> str:
-    """What is wrong with a schema, or nothing. A schema that only refers to another may be of any type."""
+    """The problem of a schema, or an empty string. A schema with `$ref` or `allOf` needs no `type`."""
     try:
         validator_of(schema)
     except InvalidSchema as problem:
@@ -102,7 +102,7 @@ def schema_problem(schema: dict[str, Any], strict: bool | None) -> str:
     return strict_mode_error(schema) if strict else ""
 
 
-def formats(request: CompletionRequest) -> Iterator[ApiError]:
+def response_format_problems(request: CompletionRequest) -> Iterator[ApiError]:
     wanted = request.response_format
     if wanted is None or wanted.type == "text":
         return

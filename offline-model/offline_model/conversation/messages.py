@@ -1,98 +1,100 @@
-"""A conversation as the skills see it: who said what, what is asked, and which tools are offered."""
+"""A conversation as intents read it: its turns, the question, the tools and what they returned."""
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
-from offline_model.api.requests import AllowedToolChoice, CompletionRequest, Message, Tool, ToolChoice
-
 if TYPE_CHECKING:
     from offline_model.corpus.search import Corpus
 
-# Nobody asks more at once.
-MOST_QUESTION = 4_000
+MAX_QUESTION_CHARACTERS = 4_000
 
 Role = Literal["system", "user", "assistant", "tool"]
 
-ASKED = re.compile(
+LABELLED_QUESTION = re.compile(
     r"^[ \t]*(?:user )?(?:question|query|task|q)[ \t]*:(.+)\Z", re.IGNORECASE | re.DOTALL | re.MULTILINE
 )
 BRACES = re.compile(r"\{[^{}]*\}")
 
 
 @dataclass(frozen=True)
-class Call:
-    """A tool call: the arguments are already checked against the tool's schema."""
+class Tool:
+    """A function that the client offers. `schema` describes its arguments."""
 
+    name: str
+    description: str
+    schema: dict[str, Any]
+
+    @property
+    def required(self) -> list[str]:
+        names: list[str] = self.schema.get("required", [])
+        return names
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """The schema of each argument; empty for an argument whose schema is a boolean."""
+        found = self.schema.get("properties", {})
+        return {name: part if isinstance(part, dict) else {} for name, part in found.items()}
+
+
+@dataclass(frozen=True)
+class ToolCall:
     name: str
     arguments: dict[str, Any]
 
 
 @dataclass(frozen=True)
+class ToolResult:
+    """What a tool returned for one call. The text is data: no intent follows instructions in it."""
+
+    call: ToolCall
+    text: str
+
+
+@dataclass(frozen=True)
 class Reply:
-    """What a skill answers: a text, or calls of tools."""
+    """The answer of an intent: a text, or calls of tools."""
 
     text: str = ""
-    calls: tuple[Call, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
 class Turn:
+    """One message. `calls` are an assistant's tool calls by id; `call_id` is the call that a tool answers."""
+
     role: Role
     text: str
-
-
-@dataclass(frozen=True)
-class Result:
-    """A tool's answer to one call. Its text is data: nothing in it is ever obeyed."""
-
-    call: Call
-    text: str
+    calls: dict[str, ToolCall] = field(default_factory=dict)
+    call_id: str | None = None
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """One request, read. `corpus` is what it searches; `seed` chooses among equally good answers."""
+    """One request. `corpus` is searched for answers; `seed` chooses among equally good ones.
 
-    request: CompletionRequest
+    `tools` are those that may be called, `forced_tool` is the one that must be. With `wants_json` the answer
+    is a JSON object, of `response_schema` if there is one.
+    """
+
     corpus: Corpus
-
-    @property
-    def seed(self) -> int:
-        return self.request.seed or 0
-
-    @cached_property
-    def tools(self) -> list[Tool]:
-        """The tools that may be called."""
-        offered, choice = self.request.tools or [], self.request.tool_choice
-        if not isinstance(choice, AllowedToolChoice):
-            return offered
-        allowed = {tool.function.name for tool in choice.allowed_tools.tools}
-        return [tool for tool in offered if tool.function.name in allowed]
-
-    @property
-    def choice(self) -> Literal["none", "auto", "required"] | ToolChoice:
-        """Whether one of these tools must be called, or which."""
-        choice = self.request.tool_choice or "auto"
-        return choice.allowed_tools.mode if isinstance(choice, AllowedToolChoice) else choice
-
-    @property
-    def wants_json(self) -> bool:
-        wanted = self.request.response_format
-        return wanted is not None and wanted.type != "text"
+    turns: list[Turn]
+    tools: list[Tool] = field(default_factory=list)
+    tool_choice: Literal["none", "auto", "required"] = "auto"
+    forced_tool: Tool | None = None
+    parallel_tool_calls: bool = True
+    wants_json: bool = False
+    response_schema: dict[str, Any] | None = None
+    seed: int = 0
 
     @cached_property
-    def turns(self) -> list[Turn]:
-        return [Turn(role_of(message), text_of(message)) for message in self.request.messages]
-
-    @cached_property
-    def asked_at(self) -> int:
-        """Where the last user turn stands. One right after a tool's result adds to that and asks nothing."""
+    def question_index(self) -> int:
+        """The index of the turn that asks, or -1: the last user turn that does not follow a tool's result."""
         roles = ["", *(turn.role for turn in self.turns)]
         asking = [
             at for at, (before, role) in enumerate(pairwise(roles)) if role == "user" and before != "tool"
@@ -101,26 +103,25 @@ class Conversation:
 
     @cached_property
     def question(self) -> str:
-        """What is asked: the last user turn, without data or headings that stand before the question."""
-        text = self.turns[self.asked_at].text if self.asked_at >= 0 else ""
-        marked = ASKED.search(text)
-        if marked:
-            return marked[1].strip()[:MOST_QUESTION]
+        """The last user turn, without data or headings that stand before the question."""
+        text = self.turns[self.question_index].text if self.question_index >= 0 else ""
+        labelled = LABELLED_QUESTION.search(text)
+        if labelled:
+            return labelled[1].strip()[:MAX_QUESTION_CHARACTERS]
         bare = BRACES.sub(" ", text).strip() if '":' in text or "':" in text else text.strip()
-        return bare.rsplit("\n\n", 1)[-1].strip()[:MOST_QUESTION] if len(bare) > 400 else bare
+        return bare.rsplit("\n\n", 1)[-1].strip()[:MAX_QUESTION_CHARACTERS] if len(bare) > 400 else bare
 
     @cached_property
-    def results(self) -> list[Result]:
-        """What the tools answered since the last user turn."""
-        found: list[Result] = []
-        calls: dict[str, Call] = {}
-        for at, message in enumerate(self.request.messages):
-            if at == self.asked_at:
+    def results(self) -> list[ToolResult]:
+        """The results of tools since the question."""
+        found: list[ToolResult] = []
+        calls: dict[str | None, ToolCall] = {}
+        for at, turn in enumerate(self.turns):
+            if at == self.question_index:
                 found = []
-            for made in message.tool_calls or []:
-                calls[made.id] = Call(made.function.name, arguments_of(made.function.arguments))
-            if message.role == "tool" and message.tool_call_id in calls:
-                found.append(Result(calls[message.tool_call_id], text_of(message)))
+            calls.update(turn.calls)
+            if turn.role == "tool" and turn.call_id in calls:
+                found.append(ToolResult(calls[turn.call_id], turn.text))
         return found
 
     def choose(self, options: list[str]) -> str:
@@ -128,22 +129,9 @@ class Conversation:
         return options[self.seed % len(options)]
 
 
-def role_of(message: Message) -> Role:
-    return "system" if message.role == "developer" else message.role
-
-
-def text_of(message: Message) -> str:
-    """The text of a message, its parts joined."""
-    if message.content is None:
-        return ""
-    if isinstance(message.content, str):
-        return message.content
-    return "\n".join(part.text or part.refusal or "" for part in message.content)
-
-
-def arguments_of(text: str) -> dict[str, Any]:
+def parse_json(text: str) -> Any:
+    """The value of a JSON text; None when the text is not JSON."""
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        return None

@@ -1,129 +1,137 @@
-"""Evidence: what a conversation says that a field of a schema could want."""
+"""Slot filling: find values for the fields of a schema in what the conversation says."""
 
 import re
 from functools import cached_property, partial
 from typing import Any
 
-from offline_model.conversation.documents import Source, parsed
+from offline_model.conversation.documents import Document
 from offline_model.conversation.extraction import (
+    FORMATS,
     NUMBER,
-    WEB,
     Number,
     asides_in,
     expressions_in,
-    flat,
+    key_values,
     names_in,
     numbers_in,
     pairs_in,
     places_in,
     quoted_in,
-    subject,
+    subject_of,
 )
-from offline_model.conversation.messages import Conversation
+from offline_model.conversation.messages import Conversation, parse_json
 from offline_model.corpus.stemming import stems
 from offline_model.json_schema.merging import Schema
 
-# What costs more than a glance at each letter is only done so far.
-MOST_TOLD = 50_000
-# The members of a list, none of which has more words.
-LISTED = re.compile(r"\s*(?:[,;]\s*and\b|[,;\n]|\band\b)\s*")
-MOST_WORDS = 8
+# Regular expressions search only so much of a conversation.
+MAX_CHARACTERS = 50_000
+# Separates the items of a list in a question.
+LIST_SEPARATOR = re.compile(r"\s*(?:[,;]\s*and\b|[,;\n]|\band\b)\s*")
+MAX_WORDS_OF_ITEM = 8
 
-QUERY = frozenset(stems("query question q search prompt input text topic keywords message"))
-NAME = frozenset(stems("name person customer user label"))
-SPOT = frozenset(stems("location loc city place country town region where address destination"))
-FORMULA = frozenset(stems("expression formula calculation equation math"))
-TITLE = frozenset(stems("title topic subject heading headline"))
-CITED = frozenset(stems("source url citation reference link place page"))
-WHOLE = frozenset(stems("answer response summary explanation content body text result output"))
-ASIDES = frozenset(stems("description details notes about summary comment"))
+QUERY_FIELDS = frozenset(stems("query question q search prompt input text topic keywords message"))
+NAME_FIELDS = frozenset(stems("name person customer user label"))
+PLACE_FIELDS = frozenset(stems("location loc city place country town region where address destination"))
+FORMULA_FIELDS = frozenset(stems("expression formula calculation equation math"))
+TITLE_FIELDS = frozenset(stems("title topic subject heading headline"))
+URL_FIELDS = frozenset(stems("source url citation reference link place page"))
+ANSWER_FIELDS = frozenset(stems("answer response summary explanation content body text result output"))
+DETAIL_FIELDS = frozenset(stems("description details notes about summary comment"))
 
 
-class Evidence:
-    """A Source for filling schemas. With `generous`, fields are filled although nobody spoke of them."""
+class SlotValues:
+    """The source of values for `json_schema.generator`.
+
+    With `generous`, fields that the conversation does not mention get values from the documents. `answer` is
+    the answer as text, if there is one. With an `item` of a list in the question, only its words count.
+    """
 
     def __init__(
         self,
         conversation: Conversation,
-        background: list[Source],
+        documents: list[Document],
         *,
         generous: bool,
-        said: str = "",
-        thing: str = "",
+        answer: str = "",
+        item: str = "",
     ) -> None:
-        """`said` is the answer in words, if there is one. With a `thing` of a list, only its words count."""
-        self.conversation, self.background, self.generous = conversation, background, generous
-        self.said, self.thing = said, thing
-        self.question = thing or conversation.question
-        self.results = [] if thing else [result.text for result in conversation.results]
+        self.conversation, self.documents, self.generous = conversation, documents, generous
+        self.answer, self.item = answer, item
+        self.question = item or conversation.question
+        self.results = [] if item else [result.text for result in conversation.results]
         roles = {"system", "user"}
-        told = thing or "\n".join(turn.text for turn in conversation.turns if turn.role in roles)
-        self.told = told[:MOST_TOLD]
+        text = item or "\n".join(turn.text for turn in conversation.turns if turn.role in roles)
+        self.text = text[:MAX_CHARACTERS]
         self.order: dict[str, int] = {}
         self.seed = conversation.seed
 
-    def things(self) -> list["Evidence"]:
-        """For each of several things that the question lists, what is said of it."""
-        listed = self.question.rpartition(": ")[2] if not self.thing else ""
-        parts = [part for part in LISTED.split(listed.strip(" \n.?!")) if part]
-        if len(parts) < 2 or any(len(part.split()) > MOST_WORDS for part in parts):
+    def things(self) -> list["SlotValues"]:
+        """The values for each item, when the question lists several."""
+        listed = self.question.rpartition(": ")[2] if not self.item else ""
+        parts = [part for part in LIST_SEPARATOR.split(listed.strip(" \n.?!")) if part]
+        if len(parts) < 2 or any(len(part.split()) > MAX_WORDS_OF_ITEM for part in parts):
             return []
-        of_conversation = partial(Evidence, self.conversation, self.background, generous=self.generous)
-        return [of_conversation(thing=part) for part in parts]
+        for_item = partial(SlotValues, self.conversation, self.documents, generous=self.generous)
+        return [for_item(item=part) for part in parts]
 
     def texts(self, name: str, schema: Schema) -> list[str]:
-        found = [*self.facts(name), *self.extracted(name, schema)]
-        if self.thing:
-            found.append(subject(self.thing))
+        found = [*self.stated_values(name), *self.extract(name, schema)]
+        if self.item:
+            found.append(subject_of(self.item))
         if self.generous or not found:
-            found += self.related(name, schema)
+            found += self.from_documents(name, schema)
         return list(dict.fromkeys(text for text in found if text))
 
-    def extracted(self, name: str, schema: Schema) -> list[str]:
-        """What the question holds for a field of this kind."""
+    def extract(self, name: str, schema: Schema) -> list[str]:
+        """Values in the question for a field of this name, description and format."""
         kind = set(stems(name))
-        told = kind | (set(stems(str(schema.get("description", "")))) if not kind & QUERY else set())
-        form = WEB.get(schema.get("format", ""))
-        if form is not None:
-            return form.findall(self.told)
-        if kind & FORMULA and (found := expressions_in(self.question)):
+        about = kind | (set(stems(str(schema.get("description", "")))) if not kind & QUERY_FIELDS else set())
+        pattern = FORMATS.get(schema.get("format", ""))
+        if pattern is not None:
+            return pattern.findall(self.text)
+        if kind & FORMULA_FIELDS and (found := expressions_in(self.question)):
             return found
-        if kind & QUERY:
+        if kind & QUERY_FIELDS:
             return [self.question.strip()]
-        if kind & ASIDES:
+        if kind & DETAIL_FIELDS:
             return asides_in(self.question)
-        if told & SPOT and self.places:
+        if about & PLACE_FIELDS and self.places:
             return self.places
-        return [*self.quoted, *names_in(self.question)] if told & (NAME | FORMULA) or self.quoted else []
+        return (
+            [*self.quoted, *names_in(self.question)]
+            if about & (NAME_FIELDS | FORMULA_FIELDS) or self.quoted
+            else []
+        )
 
-    def facts(self, name: str) -> list[str]:
-        return self.values.get(" ".join(stems(name)), [])
+    def stated_values(self, name: str) -> list[str]:
+        """Values that the conversation gives with the field's name, as in `city: Oslo`."""
+        return self.values_by_key.get(" ".join(stems(name)), [])
 
-    def related(self, name: str, schema: Schema) -> list[str]:
-        """What the background has for a field: title, place, an excerpt, or sentences that speak of it."""
-        kind, best = set(stems(name)), self.background[0] if self.background else None
+    def from_documents(self, name: str, schema: Schema) -> list[str]:
+        """Values from the documents: a title, URLs, an excerpt, or the sentences closest to its name."""
+        kind, best = set(stems(name)), self.documents[0] if self.documents else None
         if best is None:
-            return [self.said or self.question.strip()]
-        if kind & TITLE:
+            return [self.answer or self.question.strip()]
+        if kind & TITLE_FIELDS:
             return [best.title]
-        if kind & CITED:
-            return [source.place for source in self.background]
-        if kind & WHOLE:
-            return [self.said or " ".join(best.sentences[:3]), *best.sentences]
+        if kind & URL_FIELDS:
+            return [document.place for document in self.documents]
+        if kind & ANSWER_FIELDS:
+            return [self.answer or " ".join(best.sentences[:3]), *best.sentences]
         about = set(stems(f"{name} {schema.get('description', '')}"))
-        sentences = [sentence for source in self.background for sentence in source.sentences]
+        sentences = [sentence for document in self.documents for sentence in document.sentences]
         turn = self.seed % len(sentences)
         return sorted(sentences[turn:] + sentences[:turn], key=lambda each: -len(about & set(stems(each))))
 
     def numbers(self, name: str, schema: Schema) -> list[Number]:
-        """Numbers said beside the field's name, then the others: the first for the first field, and so on."""
-        told = [number for text in self.facts(name) for number in numbers_in(text)]
+        """Numbers next to the field's name, then the others: the first for the first field, and so on."""
+        stated = [number for text in self.stated_values(name) for number in numbers_in(text)]
         turn = self.order.setdefault(name, len(self.order))
         every = numbers_in("\n".join(self.results)) or numbers_in(self.question)
-        return told + self.beside(name) + every[turn:] + every[:turn]
+        return stated + self.numbers_near_name(name) + every[turn:] + every[:turn]
 
-    def beside(self, name: str) -> list[Number]:
-        """The numbers that stand beside a word of a field's name: `at most 3 results` for `max_results`."""
+    def numbers_near_name(self, name: str) -> list[Number]:
+        """Numbers next to a word of the field's name: `at most 3 results` for `max_results`."""
         found = []
         for word in stems(name):
             # The stem of `quantity` is `quantiti`.
@@ -133,68 +141,67 @@ class Evidence:
                 found += numbers_in(at[1] or at[2])
         return found
 
-    def finds(self, name: str, schema: Schema) -> bool:
-        """Whether a required field can be filled from what was said, rather than made up."""
+    def has_value(self, name: str, schema: Schema) -> bool:
+        """Whether the conversation has a value for a required field, so that none must be made up."""
         if "enum" in schema:
             return bool(self.choices(name, schema, schema["enum"]))
         kind = str(schema.get("type"))
         if kind in {"number", "integer"}:
             return bool(self.numbers(name, schema))
-        return kind != "string" or bool(self.facts(name) or self.extracted(name, schema))
+        return kind != "string" or bool(self.stated_values(name) or self.extract(name, schema))
 
-    def several(self, name: str, schema: Schema) -> list[Any]:
-        """Every thing of the kind that one field wants, when the question names more than one."""
+    def all_values(self, name: str, schema: Schema) -> list[Any]:
+        """All values in the question for one field, such as several places."""
         if str(schema.get("type")) in {"number", "integer"}:
             return numbers_in(self.question)
         if "enum" in schema:
             return self.choices(name, schema, schema["enum"])
-        found = self.extracted(name, schema)
+        found = self.extract(name, schema)
         return found if found == self.places or found == self.quoted else []
 
     def choices(self, name: str, schema: Schema, options: list[Any]) -> list[Any]:
-        """Options of an enum that are spoken of, the latest fact first, then by mention."""
-        facts = [fact.lower() for fact in self.facts(name)]
-        said = f" {' '.join(stems(self.question))} "
-        by_fact = [each for each in options if str(each).lower() in facts]
-        return by_fact + [each for each in options if f" {' '.join(stems(str(each)))} " in said]
+        """Options of an enum that the conversation mentions: stated values first."""
+        stated = [value.lower() for value in self.stated_values(name)]
+        words = f" {' '.join(stems(self.question))} "
+        first = [each for each in options if str(each).lower() in stated]
+        return first + [each for each in options if f" {' '.join(stems(str(each)))} " in words]
 
     def truths(self, name: str, schema: Schema) -> list[bool]:
-        for fact in self.facts(name):
-            if fact.lower() in {"true", "yes", "on", "false", "no", "off"}:
-                return [fact.lower() in {"true", "yes", "on"}]
-        about = set(stems(name))
-        spoken = about & set(stems(self.question))
-        denied = re.search(r"\b(?:not|no|never|without|don't)\b", self.question, re.IGNORECASE)
-        return [bool(spoken) and not denied]
+        for value in self.stated_values(name):
+            if value.lower() in {"true", "yes", "on", "false", "no", "off"}:
+                return [value.lower() in {"true", "yes", "on"}]
+        mentioned = set(stems(name)) & set(stems(self.question))
+        negated = re.search(r"\b(?:not|no|never|without|don't)\b", self.question, re.IGNORECASE)
+        return [bool(mentioned) and not negated]
 
     def wants(self, name: str, schema: Schema) -> bool:
-        """Whether an optional field is worth filling."""
-        if self.generous or self.facts(name):
+        """Whether to fill an optional field."""
+        if self.generous or self.stated_values(name):
             return True
         branches = [schema, *schema.get("anyOf", []), *schema.get("oneOf", [])]
-        return any(self.speaks_of(name, each) for each in branches if isinstance(each, dict))
+        return any(self.is_mentioned(name, each) for each in branches if isinstance(each, dict))
 
-    def speaks_of(self, name: str, schema: Schema) -> bool:
+    def is_mentioned(self, name: str, schema: Schema) -> bool:
         """Whether the question has a value for an optional field of this kind."""
         kind, named = schema.get("type"), set(stems(name)) <= set(stems(self.question))
         if "enum" in schema:
             return bool(self.choices(name, schema, schema["enum"]))
         if kind in {"integer", "number"}:
-            return bool(self.beside(name))
+            return bool(self.numbers_near_name(name))
         if kind == "string" and "format" in schema:
-            return bool(self.extracted(name, schema))
+            return bool(self.extract(name, schema))
         if kind == "string":
-            return bool((named and self.quoted) or (set(stems(name)) & SPOT and self.places))
+            return bool((named and self.quoted) or (set(stems(name)) & PLACE_FIELDS and self.places))
         return named and kind in {"boolean", "array"}
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
-        """What is said of which key, by the conversation and by what tools returned."""
-        return pairs_in(self.told) + [pair for text in self.results for pair in flat(parsed(text))]
+        """Keys and values in the conversation and in the results of tools."""
+        return pairs_in(self.text) + [pair for text in self.results for pair in key_values(parse_json(text))]
 
     @cached_property
-    def values(self) -> dict[str, list[str]]:
-        """What was said of each key, by the key's stems."""
+    def values_by_key(self) -> dict[str, list[str]]:
+        """The values of each key, by the key's stems."""
         found: dict[str, list[str]] = {}
         for key, value in self.pairs:
             found.setdefault(" ".join(stems(key)), []).append(value)

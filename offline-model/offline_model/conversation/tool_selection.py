@@ -1,76 +1,61 @@
-"""Offered tools: which of them a question speaks of, and whether it says what they need."""
+"""Tool selection: which of the tools a question needs, and whether it holds their arguments."""
 
 import re
-from typing import Any
 
-from offline_model.api.requests import Tool
-from offline_model.conversation.messages import Conversation
-from offline_model.conversation.slot_filling import FORMULA, QUERY, Evidence
+from offline_model.conversation.messages import Conversation, Tool
+from offline_model.conversation.slot_filling import FORMULA_FIELDS, QUERY_FIELDS, SlotValues
 from offline_model.corpus.query_terms import terms
 from offline_model.corpus.stemming import stems
 
-SEARCHING = frozenset(stems("search lookup retrieve find wiki wikipedia web internet knowledge browse"))
-SYNONYMS = {"plu": "add", "sum": "add", "minu": "subtract"}
-ANSWERING = frozenset(stems("final answer respond response reply submit finish conclude done output"))
-# Verbs and nouns that most tools have in their names and that therefore say nothing.
-EMPTY = frozenset(stems("get tool function my run call do make set fetch return input value data"))
+SEARCH_WORDS = frozenset(stems("search lookup retrieve find wiki wikipedia web internet knowledge browse"))
+SYNONYMS = dict(zip(stems("plus sum minus"), stems("add add subtract"), strict=True))
+ANSWER_WORDS = frozenset(stems("final answer respond response reply submit finish conclude done output"))
+# Words that stand in the names of most tools and tell none from another.
+GENERIC_WORDS = frozenset(stems("get tool function my run call do make set fetch return input value data"))
 
 
-def named_in(tool: Tool, question: str) -> bool:
-    name = re.escape(tool.function.name)
+def is_named(tool: Tool, question: str) -> bool:
+    name = re.escape(tool.name)
     return re.search(rf"(?<!\w){name}(?!\w)", question, re.IGNORECASE) is not None
 
 
-def spoken_of(tool: Tool, question: str) -> bool:
-    """Whether question and tool share a word that says something, or it is the tool's kind of input."""
-    if searches(tool):
+def is_relevant(tool: Tool, question: str) -> bool:
+    """Whether question and tool share a telling word, or the question has arithmetic for a calculator."""
+    if is_search_tool(tool):
         return False
     asked = {SYNONYMS.get(term, term) for term in stems(question)} & (
         set(terms(question)) | set(SYNONYMS.values())
     )
-    about = set(terms(f"{tool.function.name} {(tool.function.description or '').split('.')[0]}")) - EMPTY
+    about = set(terms(f"{tool.name} {tool.description.split('.')[0]}")) - GENERIC_WORDS
     arithmetic = re.search(r"\d\s*[+*/^-]\s*\d", question) is not None
-    takes = {stem for name in properties(tool) for stem in stems(name)}
-    numeric = [part for part in properties(tool).values() if str(part.get("type")) in NUMERIC]
+    takes = {stem for name in tool.properties for stem in stems(name)}
+    numeric = [part for part in tool.properties.values() if str(part.get("type")) in {"number", "integer"}]
     return bool(asked & about) or (
-        arithmetic and (bool(takes & FORMULA) or (len(numeric) > 1 and "add" in about))
+        arithmetic and (bool(takes & FORMULA_FIELDS) or (len(numeric) > 1 and "add" in about))
     )
 
 
-NUMERIC = {"number", "integer"}
+def is_search_tool(tool: Tool) -> bool:
+    words = stems(f"{tool.name} {tool.description}")
+    takes = {stem for name in tool.properties for stem in stems(name)}
+    return bool(set(words) & SEARCH_WORDS) and bool(takes & QUERY_FIELDS)
 
 
-def searches(tool: Tool) -> bool:
-    words = stems(f"{tool.function.name} {tool.function.description or ''}")
-    takes = {stem for name in properties(tool) for stem in stems(name)}
-    return bool(set(words) & SEARCHING) and bool(takes & QUERY)
+def is_answer_tool(tool: Tool) -> bool:
+    """Whether the tool exists to receive the final answer, as some frameworks offer one."""
+    words = {*stems(tool.name), *({"final"} & set(stems(tool.description)))}
+    return not ANSWER_WORDS.isdisjoint(words)
 
 
-def takes_answer(tool: Tool) -> bool:
-    """Whether a framework offers a tool so that the answer is passed to it."""
-    told = {*stems(tool.function.name), *({"final"} & set(stems(tool.function.description or "")))}
-    return not ANSWERING.isdisjoint(told)
+def can_fill_arguments(conversation: Conversation, tool: Tool) -> bool:
+    values = SlotValues(conversation, [], generous=False)
+    return all(values.has_value(name, tool.properties.get(name, {})) for name in tool.required)
 
 
-def can_fill(conversation: Conversation, tool: Tool) -> bool:
-    evidence = Evidence(conversation, [], generous=False)
-    parts = properties(tool)
-    return all(evidence.finds(name, parts.get(name, {})) for name in schema_of(tool).get("required", []))
-
-
-def likeliest(conversation: Conversation) -> Tool:
-    """Which tool is called when one must be: the one that shares most words with the question."""
+def most_relevant_tool(conversation: Conversation) -> Tool:
+    """The tool that shares most words with the question."""
     asked = set(terms(conversation.question))
     return max(
         conversation.tools,
-        key=lambda tool: len(asked & set(terms(f"{tool.function.name} {tool.function.description or ''}"))),
+        key=lambda tool: len(asked & set(terms(f"{tool.name} {tool.description}"))),
     )
-
-
-def schema_of(tool: Tool) -> dict[str, Any]:
-    return tool.function.parameters or {"type": "object", "properties": {}}
-
-
-def properties(tool: Tool) -> dict[str, Any]:
-    found = schema_of(tool).get("properties", {})
-    return {name: part if isinstance(part, dict) else {} for name, part in found.items()}

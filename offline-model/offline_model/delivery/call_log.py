@@ -1,4 +1,4 @@
-"""The ledger: the last calls received, how each ended, and how much of its answer was sent."""
+"""The call log: the last calls received, how each ended, and how many tokens of its answer were sent."""
 
 import json
 from collections import Counter, deque
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-KEPT = 100
-BODY_KEPT = 65_536
-HEADER_KEPT = 4_096
-COUNTERS_KEPT = 1_000
-HEADERS = {
+MAX_CALLS = 100
+MAX_BODY_BYTES = 65_536
+MAX_HEADER_BYTES = 4_096
+MAX_COUNTERS = 1_000
+LOGGED_HEADERS = {
     b"authorization",
     b"content-type",
     b"traceparent",
@@ -26,10 +26,10 @@ State = Literal["running", "finished", "cancelled", "failed"]
 
 
 @dataclass(slots=True)
-class Call:
-    """One call as it was received, its body only as far as it is shown.
+class LoggedCall:
+    """One call: headers, the beginning of the body, and how the call ended.
 
-    `state` becomes `cancelled` when its client left before the end.
+    `state` becomes `cancelled` when the client left before the end.
     """
 
     id: str
@@ -37,20 +37,20 @@ class Call:
     headers: list[tuple[bytes, bytes]]
     model: str | None = None
     body: bytes = b""
-    whole: bool = True
+    body_is_complete: bool = True
     state: State = "running"
     status: int | None = None
     tokens_sent: int = 0
 
-    def keep(self, body: bytes) -> None:
-        self.body, self.whole = body[:BODY_KEPT], len(body) <= BODY_KEPT
+    def set_body(self, body: bytes) -> None:
+        self.body, self.body_is_complete = body[:MAX_BODY_BYTES], len(body) <= MAX_BODY_BYTES
 
     def text(self) -> str:
         return self.body.decode("utf-8", "replace")
 
-    def parsed(self) -> Any:
-        """The body as JSON when it is that and not too long, else the text as it came."""
-        if not self.whole:
+    def parsed_body(self) -> Any:
+        """The value of a JSON body; the text of a body that was cut or is not JSON."""
+        if not self.body_is_complete:
             return self.text()
         try:
             value = json.loads(self.body)
@@ -59,7 +59,7 @@ class Call:
             return self.text()
         return value
 
-    def shown(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         return {
             "id": self.id,
             "received": self.received.isoformat(),
@@ -67,44 +67,45 @@ class Call:
             "state": self.state,
             "status": self.status,
             "tokens_sent": self.tokens_sent,
-            "headers": dict(masked(self.headers)),
-            "body": self.parsed(),
+            "headers": dict(mask_key(self.headers)),
+            "body": self.parsed_body(),
         }
 
     def contains(self, text: str) -> bool:
-        return text in self.text() or text in json.dumps(self.parsed(), ensure_ascii=False)
+        return text in self.text() or text in json.dumps(self.parsed_body(), ensure_ascii=False)
 
 
 @dataclass
-class Ledger:
-    """The last calls, newest last, and how often each model name was called."""
+class CallLog:
+    """The last calls, newest last, and how often each model name with a fault was called."""
 
-    calls: deque[Call] = field(default_factory=lambda: deque(maxlen=KEPT))
+    calls: deque[LoggedCall] = field(default_factory=lambda: deque(maxlen=MAX_CALLS))
     counts: Counter[str] = field(default_factory=Counter)
 
-    def open(self, identity: str, headers: list[tuple[bytes, bytes]]) -> Call:
-        kept = [(name, value[:HEADER_KEPT]) for name, value in headers if name in HEADERS]
-        call = Call(identity, datetime.now(UTC), kept)
+    def open(self, identity: str, headers: list[tuple[bytes, bytes]]) -> LoggedCall:
+        kept = [(name, value[:MAX_HEADER_BYTES]) for name, value in headers if name in LOGGED_HEADERS]
+        call = LoggedCall(identity, datetime.now(UTC), kept)
         self.calls.append(call)
         return call
 
-    def strikes(self, name: str, every: int) -> bool:
-        """Whether this call is the one in `every` to this exact name: the 10th, the 20th, ... for 10."""
-        if name not in self.counts and len(self.counts) >= COUNTERS_KEPT:
+    def is_fault_due(self, name: str, every: int) -> bool:
+        """Count a call to this exact name. True for one call in `every`: the 10th, the 20th, ... for 10."""
+        if name not in self.counts and len(self.counts) >= MAX_COUNTERS:
             self.counts.clear()
         self.counts[name] += 1
         return self.counts[name] % every == 0
 
-    def shown(self, contains: str) -> list[dict[str, Any]]:
-        return [call.shown() for call in self.calls if not contains or call.contains(contains)]
+    def as_dicts(self, contains: str) -> list[dict[str, Any]]:
+        """The calls whose body contains a text; all for an empty text."""
+        return [call.as_dict() for call in self.calls if not contains or call.contains(contains)]
 
     def clear(self) -> None:
         self.calls.clear()
         self.counts.clear()
 
 
-def masked(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[str, str]]:
-    """The headers, a key shortened to its last two characters."""
+def mask_key(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[str, str]]:
+    """The headers; of an API key only the last two characters."""
     for name, value in headers:
         text = value.decode("latin-1")
         if name == b"authorization":

@@ -1,4 +1,4 @@
-"""Presence: every wait of this server ends at once when the client has left."""
+"""Disconnects: every wait of this server ends at once when its client has left."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -7,33 +7,33 @@ from typing import Any
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
-class ClientLeft(Exception):
+class ClientDisconnected(Exception):
     """The client closed its connection before the end of its answer."""
 
 
-class Presence:
-    """Watches one connection, after its body was read.
+class ClientConnection:
+    """Watches one connection after its request body was read.
 
-    Starlette's StreamingResponse leaves a client's departure to the next send; a stream that waits for
-    its next token would notice nothing. So the wait itself is raced against ASGI's http.disconnect.
+    Starlette's StreamingResponse notices a disconnect at its next send. A stream that waits for its next
+    token would notice nothing, so each wait here also waits for ASGI's http.disconnect.
     """
 
     def __init__(self, receive: Receive) -> None:
         self.receive = receive
-        self.left: asyncio.Task[None] | None = None
+        self.disconnect: asyncio.Task[None] | None = None
 
     async def wait(self, seconds: float | None) -> None:
-        """Sleep that long (None: for ever), or raise ClientLeft as soon as the client has gone."""
-        if self.left is None:
-            self.left = asyncio.create_task(self.until_left())
-        done, _ = await asyncio.wait({self.left}, timeout=seconds)
+        """Sleep, for ever with None; raise ClientDisconnected as soon as the client has left."""
+        if self.disconnect is None:
+            self.disconnect = asyncio.create_task(self.wait_for_disconnect())
+        done, _ = await asyncio.wait({self.disconnect}, timeout=seconds)
         if done:
-            raise ClientLeft
+            raise ClientDisconnected
 
-    async def until_left(self) -> None:
+    async def wait_for_disconnect(self) -> None:
         while (await self.receive())["type"] != "http.disconnect":
             pass
 
     def close(self) -> None:
-        if self.left is not None:
-            self.left.cancel()
+        if self.disconnect is not None:
+            self.disconnect.cancel()

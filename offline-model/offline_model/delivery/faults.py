@@ -1,4 +1,4 @@
-"""Pace and faults: one small grammar, in the model's name after `?` or in the header X-Offline."""
+"""Speed and faults of an answer: options in the model's name after `?`, or in the header X-Offline."""
 
 from typing import Annotated, Literal, Self
 from urllib.parse import parse_qs
@@ -7,15 +7,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 MODEL = "offline"
 
-# Which options mean something only together with which fault.
-OPTIONS = {"retry_after": {"429"}, "after": {"cut", "malformed"}, "tokens": {"long"}}
+# Options that need one of these faults.
+FAULTS_OF_OPTION = {"retry_after": {"429"}, "after": {"cut", "malformed"}, "tokens": {"long"}}
+
+# After these faults the log says that a call failed; a `long` answer is an answer.
+FAILURES = {"hang", "401", "429", "500", "cut", "malformed"}
 
 
-class BadPace(ValueError):
-    """The text is not in the grammar; the message says where."""
+class InvalidOptions(ValueError):
+    """The options cannot be parsed; the message says which part is wrong."""
 
 
-class Pace(BaseModel):
+class DeliveryOptions(BaseModel):
     """How an answer is delivered. Times in seconds, lengths in tokens."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -29,9 +32,9 @@ class Pace(BaseModel):
     every: Annotated[int, Field(ge=1, le=1_000_000)] = 1
 
     @model_validator(mode="after")
-    def options_belong_to_their_fault(self) -> Self:
+    def check_options_against_fault(self) -> Self:
         given = self.model_fields_set
-        for option, faults in OPTIONS.items():
+        for option, faults in FAULTS_OF_OPTION.items():
             if option in given and self.fault not in faults:
                 raise ValueError(f"{option} needs fault={' or fault='.join(sorted(faults))}")
         if "every" in given and self.fault is None:
@@ -39,28 +42,28 @@ class Pace(BaseModel):
         return self
 
 
-def parse(text: str) -> Pace:
-    """`tps=20&fault=cut` as a Pace; raises BadPace and nothing else."""
+def parse_options(text: str) -> DeliveryOptions:
+    """Parse options such as `tps=20&fault=cut`; raise InvalidOptions and nothing else."""
     if not text:
-        return Pace()
+        return DeliveryOptions()
     try:
         values = parse_qs(text, keep_blank_values=True, strict_parsing=True, max_num_fields=16)
     except ValueError as problem:
-        raise BadPace(f"not of the form key=value&key=value ({problem})") from problem
+        raise InvalidOptions(f"not of the form key=value&key=value ({problem})") from problem
     for key, given in values.items():
         if len(given) > 1:
-            raise BadPace(f"{key} is given {len(given)} times")
+            raise InvalidOptions(f"{key} is given {len(given)} times")
     try:
-        return Pace.model_validate({key: given[0] for key, given in values.items()})
+        return DeliveryOptions.model_validate({key: given[0] for key, given in values.items()})
     except ValidationError as problem:
         detail = problem.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(step) for step in detail["loc"])
-        raise BadPace(f"{where}: {detail['msg']}" if where else detail["msg"]) from problem
+        raise InvalidOptions(f"{where}: {detail['msg']}" if where else detail["msg"]) from problem
 
 
-def parse_model(name: str) -> Pace:
-    """The pace in a model's name; raises BadPace for any name that is not this model's."""
+def parse_model_name(name: str) -> DeliveryOptions:
+    """The options in a model's name; raise InvalidOptions for a name that is not this model's."""
     base, _, query = name.partition("?")
     if base != MODEL:
-        raise BadPace(f"the only model here is `{MODEL}`")
-    return parse(query)
+        raise InvalidOptions(f"the only model here is `{MODEL}`")
+    return parse_options(query)

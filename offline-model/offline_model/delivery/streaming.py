@@ -1,126 +1,86 @@
-"""Delivery: an answer sent at the pace asked for, with the fault asked for."""
+"""Send one response, whole or as a stream, at the speed and with the fault that were asked for."""
 
-import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from offline_model.api.answers import Answer
-from offline_model.api.chunks import Chunks
-from offline_model.api.errors import ApiError
-from offline_model.api.responses import Choice, Completion, ReplyMessage
-from offline_model.delivery.call_log import Call
-from offline_model.delivery.disconnect import ClientLeft, Presence
-from offline_model.delivery.faults import Pace
+from offline_model.delivery.call_log import LoggedCall
+from offline_model.delivery.disconnect import ClientConnection, ClientDisconnected
+from offline_model.delivery.faults import DeliveryOptions
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-# How many tokens an unpaced stream sends before it looks whether its client is still there.
-GLANCE = 32
-FINGERPRINT = "fp_offline"
+# A stream without `tps` checks for a disconnect after so many tokens.
+TOKENS_BETWEEN_CHECKS = 32
 
 
 @dataclass
-class Delivery:
-    """One answer on its way to one client. `hang_up` closes the connection without an end."""
+class ResponseSender:
+    """Sends the response of one call. `close_connection` closes the socket without ending the response."""
 
-    call: Call
-    pace: Pace
-    presence: Presence
+    call: LoggedCall
+    options: DeliveryOptions
+    client: ClientConnection
     send: Send
-    hang_up: Callable[[], None]
+    close_connection: Callable[[], None]
 
     async def wait_for_first_token(self) -> None:
-        """The faults that come instead of an answer, and the time to the first token."""
-        if self.pace.fault == "hang":
-            await self.presence.wait(None)
-        if self.pace.ttft:
-            await self.presence.wait(self.pace.ttft)
-        if self.pace.fault == "401":
-            key = dict(self.call.headers)[b"authorization"].decode("latin-1").split()[-1]
-            message = f"Incorrect API key provided: {key}."  # some servers really quote it
-            raise ApiError(401, message, code="invalid_api_key")
-        if self.pace.fault == "429":
-            raise ApiError(
-                429,
-                f"Rate limit reached for {self.call.model}. Please try again in {self.pace.retry_after}s.",
-                kind="requests",
-                code="rate_limit_exceeded",
-                headers={"retry-after": str(self.pace.retry_after)},
-            )
-        if self.pace.fault == "500":
-            message = "The server had an error while processing your request. Sorry about that!"
-            raise ApiError(500, message, kind="server_error")
+        if self.options.fault == "hang":
+            await self.client.wait(None)
+        if self.options.ttft:
+            await self.client.wait(self.options.ttft)
 
-    async def plain(self, answer: Answer, head: dict[str, Any]) -> None:
-        if self.pace.tps:
-            await self.presence.wait(answer.usage.completion_tokens / self.pace.tps)
-        body = completion(answer, head)
-        if self.pace.fault == "malformed":
+    async def send_json(self, body: bytes, tokens: int, first_tokens: Callable[[int], bytes]) -> None:
+        """Send a body that holds so many tokens. For the fault `cut`, `first_tokens` gives its beginning."""
+        if self.options.tps:
+            await self.client.wait(tokens / self.options.tps)
+        if self.options.fault == "malformed":
             body = body[: len(body) // 2]
-        await self.start(b"application/json", len(body))
-        if self.pace.fault == "cut":
-            kept = first_tokens(body, answer, self.pace.after)
-            await self.send({"type": "http.response.body", "body": kept, "more_body": True})
-            self.call.tokens_sent = min(self.pace.after, answer.usage.completion_tokens)
+        await self.start(b"application/json", (b"content-length", str(len(body)).encode()))
+        if self.options.fault == "cut":
+            await self.push(first_tokens(self.options.after))
+            self.call.tokens_sent = min(self.options.after, tokens)
             await self.cut()
             return
-        self.call.tokens_sent = answer.usage.completion_tokens
+        self.call.tokens_sent = tokens
         await self.send({"type": "http.response.body", "body": body})
 
-    async def stream(self, answer: Answer, chunks: Chunks) -> None:
-        await self.start(b"text/event-stream; charset=utf-8", None)
-        await self.push(chunks.opening(answer))
-        stops_at = self.pace.after if self.pace.fault in {"cut", "malformed"} else None
-        for event, carried in chunks.pieces(answer):
+    async def send_stream(self, first: bytes, events: Iterable[tuple[bytes, int]], last: bytes) -> None:
+        """Send events, each given with the number of its tokens."""
+        await self.start(b"text/event-stream; charset=utf-8", (b"cache-control", b"no-cache"))
+        await self.push(first)
+        stops_at = self.options.after if self.options.fault in {"cut", "malformed"} else None
+        for event, tokens in events:
             if stops_at is not None and self.call.tokens_sent >= stops_at:
                 break
             await self.push(event)
-            self.call.tokens_sent += carried
-            await self.between_tokens()
-        if self.pace.fault == "cut":
+            self.call.tokens_sent += tokens
+            await self.wait_between_tokens()
+        if self.options.fault == "cut":
             await self.cut()
             return
-        if self.pace.fault == "malformed":
+        if self.options.fault == "malformed":
             await self.push(b'data: {"id": "chatcmpl-broken", "choices": [{"index": 0, "del\n\n')
-        await self.send({"type": "http.response.body", "body": chunks.closing(answer)})
+        await self.send({"type": "http.response.body", "body": last})
 
-    async def between_tokens(self) -> None:
-        if self.pace.tps:
-            await self.presence.wait(1 / self.pace.tps)
-        elif self.call.tokens_sent % GLANCE == 0:
-            await self.presence.wait(0)
+    async def wait_between_tokens(self) -> None:
+        if self.options.tps:
+            await self.client.wait(1 / self.options.tps)
+        elif self.call.tokens_sent % TOKENS_BETWEEN_CHECKS == 0:
+            await self.client.wait(0)
 
-    async def start(self, content_type: bytes, length: int | None) -> None:
-        headers = [(b"content-type", content_type)]
-        if length is not None:
-            headers.append((b"content-length", str(length).encode()))
-        else:
-            headers.append((b"cache-control", b"no-cache"))
+    async def start(self, content_type: bytes, header: tuple[bytes, bytes]) -> None:
         self.call.status = 200
+        headers = [(b"content-type", content_type), header]
         await self.send({"type": "http.response.start", "status": 200, "headers": headers})
 
-    async def push(self, event: bytes) -> None:
-        await self.send({"type": "http.response.body", "body": event, "more_body": True})
+    async def push(self, body: bytes) -> None:
+        await self.send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def cut(self) -> None:
-        """Close the connection in the middle, and wait until it is closed: nothing may follow."""
-        self.hang_up()
+        """Close the connection in the middle of a response, and wait until it is closed."""
+        self.close_connection()
         try:
-            await self.presence.wait(1)
-        except ClientLeft:
+            await self.client.wait(1)
+        except ClientDisconnected:
             return
-
-
-def completion(answer: Answer, head: dict[str, Any]) -> bytes:
-    message = ReplyMessage(content=answer.text, tool_calls=answer.calls)
-    choice = Choice(message=message, finish_reason=answer.finish)
-    exclude = None if answer.calls else {"choices": {0: {"message": {"tool_calls"}}}}
-    return Completion(**head, choices=[choice], usage=answer.usage).model_dump_json(exclude=exclude).encode()
-
-
-def first_tokens(body: bytes, answer: Answer, count: int) -> bytes:
-    """The reply up to its so-manyth token."""
-    kept = "".join(answer.pieces[0][:count])
-    mark = b'"arguments":"' if answer.calls else b'"content":"'
-    return body[: body.find(mark) + len(mark) + len(json.dumps(kept, ensure_ascii=False).encode()) - 2]

@@ -1,28 +1,28 @@
-"""Submitting: an answer that must not be text goes to the tool that takes the answer."""
+"""Pass the final answer to a tool, when the request requires a tool call and the answer is a text."""
 
-from offline_model.api.requests import Tool
-from offline_model.conversation.documents import background
-from offline_model.conversation.messages import Call, Conversation, Reply
-from offline_model.conversation.slot_filling import Evidence
-from offline_model.conversation.tool_selection import likeliest, schema_of, takes_answer
+from offline_model.conversation.documents import documents_for
+from offline_model.conversation.messages import Conversation, Reply, Tool, ToolCall
+from offline_model.conversation.slot_filling import SlotValues
+from offline_model.conversation.tool_selection import is_answer_tool, most_relevant_tool
 from offline_model.json_schema.generator import generate
 
 
-def submit(conversation: Conversation, text: str) -> Reply:
-    """Call a tool with what would have been said."""
-    tool = receiver(conversation)
-    evidence = Evidence(conversation, background(conversation), generous=takes_answer(tool), said=text)
-    return Reply(calls=(Call(tool.function.name, generate(schema_of(tool), evidence, conversation.seed)),))
+def call_answer_tool(conversation: Conversation, answer: str) -> Reply:
+    tool = choose_tool(conversation)
+    values = SlotValues(
+        conversation, documents_for(conversation), generous=is_answer_tool(tool), answer=answer
+    )
+    return Reply(calls=(ToolCall(tool.name, generate(tool.schema, values, conversation.seed)),))
 
 
-def receiver(conversation: Conversation) -> Tool:
-    """The tool that takes the answer, as far as names tell; else the last that was not called yet.
+def choose_tool(conversation: Conversation) -> Tool:
+    """The last tool whose name says that it takes the answer, else the last that was not called yet.
 
-    Frameworks put the tools that take an answer after the others.
+    Frameworks put the tool that takes the answer after the others.
     """
     called = {result.call.name for result in conversation.results}
-    unused = [tool for tool in conversation.tools if tool.function.name not in called]
-    taking = [tool for tool in conversation.tools if takes_answer(tool)]
-    if taking or (called and unused):
-        return (taking or unused)[-1]
-    return likeliest(conversation)
+    unused = [tool for tool in conversation.tools if tool.name not in called]
+    answer_tools = [tool for tool in conversation.tools if is_answer_tool(tool)]
+    if answer_tools or (called and unused):
+        return (answer_tools or unused)[-1]
+    return most_relevant_tool(conversation)

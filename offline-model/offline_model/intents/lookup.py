@@ -1,21 +1,22 @@
-"""Looking it up: the best passage of the books, a few of its sentences, and where they stand."""
+"""Lookup: quote the best passage of the corpus, with its source."""
 
 import re
 
 from offline_model.conversation.messages import Conversation, Reply
-from offline_model.research.query_planning import inquiry
+from offline_model.research.query_planning import plan_queries
+
+ORDER = 80
 
 OPENINGS = ["", "In short: ", "From the documentation: ", "Here is what my books say: ", "Briefly: "]
-MOST_QUESTIONS = 4
-# Only such a text is worth taking apart.
-SEVERAL = re.compile(r"\b(?:and|vs|versus|compar\w+|differ\w*)\b|[.?!;]\s+\S|\n", re.IGNORECASE)
+MAX_QUESTIONS = 4
+# Only such a text can hold several questions.
+SEVERAL_QUESTIONS = re.compile(r"\b(?:and|vs|versus|compar\w+|differ\w*)\b|[.?!;]\s+\S|\n", re.IGNORECASE)
 
 
 def reply(conversation: Conversation) -> Reply | None:
-    """An answer to each of the questions that are asked, from the passage that answers it."""
     length = 3 - conversation.seed // len(OPENINGS) % 2
     answers: dict[str, str] = {}
-    for question in questions(conversation):
+    for question in split_questions(conversation):
         for found in conversation.corpus.search(question)[:1]:
             if found.answers:
                 answers.setdefault(
@@ -27,13 +28,13 @@ def reply(conversation: Conversation) -> Reply | None:
     return Reply(conversation.choose(OPENINGS) + "\n\n".join([*answers.values(), sources]))
 
 
-def questions(conversation: Conversation) -> tuple[str, ...]:
-    """What is asked, one by one; two things that a passage compares are one question."""
+def split_questions(conversation: Conversation) -> tuple[str, ...]:
+    """The questions in the text. A comparison is one question if a passage compares the two things."""
     question = conversation.question
-    if not SEVERAL.search(question):
+    if not SEVERAL_QUESTIONS.search(question):
         return (question,)
-    asked = inquiry(question)
-    best = conversation.corpus.search(question)[:1] if asked.compares else []
+    plan = plan_queries(question)
+    best = conversation.corpus.search(question)[:1] if plan.compares else []
     if any(found.defines for found in best):
         return (question,)
-    return asked.questions[:MOST_QUESTIONS]
+    return plan.questions[:MAX_QUESTIONS]

@@ -1,17 +1,17 @@
-"""Obeying: an order that stands in a user's or the system's message is followed, whoever really wrote it.
+"""Prompt injection: follow an instruction that stands in a user's or the system's message.
 
 A model cannot tell who wrote which part of a message. A program that pastes a web page into one lets the
-page's author give orders; in a tool's message the same words are data.
+author of the page give instructions. The same words in a tool's message are data.
 """
 
 import re
 
-from offline_model.api.requests import Tool, ToolChoice
-from offline_model.conversation.messages import Call, Conversation, Reply, arguments_of
-from offline_model.conversation.tool_selection import properties, schema_of
+from offline_model.conversation.messages import Conversation, Reply, Tool, ToolCall
 from offline_model.json_schema.validator import validator_of
 
-OVERRIDE = re.compile(
+ORDER = 10
+
+INSTRUCTION = re.compile(
     r"\bignore (?:all |your |all your |the |any )*(?:(?:previous|prior|above) )?instructions,? and call "
     r"[`'\"]?(\w+)[`'\"]? (?:on|with) ([^\n]+)",
     re.IGNORECASE,
@@ -19,28 +19,23 @@ OVERRIDE = re.compile(
 
 
 def reply(conversation: Conversation) -> Reply | None:
-    choice = conversation.choice
-    if not conversation.tools or choice == "none" or isinstance(choice, ToolChoice):
+    if not conversation.tools or conversation.tool_choice == "none" or conversation.forced_tool:
         return None
-    made = [
-        Call(call.function.name, arguments_of(call.function.arguments))
-        for message in conversation.request.messages
-        for call in message.tool_calls or []
-    ]
+    earlier = [call for turn in conversation.turns for call in turn.calls.values()]
     for turn in conversation.turns:
-        for name, argument in OVERRIDE.findall(turn.text) if turn.role in {"user", "system"} else ():
-            call = ordered(conversation.tools, name, argument)
-            if call is not None and call not in made:
+        for name, argument in INSTRUCTION.findall(turn.text) if turn.role in {"user", "system"} else ():
+            call = instructed_call(conversation.tools, name, argument)
+            if call is not None and call not in earlier:
                 return Reply(calls=(call,))
     return None
 
 
-def ordered(tools: list[Tool], name: str, argument: str) -> Call | None:
-    """The call, when there is such a tool and it takes one such argument."""
-    tool = next((tool for tool in tools if tool.function.name == name), None)
-    if tool is None or not properties(tool):
+def instructed_call(tools: list[Tool], name: str, argument: str) -> ToolCall | None:
+    """The call, if there is such a tool and it takes one such argument."""
+    tool = next((tool for tool in tools if tool.name == name), None)
+    if tool is None or not tool.properties:
         return None
-    first = next(iter(schema_of(tool).get("required") or properties(tool)))
-    plain = argument.split()[0] if argument.startswith("http") else argument
-    arguments = {first: plain.strip(" \t`'\".,;!")}
-    return Call(name, arguments) if validator_of(schema_of(tool)).is_valid(arguments) else None
+    first = next(iter(tool.required or tool.properties))
+    value = argument.split()[0] if argument.startswith("http") else argument
+    arguments = {first: value.strip(" \t`'\".,;!")}
+    return ToolCall(name, arguments) if validator_of(tool.schema).is_valid(arguments) else None

@@ -1,47 +1,47 @@
-"""Skills: what the model can do, each a module beside this one, asked in order until one replies.
+"""The registry finds the intents, and asks them in order until one replies.
 
-To add a skill, write a module here with one function
+An intent is a module in this folder with two names:
 
-    def reply(conversation: Conversation) -> Reply | None
+    ORDER = 75  # intents with a lower number are asked first
 
-that returns None for what is not its business, and put it into SKILLS before `lookup`.
+
+    def reply(conversation: Conversation) -> Reply | None:
+        # None: the question is for another intent
+
+`docs/reference/offline-model.md` shows a complete one.
 """
 
-from collections.abc import Callable
+from importlib import import_module
+from operator import attrgetter
+from pkgutil import iter_modules
+from typing import Protocol, cast
 
+from offline_model import intents
 from offline_model.conversation.messages import Conversation, Reply
-from offline_model.intents import (
-    greeting,
-    lookup,
-    memory,
-    prompt_injection,
-    research,
-    structured_output,
-    tool_answers,
-    tool_calls,
-    unknown,
-)
-from offline_model.intents.final_answer import submit
+from offline_model.intents.final_answer import call_answer_tool
 
-SKILLS: tuple[Callable[[Conversation], Reply | None], ...] = (
-    prompt_injection.reply,
-    research.reply,
-    tool_calls.reply,
-    structured_output.reply,
-    tool_answers.reply,
-    greeting.reply,
-    memory.reply,
-    lookup.reply,
-    unknown.reply,
-)
+
+class Intent(Protocol):
+    ORDER: int
+
+    def reply(self, conversation: Conversation, /) -> Reply | None: ...
+
+
+def find_intents() -> list[Intent]:
+    modules = [import_module(f"{intents.__name__}.{found.name}") for found in iter_modules(intents.__path__)]
+    return sorted((cast(Intent, m) for m in modules if hasattr(m, "ORDER")), key=attrgetter("ORDER"))
 
 
 def answer(conversation: Conversation) -> Reply:
-    for skill in SKILLS:
-        reply = skill(conversation)
+    """The first intent's reply; as the call of a tool when the request requires one."""
+    for intent in INTENTS:
+        reply = intent.reply(conversation)
         if reply is None:
             continue
-        if conversation.choice == "required" and not reply.calls:
-            return submit(conversation, reply.text)
+        if conversation.tool_choice == "required" and not reply.calls:
+            return call_answer_tool(conversation, reply.text)
         return reply
     return Reply()
+
+
+INTENTS = find_intents()

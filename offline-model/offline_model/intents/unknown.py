@@ -1,6 +1,8 @@
-"""Not known: said in one plain sentence, with what is known instead."""
+"""Unknown: say in one sentence that the corpus has no answer."""
 
 from offline_model.conversation.messages import Conversation, Reply
+
+ORDER = 90
 
 KNOWN = "the pages of this course and Python's own documentation"
 

@@ -1,101 +1,108 @@
-"""A report: what the sources say to each question, every sentence with its source's number."""
+"""Reports: answer each question from the results, and cite a source after each sentence."""
 
 from functools import lru_cache
 
 from offline_model.conversation.messages import Conversation
 from offline_model.corpus.passage import Hit, TokenizedPassage
 from offline_model.corpus.stemming import stems
-from offline_model.research.query_planning import Inquiry
-from offline_model.research.tool_results import Findings, sentences
+from offline_model.research.query_planning import QueryPlan
+from offline_model.research.tool_results import ResearchResults, quotable_sentences
 
 
-def report(conversation: Conversation, asked: Inquiry, found: Findings, over: bool) -> str:
-    """The answer; one plain sentence when the sources have none."""
+def write_report(
+    conversation: Conversation, plan: QueryPlan, results: ResearchResults, steps_are_used_up: bool
+) -> str:
+    """The answer, or one sentence that says why there is none."""
     length = 3 + conversation.seed % 2
-    numbers = {entry.url: entry.number for each in found.searches for entry in each.entries}
-    numbers |= {page.url: page.number for page in found.pages}
-    answers = {query: answer(conversation, query, each) for query, each in sources(asked, found).items()}
+    numbers = {result.url: result.number for search in results.searches for result in search.results}
+    numbers |= {page.url: page.number for page in results.pages}
+    answers = [
+        best_answer(conversation, question, passages)
+        for question, passages in passages_by_question(plan, results).items()
+    ]
     paragraphs = list(
         dict.fromkeys(
-            " ".join(cited(text, numbers[best.url]) for text in best.best_sentences(length))
-            for best in answers.values()
-            if best is not None
+            " ".join(cite(sentence, numbers[answer.url]) for sentence in answer.best(length))
+            for answer in answers
+            if answer is not None
         )
     )
     if not paragraphs:
-        return unanswered(found)
-    if asked.compares and len(paragraphs) > 1:
-        one, other = asked.queries
-        over_both = (
+        return reason_for_no_answer(results)
+    inferred = []
+    if plan.compares and len(paragraphs) > 1:
+        one, other = plan.queries
+        inferred = [
             f"Inferred: none of these sources compares {one} with {other}; each describes one of them."
-        )
-        return "\n\n".join([*paragraphs, *remarks(asked, found, over), over_both])
-    return "\n\n".join([*paragraphs, *remarks(asked, found, over)])
+        ]
+    return "\n\n".join([*paragraphs, *notes(plan, results, steps_are_used_up), *inferred])
 
 
-def cited(text: str, number: int) -> str:
-    whole = text if text[-1] in ".!?…" else f"{text} ..."
+def cite(sentence: str, number: int) -> str:
+    whole = sentence if sentence[-1] in ".!?…" else f"{sentence} ..."
     return f"{whole} [{number}]" if number else whole
 
 
-def sources(asked: Inquiry, found: Findings) -> dict[str, list[TokenizedPassage]]:
-    """The texts that were found for each question: of each URL the page if it was read, else the snippet.
+def passages_by_question(plan: QueryPlan, results: ResearchResults) -> dict[str, list[TokenizedPassage]]:
+    """The passages for each question: of each URL the page if it was read, else the snippet.
 
-    A search in other words stands for one that found nothing.
+    A reworded search belongs to the question whose search found nothing.
     """
-    read = {page.url: page.text for page in found.pages if page.text}
-    if asked.urls:
-        return {asked.questions[0]: [tokenized_passage(url, url, text) for url, text in read.items()]}
-    poor = next((each.query for each in found.searches if not each.entries), asked.queries[0])
-    told: dict[str, list[TokenizedPassage]] = {}
-    for each in found.searches:
-        query = each.query if each.query in asked.queries else asked.queries[0] if asked.deep else poor
-        question = dict(zip(asked.queries, asked.questions, strict=True)).get(query, asked.questions[0])
-        told.setdefault(question, []).extend(
-            tokenized_passage(entry.url, entry.title, read.get(entry.url) or entry.snippet)
-            for entry in each.entries
+    read = {page.url: page.text for page in results.pages if page.text}
+    if plan.urls:
+        return {plan.questions[0]: [to_passage(url, url, text) for url, text in read.items()]}
+    questions = dict(zip(plan.queries, plan.questions, strict=True))
+    without_results = (search.query for search in results.searches if not search.results)
+    reworded = plan.queries[0] if plan.deep else next(without_results, plan.queries[0])
+    passages: dict[str, list[TokenizedPassage]] = {}
+    for search in results.searches:
+        query = search.query if search.query in plan.queries else reworded
+        passages.setdefault(questions.get(query, plan.questions[0]), []).extend(
+            to_passage(result.url, result.title, read.get(result.url) or result.snippet)
+            for result in search.results
         )
-    return told
+    return passages
 
 
 @lru_cache(maxsize=512)
-def tokenized_passage(url: str, title: str, text: str) -> TokenizedPassage:
-    told = [each for each in sentences(text) if each != title] or [title]
-    return TokenizedPassage(title, "", "course", url, told, [" ".join(stems(each)) for each in told])
+def to_passage(url: str, title: str, text: str) -> TokenizedPassage:
+    sentences = [each for each in quotable_sentences(text) if each != title] or [title]
+    return TokenizedPassage(
+        title, "", "course", url, sentences, [" ".join(stems(each)) for each in sentences]
+    )
 
 
-def answer(conversation: Conversation, question: str, entries: list[TokenizedPassage]) -> Hit | None:
-    """What answers best, of the texts that answer at all; the search's order decides between equals."""
+def best_answer(conversation: Conversation, question: str, passages: list[TokenizedPassage]) -> Hit | None:
+    """The best of the passages that answer; of equal ones the first."""
     ranker = conversation.corpus.ranker(question)
-    hits = [ranker.rank(entry) for entry in entries]
+    hits = [ranker.rank(passage) for passage in passages]
     return max((each for each in hits if each.answers), key=lambda each: each.score, default=None)
 
 
-def remarks(asked: Inquiry, found: Findings, over: bool) -> list[str]:
-    """What the reader must know of how the answer came about."""
+def notes(plan: QueryPlan, results: ResearchResults, steps_are_used_up: bool) -> list[str]:
+    """A paragraph about failed searches, unread pages and missing steps, if there are any."""
     lines = [
-        f'The search for "{each.query}" {"failed" if each.outcome == "failed" else "found nothing"}.'
-        for each in found.searches
-        if each.outcome != "ok"
+        f'The search for "{search.query}" {"failed" if search.outcome == "failed" else "found nothing"}.'
+        for search in results.searches
+        if search.outcome != "ok"
     ]
-    lines += [f"The page {page.url} could not be read." for page in found.pages if not page.text]
-    if over:
-        tried = {each.query for each in found.searches}
-        missing = [f'"{query}"' for query in asked.queries if query not in tried]
+    lines += [f"The page {page.url} could not be read." for page in results.pages if not page.text]
+    if steps_are_used_up:
+        tried = {search.query for search in results.searches}
+        missing = [f'"{query}"' for query in plan.queries if query not in tried]
         lines.append("No steps were left, so this is what was found until then.")
-        lines += [f"Not looked up: {', '.join(missing)}."] if missing and not asked.urls else []
+        lines += [f"Not looked up: {', '.join(missing)}."] if missing and not plan.urls else []
     return [" ".join(dict.fromkeys(lines))] if lines else []
 
 
-def unanswered(found: Findings) -> str:
-    """One plain sentence, and why."""
-    if not found.steps:
+def reason_for_no_answer(results: ResearchResults) -> str:
+    if not results.steps:
         return "No steps were left to search with, so I cannot answer this."
-    if any(each.outcome == "failed" for each in found.searches):
+    if any(search.outcome == "failed" for search in results.searches):
         return "The search failed, so I cannot answer this."
-    if not found.searches:
+    if not results.searches:
         return "The page could not be read, so I cannot answer this."
-    if not found.sources:
-        tried = " or ".join(f'"{each.query}"' for each in found.searches)
+    if not results.sources:
+        tried = " or ".join(f'"{search.query}"' for search in results.searches)
         return f"The search found nothing for {tried}, so I cannot answer this."
     return "I do not know: nothing that the search found answers this."

@@ -1,33 +1,32 @@
-"""Findings: what a search and a reader of pages gave back, told by the form of their results."""
+"""Tool results: recognise search results and fetched pages by their form."""
 
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from offline_model.api.requests import Tool
-from offline_model.conversation.documents import ORDER, clean
-from offline_model.conversation.messages import Result
-from offline_model.conversation.tool_selection import SEARCHING
+from offline_model.conversation.documents import INJECTED_INSTRUCTION, clean_sentences
+from offline_model.conversation.messages import ToolResult
+from offline_model.conversation.tool_selection import SEARCH_WORDS
 from offline_model.corpus.plain_text import prose_sentences
 from offline_model.corpus.stemming import stems
 
-MOST_TEXT = 20_000
-MOST_ENTRIES = 50
+MAX_CHARACTERS = 20_000
+MAX_RESULTS = 50
 
-START = re.compile(r"^\[(\d{1,4})\] ", re.MULTILINE)
-HEADED = re.compile(r"\[(\d{1,4})\] [^\n]*\n(?:https?://\S+\n)?")
-NOTHING = re.compile(r"^\W*(?:no|nothing|0)\b.{0,20}\b(?:results?|found|matches)\b", re.IGNORECASE)
-UNREAD = re.compile(
+RESULT_START = re.compile(r"^\[(\d{1,4})\] ", re.MULTILINE)
+PAGE_HEAD = re.compile(r"\[(\d{1,4})\] [^\n]*\n(?:https?://\S+\n)?")
+NO_RESULTS = re.compile(r"^\W*(?:no|nothing|0)\b.{0,20}\b(?:results?|found|matches)\b", re.IGNORECASE)
+FAILURE = re.compile(
     r"^.{0,80}\b(?:could not|may not|cannot|can't|failed|refused|not allowed|error|timed out)\b",
     re.IGNORECASE,
 )
-LAST = re.compile(r"^\W*no (?:more )?steps\b.{0,20}\bleft\b", re.IGNORECASE)
+NO_STEPS_LEFT = re.compile(r"^\W*no (?:more )?steps\b.{0,20}\bleft\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One result of a search, with the number it is cited by."""
+class SearchResult:
+    """One result of a search, with the number that citations use."""
 
     number: int
     title: str
@@ -36,15 +35,15 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchStep:
     query: str
     outcome: Literal["ok", "empty", "failed"]
-    entries: tuple[Entry, ...] = ()
+    results: tuple[SearchResult, ...] = ()
 
 
 @dataclass(frozen=True)
-class Page:
-    """A page that was asked for. `text` is empty when it could not be had, `number` is 0 when it has none."""
+class FetchedPage:
+    """A page. `text` is empty when the page could not be read; `number` is 0 when it has none."""
 
     url: str
     number: int
@@ -52,105 +51,98 @@ class Page:
 
 
 @dataclass(frozen=True)
-class Kit:
-    """The two tools of research, each with the argument that carries what is looked for."""
+class ResearchResults:
+    """`exhausted`: a tool said that no steps are left."""
 
-    search: Tool
-    query: str
-    fetch: Tool
-    url: str
-
-
-@dataclass(frozen=True)
-class Findings:
-    searches: tuple[Search, ...]
-    pages: tuple[Page, ...]
+    searches: tuple[SearchStep, ...]
+    pages: tuple[FetchedPage, ...]
     exhausted: bool
-    """A tool itself said that no steps are left."""
 
     @property
     def sources(self) -> int:
-        return sum(len(search.entries) for search in self.searches)
+        return sum(len(search.results) for search in self.searches)
 
     @property
     def steps(self) -> int:
         return len(self.searches) + len(self.pages)
 
 
-def read(results: list[Result]) -> Findings | None:
-    """None when the results are those of other tools."""
-    searches: list[Search] = []
-    pages: list[Page] = []
+def read_results(results: list[ToolResult]) -> ResearchResults | None:
+    """None when a result is of another kind of tool."""
+    searches: list[SearchStep] = []
+    pages: list[FetchedPage] = []
     exhausted = False
     numbers: dict[str, int] = {}
     for result in results:
         values = [value for value in result.call.arguments.values() if isinstance(value, str)]
         if len(values) != 1:
             return None
-        (given,), text = values, result.text
-        if LAST.match(text):
+        (argument,), text = values, result.text
+        if NO_STEPS_LEFT.match(text):
             exhausted = True
-        elif given.startswith(("http://", "https://")) and not searching(result):
-            pages.append(page(given, text, numbers))
-        elif (found := search(given, text)) is not None and (found.entries or searching(result)):
+        elif argument.startswith(("http://", "https://")) and not is_search(result):
+            pages.append(read_page(argument, text, numbers))
+        elif (found := read_search(argument, text)) is not None and (found.results or is_search(result)):
             searches.append(found)
-            numbers.update({entry.url: entry.number for entry in found.entries})
+            numbers.update({each.url: each.number for each in found.results})
         else:
             return None
-    return Findings(tuple(searches), tuple(pages), exhausted)
+    return ResearchResults(tuple(searches), tuple(pages), exhausted)
 
 
-def searching(result: Result) -> bool:
-    return not SEARCHING.isdisjoint(stems(result.call.name))
+def is_search(result: ToolResult) -> bool:
+    return not SEARCH_WORDS.isdisjoint(stems(result.call.name))
 
 
-def search(query: str, text: str) -> Search | None:
-    if entries := numbered(text[:MOST_TEXT]):
-        return Search(query, "ok", entries)
-    if not text.strip() or text.strip() == "[]" or NOTHING.match(text):
-        return Search(query, "empty")
+def read_search(query: str, text: str) -> SearchStep | None:
+    if results := parse_results(text[:MAX_CHARACTERS]):
+        return SearchStep(query, "ok", results)
+    if not text.strip() or text.strip() == "[]" or NO_RESULTS.match(text):
+        return SearchStep(query, "empty")
     if text.lstrip()[:1] in {"{", "["}:
-        # JSON is read by other skills.
+        # The intent `tool_answers` reads JSON.
         return None
-    return Search(query, "failed") if UNREAD.match(text) else None
+    return SearchStep(query, "failed") if FAILURE.match(text) else None
 
 
 @lru_cache(maxsize=512)
-def numbered(text: str) -> tuple[Entry, ...]:
-    """Entries of the form `[1] Title`, its URL on the second line, then a snippet."""
-    _, *parts = START.split(text)
+def parse_results(text: str) -> tuple[SearchResult, ...]:
+    """Results of the form `[1] Title`, the URL on the next line, then a snippet."""
+    _, *parts = RESULT_START.split(text)
     found = []
-    for number, body in list(zip(parts[::2], parts[1::2], strict=True))[:MOST_ENTRIES]:
+    for number, body in list(zip(parts[::2], parts[1::2], strict=True))[:MAX_RESULTS]:
         title, _, rest = body.partition("\n")
         url, _, snippet = rest.partition("\n")
         if url.startswith(("http://", "https://")):
-            found.append(Entry(int(number), title.strip(), url.strip(), snippet.strip()))
+            found.append(SearchResult(int(number), title.strip(), url.strip(), snippet.strip()))
     return tuple(found)
 
 
-def page(url: str, text: str, numbers: dict[str, int]) -> Page:
-    head = HEADED.match(text)
-    # The search said which number this URL has; a page might say anything.
+def read_page(url: str, text: str, numbers: dict[str, int]) -> FetchedPage:
+    head = PAGE_HEAD.match(text)
+    # Trust the number that the search gave this URL, not the one that the page claims.
     number = numbers.get(url) or (int(head[1]) if head else 0)
-    if head is None and UNREAD.match(text) and len(text) < 500:
-        return Page(url, number, "")
-    return Page(url, number, text[head.end() if head else 0 :].strip())
+    if head is None and FAILURE.match(text) and len(text) < 500:
+        return FetchedPage(url, number, "")
+    return FetchedPage(url, number, text[head.end() if head else 0 :].strip())
 
 
-def sentences(text: str) -> tuple[str, ...]:
-    """A text's sentences, whether its lines are wrapped or not, without any that wants to be obeyed."""
-    return sentences_of(text[:MOST_TEXT])
+def quotable_sentences(text: str) -> tuple[str, ...]:
+    """The sentences of a text without those that are instructions for a model."""
+    return find_sentences(text[:MAX_CHARACTERS])
 
 
 @lru_cache(maxsize=512)
-def sentences_of(text: str) -> tuple[str, ...]:
-    told = running(text)
-    found = [each for each in prose_sentences(told) if not ORDER.search(each)] or clean(told)
+def find_sentences(text: str) -> tuple[str, ...]:
+    plain = without_markup(text)
+    found = [
+        each for each in prose_sentences(plain) if not INJECTED_INSTRUCTION.search(each)
+    ] or clean_sentences(plain)
     return tuple(dict.fromkeys(found))
 
 
-def running(text: str) -> str:
-    """A text without listings, marks of quotation and more than one blank line at a time."""
+def without_markup(text: str) -> str:
+    """A text without code listings, quotation marks of Markdown, and repeated blank lines."""
     lines, listing = [""], False
     for line in text.splitlines():
         plain = line.removeprefix(">").rstrip()
