@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "research-agent"))
 from app.agent import Agent
 from app.config import read_settings
 from app.models import Notebook
-from app.search import make_search
+from app.research.search import make_search
 
 CALLERS = 16
 

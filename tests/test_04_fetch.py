@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 from support.site import Answer, Site, endless, page, redirect, silence
 
-from app.fetch import (
-    CUT,
+from app.research.fetch import (
     MAX_REDIRECTS,
+    TRUNCATION_NOTE,
+    BlockedURL,
     Fetcher,
     FetchFailed,
-    Refused,
-    certificates,
     is_public,
     may_fetch,
     run_lookups,
+    tls_context,
 )
 
 
@@ -88,7 +88,7 @@ def resolves_to(*addresses: str) -> Callable[[str, int], Awaitable[list[str]]]:
     ],
 )
 async def test_what_is_not_public_is_refused(url: str) -> None:
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(BlockedURL) as refusal:
         await Fetcher(timeout=5).read(url)
     assert str(refusal.value).endswith("."), "The model should be told in a sentence why a page is refused."
 
@@ -106,7 +106,7 @@ async def test_what_is_not_public_is_refused(url: str) -> None:
     ],
 )
 async def test_a_name_with_any_private_address_is_refused(addresses: list[str]) -> None:
-    with pytest.raises(Refused, match="public"):
+    with pytest.raises(BlockedURL, match="public"):
         await Fetcher(timeout=5, resolve=resolves_to(*addresses)).read("http://www.example.org/")
 
 
@@ -121,11 +121,11 @@ async def test_an_allowed_host_is_allowed_on_its_port_only(site: Site) -> None:
     site.pages["/"] = page(b"<p>intranet")
     text = await site.fetcher().read(f"http://{site.host}/")
     assert text == "intranet", f"A private host that is allowed was read as {text!r}."
-    with pytest.raises(Refused, match="ports"):
+    with pytest.raises(BlockedURL, match="ports"):
         await site.fetcher().read("http://127.0.0.1:9/")
-    with pytest.raises(Refused, match="public"):
+    with pytest.raises(BlockedURL, match="public"):
         await site.fetcher().read("http://127.0.0.1/")
-    with pytest.raises(Refused, match="ports"):
+    with pytest.raises(BlockedURL, match="ports"):
         await Fetcher(allowed_hosts=frozenset({"127.0.0.1"})).read(f"http://{site.host}/")
     assert len(site.heads) == 1, "A refused page was asked for nonetheless."
 
@@ -188,7 +188,7 @@ async def test_a_redirect_to_what_is_not_public_is_refused(site: Site) -> None:
             site.pages["/"] = redirect(to)
             try:
                 got = await site.fetcher().read(f"http://{site.host}/")
-            except Refused:
+            except BlockedURL:
                 continue
             except FetchFailed as failure:
                 got = str(failure)
@@ -272,8 +272,8 @@ async def test_a_certificate_is_checked_against_the_name(
     tls = SSLContext(PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    certificates.cache_clear()
-    request.addfinalizer(certificates.cache_clear)
+    tls_context.cache_clear()
+    request.addfinalizer(tls_context.cache_clear)
     async with Site(tls) as site:
         site.pages["/"] = page(b"<p>secure")
         hosts = frozenset({f"wiki.invalid:{site.port}", f"other.invalid:{site.port}"})
@@ -353,7 +353,7 @@ async def test_one_deadline_holds_over_everything(site: Site, slow: str) -> None
 async def test_of_an_endless_body_only_the_beginning_is_read(site: Site) -> None:
     site.pages["/"] = endless(b"all work and no play\n" * 1000)
     text = await site.fetcher(max_bytes=100_000, max_chars=50).read(f"http://{site.host}/")
-    assert text == ("all work and no play\n" * 3)[:50] + CUT, "A text that was cut should say so."
+    assert text == ("all work and no play\n" * 3)[:50] + TRUNCATION_NOTE, "A text that was cut should say so."
 
 
 async def test_a_decompression_bomb_does_not_go_off(site: Site) -> None:
@@ -363,7 +363,9 @@ async def test_a_decompression_bomb_does_not_go_off(site: Site) -> None:
     tracemalloc.start()
     try:
         text = await site.fetcher().read(f"http://{site.host}/")
-        assert text == "a" * 20_000 + CUT, f"Of a page that is too long {len(text):,} characters were kept."
+        assert text == "a" * 20_000 + TRUNCATION_NOTE, (
+            f"Of a page that is too long {len(text):,} characters were kept."
+        )
         with pytest.raises(FetchFailed, match="compressed"):
             await site.fetcher().read(f"http://{site.host}/twice")
         peak = tracemalloc.get_traced_memory()[1]

@@ -14,8 +14,8 @@ from redis.exceptions import OutOfMemoryError
 from support.store import record, until_claimed
 
 from app.models import Event, Record
-from app.redis_store import RedisStore
-from app.store import Busy, MemoryStore, Store, StoreDown, StoreRefused
+from app.runs.stores.base import Busy, MemoryStore, Store, StoreDown, StoreRefused
+from app.runs.stores.redis import RedisStore
 from course.engines.redis import RedisServer
 from course.processes import Processes
 

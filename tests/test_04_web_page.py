@@ -390,7 +390,7 @@ def test_a_server_about_to_stop_is_asked_again(visit: Visits, server: Server) ->
     page.route("**/events", lambda r: r.fulfill(status=503, headers=told, body=json.dumps(busy)), times=1)
     ask(page)
     expect(page.locator("#state")).to_have_text("Connection lost, trying again …")
-    expect(page.locator("#trouble")).to_be_hidden()
+    expect(page.locator("#problem")).to_be_hidden()
     finished(page)
     assert_whole(page, server)
 
@@ -432,16 +432,16 @@ def test_a_failed_run_is_told_in_words_and_tried_again(visit: Visits, start: App
     server = start(MODEL_NAME=model)
     page = visit(server)
     ask(page)
-    expect(page.locator("#trouble")).to_be_visible()
+    expect(page.locator("#problem")).to_be_visible()
     problem = run_of(page, server)["problem"]
     for text in (problem["title"], problem["detail"], problem["request_id"]):
-        expect(page.locator("#trouble"), "The problem is not told.").to_contain_text(text)
+        expect(page.locator("#problem"), "The problem is not told.").to_contain_text(text)
     expect(page.locator("#state")).to_have_text("This run failed.")
     assert_accessible(page)
     failed = page.url
     page.click("text=Try again")
     finished(page)
-    expect(page.locator("#trouble")).to_be_hidden()
+    expect(page.locator("#problem")).to_be_hidden()
     assert page.url != failed, "Trying again must start a new run."
     assert_whole(page, server)
 
@@ -456,7 +456,7 @@ def test_a_question_that_did_not_arrive_is_sent_again_with_the_same_key(
     page.on("request", lambda r: keys.append(r.headers["idempotency-key"]) if r.method == "POST" else None)
     line.cut()
     ask(page)
-    expect(page.locator("#trouble")).to_contain_text("The server cannot be reached")
+    expect(page.locator("#problem")).to_contain_text("The server cannot be reached")
     line.mend()
     page.click("text=Try again")
     finished(page)
@@ -604,8 +604,8 @@ LINK = r'<a href="([^"]*)" target="_blank" rel="noopener noreferrer nofollow">'
 def test_markdown_becomes_elements_and_nothing_else(visit: Visits, server: Server) -> None:
     page = visit(server)
     render = """async (texts) => {
-        const { blockNode, splitBlocks } = await import("/static/app.js");
-        const draw = (block) => blockNode(block, (n) => `(${n})`).outerHTML;
+        const { renderBlock, splitBlocks } = await import("/static/app.js");
+        const draw = (block) => renderBlock(block, (n) => `(${n})`).outerHTML;
         return texts.map((text) => splitBlocks(text.split("\\n")).map(draw).join(""));
     }"""
     for text, html in zip(MARKDOWN, page.evaluate(render, list(MARKDOWN)), strict=True):
