@@ -77,10 +77,7 @@ class Processes:
             try:
                 os.killpg(process.pid, sign)
                 process.wait(self.grace)
-            except (
-                ProcessLookupError,
-                PermissionError,
-            ):  # it has ended; macOS gives EPERM for a group of zombies
+            except (ProcessLookupError, PermissionError):  # ended; macOS gives EPERM for a group of zombies
                 break
             except subprocess.TimeoutExpired:
                 continue
