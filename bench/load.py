@@ -14,7 +14,7 @@ from course.models import base_environment, start_offline_model
 from course.processes import Processes, free_port, wait_listening, wait_ready
 
 SECONDS, ROUNDS, CONNECTIONS = 5, 5, 64
-FAST = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
+FAST = ["--loop", "uvloop", "--no-access-log", "--log-level", "warning"]
 HOW = (
     f"wrk with 1 thread and {CONNECTIONS} connections on the same machine, {ROUNDS} rounds of {SECONDS} s "
     "in turn, median and spread"
@@ -62,10 +62,24 @@ def lesson(processes: Processes, program: str, **env: str) -> str:
     return url
 
 
-def uvicorn(processes: Processes, app: str, folder: str, ready: str = "/health", **env: str) -> str:
-    """Start one worker of an app, with uvloop and httptools and no access log; its base URL."""
+def uvicorn(
+    processes: Processes, app: str, folder: str, ready: str = "/health", http: str = "httptools", **env: str
+) -> str:
+    """Start one worker of an app, with uvloop, one of uvicorn's two parsers and no access log; its base URL."""
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "--app-dir", folder, app, "--port", str(port), *FAST]
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "--app-dir",
+        folder,
+        app,
+        "--port",
+        str(port),
+        "--http",
+        http,
+        *FAST,
+    ]
     process = processes.start(command, env=base_environment() | env, cwd=ROOT)
     wait_ready(process, f"http://127.0.0.1:{port}{ready}")
     return f"http://127.0.0.1:{port}"

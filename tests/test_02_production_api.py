@@ -558,7 +558,7 @@ def test_requests_tokens_and_cache_are_counted(start: App) -> None:
     assert seen["agent_requests_in_flight",] == 1, "The request for the metrics is the only one in flight."
 
 
-def test_paths_and_methods_that_nobody_knows_share_one_series(start: App) -> None:
+def test_unknown_paths_and_methods_share_one_series(start: App) -> None:
     url = start(APP_NAME="bounded")
     with httpx2.Client(base_url=url) as client:
         for number in range(300):

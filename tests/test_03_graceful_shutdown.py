@@ -439,7 +439,7 @@ def test_a_client_that_leaves_cancels_the_model_call(start: Start, offline_model
 
 
 @pytest.mark.parametrize("fault, status", [("hang", 504), ("cut", 502)])
-def test_a_failing_model_is_told(start: Start, fault: str, status: int) -> None:
+def test_a_failing_model_is_a_502_and_a_hung_one_a_504(start: Start, fault: str, status: int) -> None:
     server = start(MODEL_NAME=f"offline?fault={fault}", TIMEOUT_SECONDS="0.5")
     reply = httpx2.post(f"{server.url}/v1/invoke", json={"query": QUESTION}, timeout=20)
     assert_problem(reply, status)
