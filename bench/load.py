@@ -65,21 +65,10 @@ def lesson(processes: Processes, program: str, **env: str) -> str:
 def uvicorn(
     processes: Processes, app: str, folder: str, ready: str = "/health", http: str = "httptools", **env: str
 ) -> str:
-    """Start one worker of an app, with uvloop, one of uvicorn's two parsers and no access log; its base URL."""
+    """Start one worker of an app, with uvloop, the given parser and no access log; its base URL."""
     port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "uvicorn",
-        "--app-dir",
-        folder,
-        app,
-        "--port",
-        str(port),
-        "--http",
-        http,
-        *FAST,
-    ]
+    served = ["--app-dir", folder, app, "--port", str(port), "--http", http]
+    command = [sys.executable, "-m", "uvicorn", *served, *FAST]
     process = processes.start(command, env=base_environment() | env, cwd=ROOT)
     wait_ready(process, f"http://127.0.0.1:{port}{ready}")
     return f"http://127.0.0.1:{port}"

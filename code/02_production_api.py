@@ -176,6 +176,7 @@ class Agent:
             self.pending -= 1
 
     async def answer(self, key: str, body: AgentRequest) -> AIMessage:
+        """Join the call with the same key if one is under way, else make it."""
         cache_total.labels("shared" if self.single_flight.cache_contains(key, body) else "miss").inc()
         return await self.single_flight(key, body)
 
@@ -256,7 +257,8 @@ class RequestContextMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         began, status = time.perf_counter(), 500
         if scope["method"] == "HEAD":  # answered like GET; uvicorn leaves out the body
             scope = {**scope, "method": "GET"}
@@ -417,8 +419,8 @@ async def metrics() -> Response:
 
 
 # `identify` checks the key; the dependency makes /docs ask for one.
-documented = [Depends(APIKeyHeader(name="X-API-Key", auto_error=False))] if api_keys else []
-v1 = APIRouter(prefix="/v1", route_class=AuthenticatedRoute, dependencies=documented)
+key_in_docs = [Depends(APIKeyHeader(name="X-API-Key", auto_error=False))] if api_keys else []
+v1 = APIRouter(prefix="/v1", route_class=AuthenticatedRoute, dependencies=key_in_docs)
 
 
 @v1.post("/stream", response_class=EventSourceResponse)
