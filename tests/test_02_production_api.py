@@ -591,9 +591,8 @@ def test_metrics_are_the_sum_of_all_workers(start: App) -> None:
     )
 
     async def many() -> set[float | None]:
-        limits = httpx2.Limits(
-            max_keepalive_connections=0
-        )  # a new connection each, so that all workers get some
+        # A new connection for each request, so that every worker gets some.
+        limits = httpx2.Limits(max_keepalive_connections=0)
         async with httpx2.AsyncClient(limits=limits, timeout=20) as client:
             before = metrics(server).get(("agent_requests_total", "POST", "/v1/invoke", "422"), 0)
             await asyncio.gather(*(client.post(f"{server}/v1/invoke", json={}) for _ in range(40)))
@@ -618,7 +617,7 @@ def test_readiness_is_red_while_the_server_serves_on_before_it_stops(start: App)
 
 
 def test_one_ctrl_c_lets_the_streams_of_all_workers_finish(start: App) -> None:
-    """A terminal signals the whole group: each worker hears it, and hears of it from its parent as well."""
+    """A terminal signals the whole group, so that a worker gets SIGINT, and then SIGTERM from its parent."""
     server = start(WEB_CONCURRENCY="2", DRAIN_DELAY_SECONDS="1", MODEL_NAME="offline?tps=30")
     streams: list[list[str]] = [[] for _ in range(4)]
 
