@@ -5,15 +5,15 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from pydantic import SecretStr
-from test_04_store import record
+from support.store import record
 
 from app.agent import Agent
 from app.config import Settings
-from app.log import Live
 from app.models import Event, Record
-from app.runs import Runs
-from app.search import make_search
-from app.store import MemoryStore, Written
+from app.research.search import make_search
+from app.runs.event_log import Live
+from app.runs.manager import Runs
+from app.runs.stores.base import MemoryStore, Written
 
 
 class FailingStore(MemoryStore):

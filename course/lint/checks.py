@@ -1,0 +1,101 @@
+"""Lint: everything that can be checked without running a lesson. Every finding is one clear line."""
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from course.errors import Failed
+from course.exercises import exercises
+from course.figures import files
+from course.pages.format import BadPage, read_page
+from course.pages.listings import embed_listings
+from course.paths import ROOT
+
+
+def commands() -> list[list[str]]:
+    """The linters of others. Lessons are typed one by one: each must be whole on its own."""
+    tools = Path(sys.executable).parent
+    folders = [ROOT / folder for folder in ("code", "offline-model", "research-agent", "tools")]
+    scripts = [str(path) for folder in folders for path in sorted(folder.glob("**/*.sh"))]
+    # Those in tests/images are bad on purpose; each has its test.
+    dockerfiles = [str(path) for folder in folders for path in sorted(folder.glob("**/Dockerfile*"))]
+    compose = [path for path in ROOT.glob("research-agent/**/*.yml") if "services:" in path.read_text()]
+    schema = [str(tools / "check-jsonschema"), "--builtin-schema"]
+    lessons = [[str(path)] for path in sorted((ROOT / "code").iterdir()) if path.suffix == ".py"]
+    typed = [["course", "bench", "tests"], ["offline-model/offline_model"], ["research-agent"], *lessons]
+    return [
+        [str(tools / "ruff"), "check", "--quiet"],
+        [str(tools / "ruff"), "format", "--check", "--quiet"],
+        *[[str(tools / "mypy"), "--no-error-summary", *paths] for paths in typed],
+        [str(tools / "shellcheck"), str(ROOT / ".ci/run"), *scripts],
+        [str(tools / "hadolint"), "--no-color", *dockerfiles],
+        [*schema, "vendor.compose-spec", *map(str, compose)],
+        [*schema, "vendor.github-workflows", *map(str, ROOT.glob(".github/workflows/*.yml"))],
+    ]
+
+
+def pages() -> list[str]:
+    """Pages that break the format, or whose listings differ from the code."""
+    found = []
+    for path in sorted((ROOT / "docs").glob("**/*.md")):
+        try:
+            if embed_listings(path, text := path.read_text(encoding="utf-8")) != text:
+                found.append(f"{path.name}: a listing differs from the code; `make docs` mends it")
+            prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+            for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", prose):
+                if not (path.parent / link).exists():
+                    found.append(f"{path.name}: the link {link} leads nowhere")
+            for file in read_page(path).files:
+                if not (ROOT / file).exists():
+                    found.append(f"{path.name}: the file {file} of its front matter is not there")
+        except BadPage as bad:
+            found.append(str(bad))
+    return found
+
+
+def settings() -> list[str]:
+    """Files without a schema of their own that do not parse."""
+    found = []
+    for pattern in ("research-agent/**/*.yml", "tools/**/*.yml", "tools/**/*.json", ".devcontainer/*.json"):
+        for path in sorted(ROOT.glob(pattern)):
+            try:
+                yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML, too
+            except yaml.YAMLError as bad:
+                found.append(f"{path.relative_to(ROOT)}: {' '.join(str(bad).split())}")
+    return found
+
+
+def broken_exercises() -> list[str]:
+    """Exercises that do not parse, or whose text to break is no longer there."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for exercise in exercises():
+                exercise.put_into(Path(folder) / exercise.slug)
+        except (Failed, ValueError) as bad:
+            found.append(f"exercises: {bad}")
+    return found
+
+
+def addresses() -> list[str]:
+    """Locks that name a package index: every learner has their own."""
+    locks = sorted([*ROOT.glob("requirements/*.txt"), *ROOT.glob("*/requirements.txt")])
+    return [
+        f"{lock.relative_to(ROOT)}: an index address"
+        for lock in locks
+        if re.search(r"index-url|://", lock.read_text())
+    ]
+
+
+def lint() -> list[str]:
+    """All findings, those of other linters as they print them."""
+    found = []
+    for command in commands():
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if run.returncode:
+            found.append((run.stdout + run.stderr).strip() or f"{Path(command[0]).name} failed")
+    return found + settings() + pages() + broken_exercises() + addresses() + files.problems()

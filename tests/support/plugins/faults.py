@@ -1,0 +1,96 @@
+"""Faults: in CI, every test that an exercise names also runs on the broken copy, and has to fail there.
+
+Such a test is collected once more, with the copy as its `lesson_root`: it shares the session's model, Redis
+and browser. It passes when it fails with the sentence that the exercise records.
+"""
+
+import os
+from collections.abc import Generator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from course.exercises import Exercise, exercises
+from course.pages.outputs import matches
+
+FIRST = ["test_course_pages.py", "test_06_compose.py", "test_container.py", "test_05_images.py"]
+NESTED = "test_the_fault_is_caught_in_a_run_of_its_own"  # for tests that import what they test
+
+
+@cache
+def faults() -> dict[str, Exercise]:
+    """The exercises with a fault, by their slugs; none outside CI, for it takes minutes."""
+    if not os.environ.get("CI") or "LESSON_ROOT" in os.environ:
+        return {}
+    return {exercise.slug: exercise for exercise in exercises() if exercise.changes}
+
+
+@pytest.hookimpl(trylast=True)  # after the test's own parameters
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    name = f"{metafunc.definition.path.name}::{metafunc.definition.name}"
+    named = [s for s, e in faults().items() if name in [test.partition("[")[0] for test in e.tests]]
+    if named and "lesson_root" in metafunc.fixturenames:
+        ids = [pytest.HIDDEN_PARAM, *named]
+        metafunc.parametrize("lesson_root", [None, *named], ids=ids, indirect=True)
+
+
+def fault_of(item: pytest.Item) -> Exercise | None:
+    """The exercise on whose broken copy a test runs."""
+    callspec = getattr(item, "callspec", None)
+    return faults().get(callspec.params.get("lesson_root")) if callspec else None
+
+
+def name_in_exercise(item: pytest.Item, exercise: Exercise) -> str | None:
+    """The test as its exercise names it, with or without parameters; None when it names others only."""
+    assert isinstance(item, pytest.Function)
+    parameters = item.callspec.id.removesuffix(exercise.slug).removesuffix("-")
+    for name in (item.originalname, f"{item.originalname}[{parameters}]"):
+        if (test := f"{item.path.name}::{name}") in exercise.tests:
+            return test
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)  # before any are chosen by their markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests that exercises name, at the end, by exercise; the longest files come first."""
+    covered: dict[str, set[str | None]] = {}
+    for item in items:
+        if exercise := fault_of(item):
+            covered.setdefault(exercise.slug, set()).add(name_in_exercise(item, exercise))
+    shared = {slug for slug, tests in covered.items() if tests - {None} == set(faults()[slug].tests)}
+
+    def wanted(item: pytest.Item) -> bool:
+        if exercise := fault_of(item):
+            return exercise.slug in shared and name_in_exercise(item, exercise) is not None
+        return not (item.name.startswith(NESTED) and item.name[len(NESTED) + 1 : -1] in shared)
+
+    items[:] = [item for item in items if wanted(item)]
+    items.sort(key=order)
+
+
+def order(item: pytest.Item) -> tuple[int, str]:
+    name, slug = item.path.name, getattr(fault_of(item), "slug", "")
+    return (FIRST.index(name) if name in FIRST and not slug else len(FIRST), slug)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    exercise = fault_of(pyfuncitem)
+    if exercise is None:
+        return (yield)
+    try:
+        yield
+    except (Exception, pytest.fail.Exception) as failure:  # noqa: BLE001  # compared below
+        told = str(failure).partition("\n")[0]
+    else:
+        pytest.fail(f"It passes on the broken copy of {exercise.slug}.")
+    expected = exercise.sentence(str(name_in_exercise(pyfuncitem, exercise)))
+    assert matches(expected, told), f"It fails for another reason: {told!r}, not {expected!r}."
+    return True
+
+
+def broken_copy(slug: str, folder: Path) -> Path:
+    """The folder, with the broken copy of an exercise in it."""
+    faults()[slug].put_into(folder)
+    return folder

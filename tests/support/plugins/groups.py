@@ -1,0 +1,33 @@
+"""Groups: the tests of a group run in one worker, in order, and share what is expensive to start."""
+
+import re
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+
+class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Give each worker whole groups, in the order in which they were collected."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group(nodeid)
+
+
+def group(nodeid: str) -> str:
+    """A file of tests, which share their servers; an exercise's broken copy; an image under test.
+
+    All of lesson 06 is one group, with its faults: the Compose project is built and started only once.
+    """
+    file, _, test = nodeid.partition("::")
+    if fault := re.search(r"\b(0[0-5]-[a-z-]+)\]$", test):
+        return fault[1]
+    if file.endswith("test_container.py"):
+        return test.partition("-")[0]
+    return file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> GroupScheduling | None:
+    if config.getvalue("dist") == "loadscope":
+        return GroupScheduling(config, log)
+    return None
