@@ -14,7 +14,7 @@ from course.paths import ROOT
 from course.processes import Processes, wait_listening, wait_ready
 
 SECONDS, ROUNDS, CONNECTIONS = 5, 5, 64
-FAST = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
+FAST = ["--loop", "uvloop", "--no-access-log", "--log-level", "warning"]
 HOW = (
     f"wrk with 1 thread and {CONNECTIONS} connections on the same machine, {ROUNDS} rounds of {SECONDS} s "
     "in turn, median and spread"
@@ -62,9 +62,12 @@ def lesson(processes: Processes, program: str, **env: str) -> str:
     return url
 
 
-def uvicorn(processes: Processes, app: str, folder: str, ready: str = "/health", **env: str) -> str:
-    """Start one worker of an app, with uvloop and httptools and no access log; its base URL."""
-    command = [sys.executable, "-m", "uvicorn", "--app-dir", folder, app, "--port", "0", *FAST]
+def uvicorn(
+    processes: Processes, app: str, folder: str, ready: str = "/health", http: str = "httptools", **env: str
+) -> str:
+    """Start one worker of an app, with uvloop, the given parser and no access log; its base URL."""
+    served = ["--app-dir", folder, app, "--port", "0", "--http", http]
+    command = [sys.executable, "-m", "uvicorn", *served, *FAST]
     process = processes.start(command, env=base_environment() | env, cwd=ROOT)
     url = wait_listening(process)
     wait_ready(process, f"{url}{ready}")
