@@ -1,6 +1,6 @@
-"""Compile the installed packages to bytecode, and cache the result for the next build. `Dockerfile` runs this.
+"""Compile the installed packages to bytecode, and cache it for the next build. `Dockerfile` runs this.
 
-Usage: bytecode.py LAYER CACHE (two folders). Without the cache, compiling takes most of an installation's time.
+Usage: bytecode.py LAYER CACHE (two folders). Without the cache, compiling takes most of the build.
 """
 
 import csv
@@ -16,7 +16,7 @@ layer, cache = map(Path, sys.argv[1:])
 
 
 def compile_package(record: Path) -> None:
-    """Compile the files in a package's RECORD, or copy them from the cache, whose key is the RECORD's hash."""
+    """Compile the files in a package's RECORD, or copy them from the cache; its key is the RECORD's hash."""
     cached = cache / hashlib.sha256(MAGIC_NUMBER + record.read_bytes()).hexdigest()
     site = record.parent.parent
     with record.open(encoding="utf-8") as rows:

@@ -1,4 +1,4 @@
-"""The claims of lesson 04's web page, in a real browser that speaks to real servers."""
+"""Lesson 04's web page, in a real browser with real servers."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from support.faults import fault_of
 
 QUESTION = "What is graceful shutdown?"
 FIGURES = Path(__file__).parent.parent / "docs/figures"
-PACED = "offline?tps=50"  # an answer of about 80 tokens: there is a middle to do something in
+PACED = "offline?tps=50"  # slow enough for a test to act during the answer of about 80 tokens
 EVIL = "<img src=x onerror=\"document.title='executed'\">"
 
 
@@ -48,7 +48,7 @@ def paced(start: App) -> Server:
     return start(MODEL_NAME=PACED)
 
 
-# Not for the session: while Playwright's synchronous side is up, no other test here can use asyncio.
+# Module scope, because no other test can use asyncio while Playwright's synchronous API runs.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     program = require("chromium")
@@ -59,7 +59,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Visits:
-    """Opens pages, each in a browser profile of its own; hears what the browser complains about."""
+    """Open pages, each in its own browser context, and record the console's errors and warnings."""
 
     def __init__(self, browser: Browser) -> None:
         self.browser = browser
@@ -68,7 +68,7 @@ class Visits:
         self.expected: list[str] = []
 
     def __call__(self, url: str, script: str = "", **options: Any) -> Page:
-        """A page that has run `script` before its own."""
+        """Open a page that runs `script` before its own scripts."""
         context = self.browser.new_context(**options)
         self.contexts.append(context)
         context.set_default_timeout(15_000)
@@ -98,13 +98,13 @@ def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visits]:
     visits, failed_before = Visits(browser), request.session.testsfailed
     yield visits
     visits.close()
-    # Where the test has failed, as it must on a broken copy, it has said already what is wrong.
+    # A test that has failed, as it must on a broken copy, has already said what is wrong.
     if request.session.testsfailed == failed_before and fault_of(request.node) is None:
         visits.assert_no_complaint()
 
 
 class Line:
-    """A TCP proxy to a server: it can be cut, fall silent, and be mended."""
+    """A TCP proxy to a server that a test can cut, make silent, and repair."""
 
     def __init__(self, server: str) -> None:
         self.target = urlsplit(server).port
@@ -112,7 +112,7 @@ class Line:
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         self.whole = True
         self.ends: list[socket.socket] = []
-        self.speaker: socket.socket | None = None  # the end that sent something last
+        self.speaker: socket.socket | None = None  # the side that sent data last
         self.silent: socket.socket | None = None
         threading.Thread(target=self.accept, daemon=True).start()
 
@@ -139,7 +139,7 @@ class Line:
                 sink.shutdown(socket.SHUT_WR)
 
     def cut(self) -> None:
-        """Break every connection and take no new ones."""
+        """Close all connections and accept no new ones."""
         self.whole = False
         while self.ends:
             end = self.ends.pop()
@@ -148,7 +148,7 @@ class Line:
             end.close()
 
     def fall_silent(self) -> None:
-        """Lose whatever comes from the end that spoke last, as a stream does all the time."""
+        """Drop all further data from the side that sent data last."""
         self.silent = self.speaker
 
     def mend(self) -> None:
@@ -187,7 +187,7 @@ def begun(page: Page) -> None:
 
 
 def run_of(page: Page, server: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
-    """The page's run, as the API tells it."""
+    """Return the page's run from the API."""
     run_id = page.url.partition("#run=")[2]
     run: dict[str, Any] = (
         httpx2.get(f"{server}/v1/research/{run_id}", headers=headers).raise_for_status().json()
@@ -196,7 +196,7 @@ def run_of(page: Page, server: str, headers: dict[str, str] | None = None) -> di
 
 
 def assert_whole(page: Page, server: str, headers: dict[str, str] | None = None) -> None:
-    """The page shows the result, every token once."""
+    """Check that the page shows the whole result, and every token once."""
     result = run_of(page, server, headers)["result"]
     paragraphs = page.locator("#answer > *").all_text_contents()
     assert "\n\n".join(paragraphs) == result["response"], "The page's answer is not the API's."
@@ -215,7 +215,7 @@ def picture(page: Page, name: str) -> None:
         page.screenshot(path=FIGURES / f"04-{name}.png", animations="disabled")
 
 
-# --- Asking and seeing ---
+# --- Ask and read the answer ---
 
 
 def test_steps_sources_and_the_answer_arrive(visit: Visits, paced: Server) -> None:
@@ -339,7 +339,7 @@ def test_the_answer_is_copied_with_its_sources(visit: Visits, server: Server) ->
         assert copied.endswith("\n\n## Sources\n\n" + "\n".join(listed)), "What is copied lacks the sources."
 
 
-# --- Going on ---
+# --- Resume ---
 
 
 def test_a_reload_in_the_middle_goes_on(visit: Visits, paced: Server) -> None:
@@ -386,7 +386,7 @@ def test_a_connection_that_fell_silent_is_given_up(
     assert_whole(page, paced)
 
 
-def test_a_server_about_to_stop_is_asked_again(visit: Visits, server: Server) -> None:
+def test_a_draining_server_is_retried(visit: Visits, server: Server) -> None:
     page = visit(server)
     visit.expected += ["503"]
     busy = {
@@ -406,7 +406,7 @@ def test_a_server_about_to_stop_is_asked_again(visit: Visits, server: Server) ->
 
 
 def tell(page: Page, *events: tuple[str, str, dict[str, Any]]) -> None:
-    """Let the page ask and hear these events: id, type, data; then `done`."""
+    """Ask on the page, and answer with these events (id, type, data) and `done`."""
     told = [*events, ("9-1", "done", {"reason": "stop"})]
     body = "".join(f"id: {key}\nevent: {kind}\ndata: {json.dumps(data)}\n\n" for key, kind, data in told)
     page.route("**/events", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
@@ -429,10 +429,10 @@ def test_withdrawn_text_is_cleared(visit: Visits, server: Server) -> None:
     expect(page.locator("#steps li")).to_contain_text("Nothing found")
 
 
-# --- Trouble ---
+# --- Problems ---
 
 
-def test_a_failed_run_is_told_in_words_and_tried_again(visit: Visits, start: App, offline_model: str) -> None:
+def test_a_failed_run_is_explained_and_retried(visit: Visits, start: App, offline_model: str) -> None:
     model = "offline?fault=500&every=9"
     for _ in range(8):  # the ninth call is the run's first
         question = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
@@ -473,7 +473,7 @@ def test_a_question_that_did_not_arrive_is_sent_again_with_the_same_key(
     assert len(keys) == 2 and len(set(keys)) == 1, f"The same question needs the same key: {keys}"
 
 
-def test_a_run_that_is_gone_is_told_and_asked_anew(visit: Visits, server: Server) -> None:
+def test_an_expired_run_is_explained_and_asked_again(visit: Visits, server: Server) -> None:
     entry = json.dumps([{"id": "gone", "query": QUESTION, "time": 0}])
     page = visit(f"{server}/#run=gone", f"localStorage['research-agent.runs'] ??= {json.dumps(entry)}")
     visit.expected += ["404"]
@@ -508,13 +508,13 @@ def test_a_key_is_asked_for_when_the_server_wants_one(visit: Visits, start: App)
     assert_whole(other, server, {"X-API-Key": "the-right-key"})
 
 
-# --- Text stays text ---
+# --- Untrusted text ---
 
 
 @pytest.fixture
 def hostile_search() -> Iterator[str]:
-    """The address of a search engine, speaking SearXNG's JSON, whose results attack the page."""
-    # The offline model takes tags out of what it quotes, and after that Markdown's marks.
+    """Return the URL of a search server (with SearXNG's API) whose results attack the page."""
+    # The offline model removes HTML tags from its quotes, and then Markdown marks.
     told = f"A graceful shutdown is calm, and {EVIL.replace('img', '**img**')} is in this sentence."
     results = [
         {"title": f"Shutdown {EVIL}", "url": "https://one.example/", "content": told},
@@ -559,7 +559,7 @@ def test_html_of_questions_sources_and_answers_stays_text(
     assert page.title() == "Research agent", "A script from outside was executed."
 
 
-def test_only_addresses_of_the_web_become_links(visit: Visits, server: Server) -> None:
+def test_only_http_urls_become_links(visit: Visits, server: Server) -> None:
     page = visit(server)
     source = {"title": "A trap", "url": "javascript:document.title='executed'", "snippet": "", "step": 1}
     tell(
@@ -571,7 +571,7 @@ def test_only_addresses_of_the_web_become_links(visit: Visits, server: Server) -
     expect(page.locator("#sources a, #answer a"), "A link that runs a script.").to_have_count(0)
 
 
-# What `a(address)` stands for: the link to it, as far as its text.
+# Markdown and the HTML it becomes; `a(URL)` stands for the start tag of a link.
 MARKDOWN = {
     "plain": "<p>plain</p>",
     "a <b>&amp;</b>": "<p>a &lt;b&gt;&amp;amp;&lt;/b&gt;</p>",
@@ -595,7 +595,7 @@ MARKDOWN = {
     "_a *b_ c*": "<p>_a <em>b_ c</em></p>",
     "**a* b": "<p>*<em>a</em> b</p>",
 }
-SLOW = [  # each takes time only where text is searched again for what was not found before
+SLOW = [  # these are slow in parsers that search the same text again and again
     *["> " * 5000 + "x", "- " * 5000 + "x", "*_`[(" * 2000, "**" * 5000, "\n" * 5000],
     *["a ".join("`" * n for n in range(1, 161)), "`a " * 10_000, "``a `" * 5_000, "`" * 20_000 + "a"],
     *["**a " * 8_000, "__a " * 8_000, "_a " * 8_000, "*a " * 8_000, "_a **b " * 4_000, "*a_ _b* " * 4_000],
@@ -621,7 +621,7 @@ def test_markdown_becomes_elements_and_nothing_else(visit: Visits, server: Serve
     for text, html in zip(MARKDOWN, page.evaluate(render, list(MARKDOWN)), strict=True):
         became = re.sub(LINK, r"a(\1)", html)
         assert became == MARKDOWN[text], f"The text {text!r} became {became}, and not {MARKDOWN[text]}."
-    # Neither depth nor length makes the page stand still, or its stack overflow.
+    # Deep or long Markdown must neither freeze the page nor overflow its stack.
     for text in SLOW:
         seconds = page.evaluate(
             f"async (text) => {{ const t = performance.now(); await ({render})([text]); "
@@ -679,7 +679,7 @@ def test_a_stream_is_read_the_same_however_it_is_cut_into_pieces(visit: Visits, 
     ], f"The events of the stream were read as {events}."
 
 
-# --- This browser's runs ---
+# --- History ---
 
 
 def test_the_history_opens_and_deletes_runs(visit: Visits, server: Server) -> None:
@@ -715,7 +715,7 @@ def test_the_history_keeps_fifty_runs(visit: Visits, server: Server) -> None:
     )
 
 
-# --- For everybody ---
+# --- Accessibility ---
 
 
 def assert_accessible(page: Page) -> None:
@@ -729,7 +729,7 @@ def assert_accessible(page: Page) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_barrier(visit: Visits, paced: Server, scheme: str) -> None:
+def test_axe_finds_no_accessibility_violation(visit: Visits, paced: Server, scheme: str) -> None:
     page = visit(paced, color_scheme=scheme)
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     dark = max(map(int, re.findall(r"\d+", ground)[:3])) < 60
@@ -779,7 +779,7 @@ def test_everything_can_be_done_from_the_keyboard(visit: Visits, server: Server)
 
 @pytest.mark.parametrize("width", [320, 360, 640])
 def test_nothing_is_wider_than_the_screen(visit: Visits, server: Server, width: int) -> None:
-    """320 pixels are what is left of 1280 at a zoom of 400 %, 640 at one of 200 %."""
+    """A screen of 1280 pixels has 320 CSS pixels at a zoom of 400 %, and 640 at 200 %."""
     page = visit(server, viewport={"width": width, "height": 740})
     long = f"{QUESTION} {'https://x.example/' + 'long' * 100}"
     wider = "document.documentElement.scrollWidth - innerWidth"
@@ -795,14 +795,14 @@ def test_nothing_is_wider_than_the_screen(visit: Visits, server: Server, width: 
     assert page.evaluate(wider) <= 0, "A long line of code makes the whole page scroll sideways."
 
 
-def test_the_page_stands_still_when_asked_to(visit: Visits, paced: Server) -> None:
+def test_reduced_motion_stops_animations(visit: Visits, paced: Server) -> None:
     page = visit(paced, reduced_motion="reduce")
     ask(page)
     expect(page.locator("#state")).to_be_visible()
     assert page.evaluate("document.getAnimations().length") == 0, "Something moves all the same."
 
 
-if os.environ.get("SCREENSHOTS"):  # takes the page's pictures anew; else there is nothing to test, or to skip
+if os.environ.get("SCREENSHOTS"):  # only takes a screenshot, so it is not collected otherwise
 
     def test_a_phone_for_the_picture(visit: Visits, server: Server) -> None:
         page = visit(server, viewport={"width": 360, "height": 740}, device_scale_factor=1.5)
@@ -811,7 +811,7 @@ if os.environ.get("SCREENSHOTS"):  # takes the page's pictures anew; else there 
         picture(page, "phone")
 
 
-def test_the_page_brings_everything_itself(visit: Visits, server: Server, lesson_root: Path) -> None:
+def test_the_page_loads_nothing_from_other_hosts(visit: Visits, server: Server, lesson_root: Path) -> None:
     page = visit(server)
     with page.expect_request("**/*"):
         page.reload()

@@ -1,4 +1,4 @@
-"""Lesson 05, on real builds: what gets into the images, what does not, and what they cost to run."""
+"""Lesson 05, with real builds: the images' contents, reproducibility, and cost at run time."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ Rebuild = Callable[..., str]
 
 @pytest.fixture
 def rebuild() -> Iterator[Rebuild]:
-    """A function that builds an image from a folder beside which `research-agent` lies; its name."""
+    """Return a function that builds an image from a folder with `research-agent` in it, and returns its tag."""
     tags = []
 
     def build_again(kind: str, root: Path, *options: str) -> str:
@@ -42,7 +42,7 @@ def rebuild() -> Iterator[Rebuild]:
 
 @pytest.fixture
 def copy(lesson_root: Path, tmp_path: Path) -> Path:
-    """A copy of the agent's folder, whose files have other dates."""
+    """Return a copy of the agent's folder whose files have other timestamps."""
     return shutil.copytree(
         lesson_root / "research-agent", tmp_path / "research-agent", copy_function=shutil.copy
     )
@@ -53,7 +53,7 @@ def agent(kind: str) -> images.Image:
 
 
 def layers(tag: str) -> list[str]:
-    """The digests of an image's layers."""
+    """Return the digests of an image's layers."""
     ids: list[str] = json.loads(run("image", "inspect", "--format={{json .RootFS.Layers}}", tag))
     return ids
 
@@ -74,9 +74,9 @@ def test_planted_secrets_do_not_get_in(kind: str, build: Build, rebuild: Rebuild
 
 
 def test_same_input_same_image(build: Build, rebuild: Rebuild, lesson_root: Path, copy: Path) -> None:
-    """Built again with no layer from the cache, from files with other dates, it is the same to the byte."""
-    build("latest")  # so that the first of the two below is nearly all in the builder's cache
-    # The last stage is always new: the builder's cache knows a COPY by its content, whatever the dates.
+    """A build without cache, from files with other timestamps, gives the identical image."""
+    build("latest")  # fills the builder's cache for the first of the two builds below
+    # The last stage must be rebuilt: the cache key of a COPY is its content, without the timestamps.
     first = rebuild("latest", lesson_root, "--no-cache-filter=final")
     second = rebuild("latest", copy.parent, "--no-cache-filter=system,packages,source,final")
     ids = {run("image", "inspect", "--format={{.Id}}", tag) for tag in (first, second)}
@@ -103,7 +103,7 @@ def test_bill_of_materials_lists_every_package(build: Build, lesson_root: Path, 
 def test_an_edit_of_the_source_keeps_the_packages(
     kind: str, build: Build, rebuild: Rebuild, copy: Path
 ) -> None:
-    """Only the layer of the source is new, to be built, pushed and pulled."""
+    """Only the source's layer is rebuilt, pushed and pulled."""
     before = dict(zip(layers(build(kind)), sizes(build(kind)), strict=True))
     with (copy / "main.py").open("a") as program:
         program.write("# an edit\n")
@@ -116,7 +116,7 @@ def test_an_edit_of_the_source_keeps_the_packages(
 
 
 def sizes(tag: str) -> list[int]:
-    """What each layer of an image holds, in bytes."""
+    """Return the size of each layer's files, in bytes."""
     return [sum(len(content) for _, content in files) for _, files in Image(tag).layers()]
 
 
@@ -140,7 +140,7 @@ def test_a_dockerfile_that_does_not_build_shows_what_the_builder_said_last(
 
 
 def test_bytecode_is_taken_as_it_is(build: Build) -> None:
-    """What is compiled again at every start costs half a second of every start."""
+    """Compiling modules again would add half a second to every start."""
     verbose = ("python", "-v", "-c", "import app.api")
     told = docker("run", "--rm", build("latest"), *verbose, seconds=300).stderr
     stale = re.findall(r"^# bytecode is stale for '(\S+)'$", told, re.MULTILINE)
@@ -154,7 +154,7 @@ def test_bytecode_is_taken_as_it_is(build: Build) -> None:
 
 @pytest.mark.parametrize("name", ["Dockerfile.basic", "Dockerfile.multistage", "Dockerfile"])
 def test_base_images_have_a_version(name: str, lesson_root: Path) -> None:
-    """The same Dockerfile a year later is another image when its base is whatever is newest."""
+    """With a base image without a version, the same Dockerfile gives another image a year later."""
     text = (lesson_root / "research-agent" / name).read_text()
     arguments = dict(re.findall(r"^ARG (\w+)=(\S+)$", text, re.MULTILINE))
     for name_of, value in reversed(arguments.items()):
@@ -171,7 +171,7 @@ def normal(name: str) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_health_check_costs_little(kind: str, build: Build, network: Surroundings) -> None:
-    """Under 100 ms of processor time, every few seconds, for as long as the container runs."""
+    """The check runs every few seconds, so it may take at most 100 ms of CPU time."""
     image = Image(build(kind))
     form, *check = image.config.get("Healthcheck", {}).get("Test", ["NONE"])
     assert form != "NONE", "The image has no HEALTHCHECK."

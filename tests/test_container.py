@@ -1,6 +1,6 @@
-"""Does this container behave? `python tests/test_container.py IMAGE_OR_URL`; under pytest, all images.
+"""Audit a container image or a URL: `python tests/test_container.py IMAGE_OR_URL`. Under pytest: all images.
 
-The checks are those of `make audit TARGET=...` (course/audit); each failure names the section that mends it.
+The checks are those of `make audit TARGET=...` (course/audit). Each failure links to a section with the fix.
 """
 
 import os
@@ -22,10 +22,10 @@ from course.images import AGENTS
 from course.pages import ROOT
 from course.processes import Failed, Processes, wait_listening
 
-App = Callable[..., str]  # settings in, address of a server out
+App = Callable[..., str]  # starts a research agent with settings; returns its URL
 
 KNOWN = {image.tag: image.known_faults for image in AGENTS}
-# What the section that a check links to must say.
+# Text that the section linked by a check must contain.
 SAID = {
     "answers_on_its_port": "`HOST` is 0.0.0.0",
     "turns_healthy": "health check uses the image's own Python",
@@ -74,7 +74,7 @@ def test_image(target: Target, kind: str, each: Check) -> None:
     except NotChecked as why:
         pytest.fail(f"{each.claim}: {why}.")
     else:
-        # pip keeps in its cache only what the package index lets it keep.
+        # pip caches packages only if the package index allows it.
         told = "A fault that its Dockerfile tells of is gone."
         assert not known or each.name == "holds_only_what_runs", told
 
@@ -86,13 +86,13 @@ BAD = {
     path.name.removesuffix(".Dockerfile"): path for path in Path(__file__).parent.glob("images/*.Dockerfile")
 }
 
-# One that answers nobody, one whose health check cannot be trusted, one whose answer is missing.
+# One does not answer, one has a misleading health check, one has another route.
 THOROUGH = {"loopback", "port-is-open", "other-route"}
 
 
 @pytest.fixture
 def bad(build: Callable[[str], str]) -> Iterator[Callable[[str], str]]:
-    """A function that builds an image of tests/images on this process's own research-agent:latest."""
+    """Return a function that builds an image of tests/images on this process's research-agent:latest."""
     base, built = build("latest"), []
 
     def build_bad(name: str) -> str:
@@ -114,7 +114,7 @@ def bad(build: Callable[[str], str]) -> Iterator[Callable[[str], str]]:
 def test_bad_image_fails_exactly_its_check(
     name: str, bad: Callable[[str], str], network: Surroundings
 ) -> None:
-    """Three images go through all checks, which takes half a minute each; the others through their own."""
+    """Three images are tested with all checks, for half a minute each; the others with their own check."""
     header = dict(re.findall(r"^# (fails|says): (.*)$", BAD[name].read_text(), re.MULTILINE))
     checks = [each for each in CHECKS if name in THOROUGH or each.name == header["fails"]]
     with Target(bad(name), network) as target:
@@ -151,7 +151,7 @@ uvicorn.run(Starlette(routes=routes), port=0, log_level="warning")
 
 @pytest.fixture
 def own_agent(processes: Processes, tmp_path: Path) -> str:
-    """An agent whose route and field have names of their own, and which has no OpenAPI document."""
+    """Start an agent with another route and another field, and without an OpenAPI document."""
     (tmp_path / "agent.py").write_text(OWN_AGENT)
     process = processes.start([sys.executable, "agent.py"], cwd=tmp_path)
     return wait_listening(process)
@@ -174,7 +174,7 @@ def test_the_command_takes_them_as_make_gives_them(own_agent: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_what_depends_on_an_answer_is_not_checked_where_none_comes(own_agent: str) -> None:
+def test_checks_that_need_an_answer_are_skipped_without_one(own_agent: str) -> None:
     found = {each.check.name: each for each in examine(own_agent)}
     failed = faults(found.values())
     assert set(failed) == {"answers_a_question"}
@@ -183,7 +183,7 @@ def test_what_depends_on_an_answer_is_not_checked_where_none_comes(own_agent: st
     assert "does not answer a question in the first place" in found["streams_an_answer"].sentence
 
 
-def test_audit_of_a_url_where_nobody_answers_says_so(closed_port: int) -> None:
+def test_audit_of_an_unreachable_url_says_so(closed_port: int) -> None:
     url = f"http://127.0.0.1:{closed_port}"
     failed = faults(examine(url))
     assert set(failed) == {"answers_on_its_port"}
@@ -234,7 +234,7 @@ def test_each_check_links_to_a_section_that_says_how_to_mend_it(each: Check) -> 
     assert SAID[each.name] in " ".join(named[anchor].split()), f"#{anchor} of {page} does not say it."
 
 
-def test_what_an_audit_takes_for_granted_stands_where_it_is_described() -> None:
+def test_the_page_names_everything_that_an_audit_expects() -> None:
     page = (ROOT / "docs/05-images.md").read_text()
     section = page.partition("## The test for all of them")[2].partition("\n## ")[0]
     for word in ("ROUTE=", "FIELD=", "/health", "/ready", "/stream", '{"query": "..."}', "OPENAI_BASE_URL"):
