@@ -10,7 +10,7 @@ import sys
 import time
 
 from bench.research import question
-from course.figures import ROOT
+from course.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "research-agent"))
 

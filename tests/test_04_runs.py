@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from pydantic import SecretStr
-from test_04_store import record
+from support.store import record
 
 from app.agent import Agent
 from app.config import Settings

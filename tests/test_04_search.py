@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ddgs.exceptions import DDGSException, RatelimitException, TimeoutException
-from test_04_fetch import Answer, Site, endless, page, silence
+from support.site import Answer, Site, endless, page, silence
 
 from app.config import Settings
 from app.research.fetch import TRUNCATION_NOTE, BlockedURL, Fetcher, FetchFailed

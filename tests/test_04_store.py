@@ -7,21 +7,17 @@ import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from conftest import RedisServer
 from redis.exceptions import OutOfMemoryError
+from support.redis_server import RedisServer
+from support.store import record, until_claimed
 
-from app.models import Event, Record, Run
+from app.models import Event, Record
 from app.redis_store import RedisStore
 from app.store import Busy, MemoryStore, Store, StoreDown, StoreRefused
 from course.processes import Processes
-
-
-def record(caller: str = "me", **fields: Any) -> Record:
-    return Record(run=Run(query="What is a lease?", **fields), caller=caller, request_id="r")
 
 
 def tokens(*numbers: int, epoch: int = 0) -> list[Event]:
@@ -184,13 +180,6 @@ async def test_a_finished_run_in_memory_takes_little_and_has_every_event() -> No
 
 
 # --- Redis alone: leases ---
-
-
-async def until_claimed(store: RedisStore) -> Record:
-    async with asyncio.timeout(30):
-        while (claimed := await store.claim()) is None:  # noqa: ASYNC110  # nor when a lease does
-            await asyncio.sleep(0.02)
-    return claimed
 
 
 async def test_a_run_whose_lease_has_ended_is_claimed_once_and_in_its_next_epoch(another: MakeStore) -> None:

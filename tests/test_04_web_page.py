@@ -15,7 +15,6 @@ from urllib.parse import unquote, urlsplit
 import httpx2
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
-from conftest import App, Server, require
 from playwright.sync_api import (
     Browser,
     BrowserContext,
@@ -24,23 +23,14 @@ from playwright.sync_api import (
     expect,
     sync_playwright,
 )
-from support.faults import fault_of
+from support.engines import require
+from support.plugins.faults import fault_of
+from support.servers import App, Server
 
 QUESTION = "What is graceful shutdown?"
 FIGURES = Path(__file__).parent.parent / "docs/figures"
 PACED = "offline?tps=50"  # slow enough for a test to act during the answer of about 80 tokens
 EVIL = "<img src=x onerror=\"document.title='executed'\">"
-
-
-@pytest.fixture(scope="session")
-def start(research_agent: App) -> App:
-    limits = {"RATE_LIMIT_RPM": "100000", "MAX_RUNS_PER_CALLER": "1000", "MODEL_RETRIES": "0"}
-    return lambda **settings: research_agent(**(limits | settings))
-
-
-@pytest.fixture
-def server(start: App) -> Server:
-    return start()
 
 
 @pytest.fixture
