@@ -29,13 +29,13 @@ from support.servers import App, Server
 
 QUESTION = "What is graceful shutdown?"
 FIGURES = Path(__file__).parent.parent / "docs/figures"
-PACED = "offline?tps=50"  # slow enough for a test to act during the answer of about 80 tokens
-EVIL = "<img src=x onerror=\"document.title='executed'\">"
+PACED_MODEL = "offline?tps=50"  # slow enough for a test to act during the answer of about 80 tokens
+XSS_ATTACK = "<img src=x onerror=\"document.title='executed'\">"
 
 
 @pytest.fixture
 def paced(start: App) -> Server:
-    return start(MODEL_NAME=PACED)
+    return start(MODEL_NAME=PACED_MODEL)
 
 
 # Module scope, because no other test can use asyncio while Playwright's synchronous API runs.
@@ -54,7 +54,7 @@ class Visits:
     def __init__(self, browser: Browser) -> None:
         self.browser = browser
         self.contexts: list[BrowserContext] = []
-        self.complaints: list[str] = []
+        self.console_errors: list[str] = []
         self.expected: list[str] = []
 
     def __call__(self, url: str, script: str = "", **options: Any) -> Page:
@@ -64,21 +64,21 @@ class Visits:
         context.set_default_timeout(15_000)
         context.add_init_script(script)
         page = context.new_page()
-        page.on("console", self.hear)
-        page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
+        page.on("console", self.record_message)
+        page.on("pageerror", lambda error: self.console_errors.append(f"uncaught: {error}"))
         page.goto(url)
         return page
 
-    def hear(self, message: ConsoleMessage) -> None:
+    def record_message(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
-            self.complaints.append(message.text)
+            self.console_errors.append(message.text)
 
     def close(self) -> None:
         for context in self.contexts:
             context.close()
 
-    def assert_no_complaint(self) -> None:
-        unexpected = [text for text in self.complaints if not any(each in text for each in self.expected)]
+    def assert_no_console_errors(self) -> None:
+        unexpected = [text for text in self.console_errors if not any(each in text for each in self.expected)]
         assert not unexpected, f"The browser complained (a policy broken, an error): {unexpected}."
 
 
@@ -90,18 +90,18 @@ def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visits]:
     visits.close()
     # A test that has failed, as it must on a broken copy, has already said what is wrong.
     if request.session.testsfailed == failed_before and fault_of(request.node) is None:
-        visits.assert_no_complaint()
+        visits.assert_no_console_errors()
 
 
-class Line:
+class FlakyProxy:
     """A TCP proxy to a server that a test can cut, make silent, and repair."""
 
     def __init__(self, server: str) -> None:
         self.target = urlsplit(server).port
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-        self.whole = True
-        self.ends: list[socket.socket] = []
+        self.accepting = True
+        self.sockets: list[socket.socket] = []
         self.speaker: socket.socket | None = None  # the side that sent data last
         self.silent: socket.socket | None = None
         threading.Thread(target=self.accept, daemon=True).start()
@@ -110,15 +110,15 @@ class Line:
         with suppress(OSError):  # closed: the end
             while True:
                 near, _ = self.listener.accept()
-                if not self.whole:
+                if not self.accepting:
                     near.close()
                     continue
                 far = socket.create_connection(("127.0.0.1", self.target))
-                self.ends += near, far
+                self.sockets += near, far
                 for pair in ((near, far), (far, near)):
-                    threading.Thread(target=self.pass_on, args=pair, daemon=True).start()
+                    threading.Thread(target=self.forward, args=pair, daemon=True).start()
 
-    def pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+    def forward(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):  # cut
             while data := source.recv(65_536):
                 self.speaker = source
@@ -130,9 +130,9 @@ class Line:
 
     def cut(self) -> None:
         """Close all connections and accept no new ones."""
-        self.whole = False
-        while self.ends:
-            end = self.ends.pop()
+        self.accepting = False
+        while self.sockets:
+            end = self.sockets.pop()
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
@@ -141,8 +141,8 @@ class Line:
         """Drop all further data from the side that sent data last."""
         self.silent = self.speaker
 
-    def mend(self) -> None:
-        self.whole = True
+    def repair(self) -> None:
+        self.accepting = True
 
     def close(self) -> None:
         self.listener.shutdown(socket.SHUT_RDWR)
@@ -151,14 +151,14 @@ class Line:
 
 
 @pytest.fixture
-def lines() -> Iterator[Callable[[str], Line]]:
-    opened: list[Line] = []
+def flaky_proxies() -> Iterator[Callable[[str], FlakyProxy]]:
+    opened: list[FlakyProxy] = []
 
-    def line(server: str) -> Line:
-        opened.append(Line(server))
+    def proxy(server: str) -> FlakyProxy:
+        opened.append(FlakyProxy(server))
         return opened[-1]
 
-    yield line
+    yield proxy
     for each in opened:
         each.close()
 
@@ -185,7 +185,7 @@ def run_of(page: Page, server: str, headers: dict[str, str] | None = None) -> di
     return run
 
 
-def assert_whole(page: Page, server: str, headers: dict[str, str] | None = None) -> None:
+def assert_complete(page: Page, server: str, headers: dict[str, str] | None = None) -> None:
     """Check that the page shows the whole result, and every token once."""
     result = run_of(page, server, headers)["result"]
     paragraphs = page.locator("#answer > *").all_text_contents()
@@ -196,11 +196,11 @@ def assert_whole(page: Page, server: str, headers: dict[str, str] | None = None)
     assert page.locator("#steps li").count() == len(result["steps"]), "Steps are missing or twice there."
 
 
-def past(page: Page) -> list[str]:
+def history(page: Page) -> list[str]:
     return page.locator("#runs a span").all_text_contents()
 
 
-def picture(page: Page, name: str) -> None:
+def screenshot(page: Page, name: str) -> None:
     if os.environ.get("SCREENSHOTS"):
         page.screenshot(path=FIGURES / f"04-{name}.png", animations="disabled")
 
@@ -210,7 +210,7 @@ def picture(page: Page, name: str) -> None:
 
 def test_steps_sources_and_the_answer_arrive(visit: Visits, paced: Server) -> None:
     page = visit(paced)
-    picture(page, "empty")
+    screenshot(page, "empty")
     page.evaluate(
         """() => {
             window.said = [];
@@ -229,10 +229,10 @@ def test_steps_sources_and_the_answer_arrive(visit: Visits, paced: Server) -> No
     )
     expect(page.locator("#answer")).to_contain_text("which is asked to stop")
     assert run_of(page, paced)["state"] == "running", "The answer was shown only after its end."
-    picture(page, "running")
+    screenshot(page, "running")
     finished(page)
     expect(page.locator("#answer")).to_have_attribute("aria-busy", "false")
-    assert_whole(page, paced)
+    assert_complete(page, paced)
     said = page.evaluate("window.said")
     assert len(said) <= 12, f"A screen reader would read too much: {said}"
     assert all(phrase[-1] in "….?!" for phrase in said), f"Not whole phrases: {said}"
@@ -340,40 +340,40 @@ def test_a_reload_in_the_middle_goes_on(visit: Visits, paced: Server) -> None:
     begun(page)
     assert run_of(page, paced)["state"] == "running", "The run was over before the reload."
     finished(page)
-    assert_whole(page, paced)
+    assert_complete(page, paced)
 
 
 def test_a_lost_connection_is_told_and_taken_up_again(
-    visit: Visits, paced: Server, lines: Callable[[str], Line]
+    visit: Visits, paced: Server, flaky_proxies: Callable[[str], FlakyProxy]
 ) -> None:
-    line = lines(paced)
-    page = visit(line.url)
+    proxy = flaky_proxies(paced)
+    page = visit(proxy.url)
     visit.expected += ["net::ERR_"]
     asked_from: list[str] = []
     page.on("request", lambda request: asked_from.append(request.headers.get("last-event-id", "")))
     ask(page)
     begun(page)
-    line.cut()
+    proxy.cut()
     expect(page.locator("#state")).to_have_text("Connection lost, trying again …")
-    line.mend()
+    proxy.repair()
     begun(page)
     finished(page)
-    assert_whole(page, paced)
+    assert_complete(page, paced)
     assert re.fullmatch(r"\d+-\d+", asked_from[-1]), "The page began again instead of resuming."
 
 
 def test_a_connection_that_fell_silent_is_given_up(
-    visit: Visits, paced: Server, lines: Callable[[str], Line]
+    visit: Visits, paced: Server, flaky_proxies: Callable[[str], FlakyProxy]
 ) -> None:
-    line = lines(paced)
-    page = visit(line.url)
+    proxy = flaky_proxies(paced)
+    page = visit(proxy.url)
     page.clock.install()
     ask(page)
     begun(page)
-    line.fall_silent()
+    proxy.fall_silent()
     page.clock.fast_forward(60_000)
     finished(page)
-    assert_whole(page, paced)
+    assert_complete(page, paced)
 
 
 def test_a_draining_server_is_retried(visit: Visits, server: Server) -> None:
@@ -392,10 +392,10 @@ def test_a_draining_server_is_retried(visit: Visits, server: Server) -> None:
     expect(page.locator("#state")).to_have_text("Connection lost, trying again …")
     expect(page.locator("#problem")).to_be_hidden()
     finished(page)
-    assert_whole(page, server)
+    assert_complete(page, server)
 
 
-def tell(page: Page, *events: tuple[str, str, dict[str, Any]]) -> None:
+def run_with_events(page: Page, *events: tuple[str, str, dict[str, Any]]) -> None:
     """Ask on the page, and answer with these events (id, type, data) and `done`."""
     told = [*events, ("9-1", "done", {"reason": "stop"})]
     body = "".join(f"id: {key}\nevent: {kind}\ndata: {json.dumps(data)}\n\n" for key, kind, data in told)
@@ -406,7 +406,7 @@ def tell(page: Page, *events: tuple[str, str, dict[str, Any]]) -> None:
 
 def test_withdrawn_text_is_cleared(visit: Visits, server: Server) -> None:
     page = visit(server)
-    tell(
+    run_with_events(
         page,
         ("0-1", "token", {"text": "Thinking aloud."}),
         ("0-2", "step", {"n": 1, "tool": "web_search", "input": {"query": "q"}, "outcome": "empty"}),
@@ -443,21 +443,21 @@ def test_a_failed_run_is_explained_and_retried(visit: Visits, start: App, offlin
     finished(page)
     expect(page.locator("#problem")).to_be_hidden()
     assert page.url != failed, "Trying again must start a new run."
-    assert_whole(page, server)
+    assert_complete(page, server)
 
 
 def test_a_question_that_did_not_arrive_is_sent_again_with_the_same_key(
-    visit: Visits, server: Server, lines: Callable[[str], Line]
+    visit: Visits, server: Server, flaky_proxies: Callable[[str], FlakyProxy]
 ) -> None:
-    line = lines(server)
-    page = visit(line.url)
+    proxy = flaky_proxies(server)
+    page = visit(proxy.url)
     visit.expected += ["net::ERR_"]
     keys: list[str] = []
     page.on("request", lambda r: keys.append(r.headers["idempotency-key"]) if r.method == "POST" else None)
-    line.cut()
+    proxy.cut()
     ask(page)
     expect(page.locator("#problem")).to_contain_text("The server cannot be reached")
-    line.mend()
+    proxy.repair()
     page.click("text=Try again")
     finished(page)
     assert len(keys) == 2 and len(set(keys)) == 1, f"The same question needs the same key: {keys}"
@@ -495,7 +495,7 @@ def test_a_key_is_asked_for_when_the_server_wants_one(visit: Visits, start: App)
     expect(other.locator("#state")).to_have_text("This run cannot be shown.")
     other.locator("#key").press_sequentially("the-right-key\n")
     finished(other)
-    assert_whole(other, server, {"X-API-Key": "the-right-key"})
+    assert_complete(other, server, {"X-API-Key": "the-right-key"})
 
 
 # --- Untrusted text ---
@@ -505,10 +505,10 @@ def test_a_key_is_asked_for_when_the_server_wants_one(visit: Visits, start: App)
 def hostile_search() -> Iterator[str]:
     """Return the URL of a search server (with SearXNG's API) whose results attack the page."""
     # The offline model removes HTML tags from its quotes, and then Markdown marks.
-    told = f"A graceful shutdown is calm, and {EVIL.replace('img', '**img**')} is in this sentence."
+    told = f"A graceful shutdown is calm, and {XSS_ATTACK.replace('img', '**img**')} is in this sentence."
     results = [
-        {"title": f"Shutdown {EVIL}", "url": "https://one.example/", "content": told},
-        {"title": f"More {EVIL}", "url": "https://two.example/", "content": told},
+        {"title": f"Shutdown {XSS_ATTACK}", "url": "https://one.example/", "content": told},
+        {"title": f"More {XSS_ATTACK}", "url": "https://two.example/", "content": told},
     ]
 
     class Search(BaseHTTPRequestHandler):
@@ -535,16 +535,18 @@ def test_html_of_questions_sources_and_answers_stays_text(
 ) -> None:
     server = start(SEARCH_URL=hostile_search)
     page = visit(server)
-    ask(page, f"What is a graceful shutdown? {EVIL}")
+    ask(page, f"What is a graceful shutdown? {XSS_ATTACK}")
     finished(page)
     result = run_of(page, server)["result"]
-    assert EVIL in result["response"], "The attack did not come as far as the answer."
+    assert XSS_ATTACK in result["response"], "The attack did not come as far as the answer."
     expect(page.locator("main img"), "HTML from outside has become part of the page.").to_have_count(0)
     for part in ("#question", "#answer", "#sources li >> nth=0", "#sources li >> nth=1"):
         lost = f"What looks like HTML was left out of {part.partition(' ')[0]}, and the reader never sees it."
         expect(page.locator(part), lost).to_contain_text("<img src=x onerror=")
     page.click("text=New question")
-    assert past(page) == [f"What is a graceful shutdown? {EVIL}"], "The history shows another question."
+    assert history(page) == [f"What is a graceful shutdown? {XSS_ATTACK}"], (
+        "The history shows another question."
+    )
     expect(page.locator("main img"), "HTML from outside has become part of the page.").to_have_count(0)
     assert page.title() == "Research agent", "A script from outside was executed."
 
@@ -552,7 +554,7 @@ def test_html_of_questions_sources_and_answers_stays_text(
 def test_only_http_urls_become_links(visit: Visits, server: Server) -> None:
     page = visit(server)
     source = {"title": "A trap", "url": "javascript:document.title='executed'", "snippet": "", "step": 1}
-    tell(
+    run_with_events(
         page,
         ("0-1", "source", {"n": 1} | source),
         ("0-2", "token", {"text": f"[Click]({source['url']}) on [this](data:text/html,x)."}),
@@ -585,7 +587,7 @@ MARKDOWN = {
     "_a *b_ c*": "<p>_a <em>b_ c</em></p>",
     "**a* b": "<p>*<em>a</em> b</p>",
 }
-SLOW = [  # these are slow in parsers that search the same text again and again
+SLOW_MARKDOWN = [  # these are slow in parsers that search the same text again and again
     *["> " * 5000 + "x", "- " * 5000 + "x", "*_`[(" * 2000, "**" * 5000, "\n" * 5000],
     *["a ".join("`" * n for n in range(1, 161)), "`a " * 10_000, "``a `" * 5_000, "`" * 20_000 + "a"],
     *["**a " * 8_000, "__a " * 8_000, "_a " * 8_000, "*a " * 8_000, "_a **b " * 4_000, "*a_ _b* " * 4_000],
@@ -612,7 +614,7 @@ def test_markdown_becomes_elements_and_nothing_else(visit: Visits, server: Serve
         became = re.sub(LINK, r"a(\1)", html)
         assert became == MARKDOWN[text], f"The text {text!r} became {became}, and not {MARKDOWN[text]}."
     # Deep or long Markdown must neither freeze the page nor overflow its stack.
-    for text in SLOW:
+    for text in SLOW_MARKDOWN:
         seconds = page.evaluate(
             f"async (text) => {{ const t = performance.now(); await ({render})([text]); "
             f"return (performance.now() - t) / 1000 }}",
@@ -681,14 +683,14 @@ def test_the_history_opens_and_deletes_runs(visit: Visits, server: Server) -> No
         finished(page)
         page.click("text=New question")
     page.reload()
-    assert past(page) == [other, QUESTION], "The newest question comes first, and all outlive a reload."
+    assert history(page) == [other, QUESTION], "The newest question comes first, and all outlive a reload."
     page.click(f"#runs >> text={QUESTION}")
     finished(page)
     expect(page.locator("#question")).to_have_text(QUESTION)
-    assert_whole(page, server)
+    assert_complete(page, server)
     page.go_back()
     page.get_by_label(f"Delete “{QUESTION}”").click()
-    assert past(page) == [other], "A run was deleted from the history, and the other should be left."
+    assert history(page) == [other], "A run was deleted from the history, and the other should be left."
     page.click("text=Clear all")
     expect(page.locator("#history")).to_be_hidden()
     assert visit(server).locator("#runs li").count() == 0, "The history is this browser's own."
@@ -700,7 +702,7 @@ def test_the_history_keeps_fifty_runs(visit: Visits, server: Server) -> None:
     ask(page)
     finished(page)
     page.click("text=New question")
-    assert past(page) == [QUESTION, *(run["query"] for run in runs[:49])], (
+    assert history(page) == [QUESTION, *(run["query"] for run in runs[:49])], (
         "The history is not the newest fifty runs."
     )
 
@@ -730,7 +732,7 @@ def test_axe_finds_no_accessibility_violation(visit: Visits, paced: Server, sche
     assert_accessible(page)
     finished(page)
     assert_accessible(page)
-    picture(page, f"answer-{scheme}")
+    screenshot(page, f"answer-{scheme}")
     page.locator(".citation").first.click()
     assert_accessible(page)
     page.click("text=New question")
@@ -779,7 +781,7 @@ def test_nothing_is_wider_than_the_screen(visit: Visits, server: Server, width: 
     assert page.evaluate(wider) <= 0, "The answer's page scrolls sideways."
     page.click("text=New question")
     assert page.evaluate(wider) <= 0, "The history scrolls sideways."
-    tell(
+    run_with_events(
         page, ("0-1", "token", {"text": f"```\n{'code ' * 100}\n```\n1. {'list' * 100}\n\n# {'head' * 100}"})
     )
     assert page.evaluate(wider) <= 0, "A long line of code makes the whole page scroll sideways."
@@ -798,7 +800,7 @@ if os.environ.get("SCREENSHOTS"):  # only takes a screenshot, so it is not colle
         page = visit(server, viewport={"width": 360, "height": 740}, device_scale_factor=1.5)
         ask(page)
         finished(page)
-        picture(page, "phone")
+        screenshot(page, "phone")
 
 
 def test_the_page_loads_nothing_from_other_hosts(visit: Visits, server: Server, lesson_root: Path) -> None:

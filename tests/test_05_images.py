@@ -19,7 +19,7 @@ from course.errors import Failed
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 KINDS = ["basic", "multistage", "latest"]
-PLANTED = "sk-planted-by-a-test-0123456789"
+PLANTED_API_KEY = "sk-planted-by-a-test-0123456789"
 
 
 Build = Callable[[str], str]
@@ -65,7 +65,7 @@ def test_planted_secrets_do_not_get_in(kind: str, build: Build, rebuild: Rebuild
     clean = build(kind)
     for name in (".env", ".env.production", "server.key", ".git/config", "app/.env", "app/server.pem"):
         (copy / name).parent.mkdir(exist_ok=True)
-        (copy / name).write_text(f"OPENAI_API_KEY={PLANTED}\n")
+        (copy / name).write_text(f"OPENAI_API_KEY={PLANTED_API_KEY}\n")
     planted = rebuild(kind, copy.parent)
     if layers(planted) == layers(clean):
         return
@@ -73,7 +73,7 @@ def test_planted_secrets_do_not_get_in(kind: str, build: Build, rebuild: Rebuild
         path
         for _, files in LocalImage(planted).layers()
         for path, content in files
-        if PLANTED.encode() in content
+        if PLANTED_API_KEY.encode() in content
     ]
     assert not found, f"What lay beside the source is in the image: {', '.join(found)}."
 

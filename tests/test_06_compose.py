@@ -201,11 +201,11 @@ def project(docker: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield made
 
 
-Once = Callable[..., subprocess.CompletedProcess[str]]
+RunOnce = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def once(project: Stack, lesson_root: Path) -> Iterator[Once]:
+def run_once(project: Stack, lesson_root: Path) -> Iterator[RunOnce]:
     """Return a function that runs a command in a new container of a service, on separate networks."""
     project.apply(lesson_root)
     compose = ("docker", "compose", "--project-name", f"{project.name}-once", "--profile=*")
@@ -218,9 +218,9 @@ def once(project: Stack, lesson_root: Path) -> Iterator[Once]:
     project.run(*compose, "down", "--volumes", "--timeout", "0")
 
 
-def test_services_run_without_privileges(once: Once) -> None:
+def test_services_run_without_privileges(run_once: RunOnce) -> None:
     for name in ("proxy", "agent", "model", "redis"):
-        done = once(name, "sh", "-c", "cat /proc/self/status; touch /opt/here")
+        done = run_once(name, "sh", "-c", "cat /proc/self/status; touch /opt/here")
         found = dict(line.split(":\t", 1) for line in done.stdout.splitlines() if ":\t" in line)
         assert found, f"The container of {name} does not start: {done.stderr}"
         assert int(found["CapBnd"], 16) == 0, (
@@ -231,19 +231,19 @@ def test_services_run_without_privileges(once: Once) -> None:
         assert "Read-only file system" in done.stderr, f"An intruder can change the files of {name}."
 
 
-def test_internal_services_cannot_reach_the_internet(once: Once) -> None:
+def test_internal_services_cannot_reach_the_internet(run_once: RunOnce) -> None:
     for name in ("agent", "model", "redis"):
-        routes = once(name, "cat", "/proc/net/route").stdout
+        routes = run_once(name, "cat", "/proc/net/route").stdout
         assert "Destination" in routes, f"The container of {name} does not start."
         assert "00000000" not in [line.split()[1] for line in routes.splitlines()], (
             f"{name} can call any server in the world: a network of its leads out."
         )
 
 
-def test_filling_tmp_does_not_kill_the_container(once: Once) -> None:
+def test_filling_tmp_does_not_kill_the_container(run_once: RunOnce) -> None:
     fill = "with open('/tmp/file', 'wb', 0) as file:\n    for _ in range(1024): file.write(bytes(2**20))"
     for name in ("agent", "model"):
-        done = once(name, "python", "-c", fill)
+        done = run_once(name, "python", "-c", fill)
         assert "No space left on device" in done.stderr, (
             f"{name} can fill its /tmp, which is memory, up to the container's limit, and is killed then."
         )
@@ -257,13 +257,13 @@ print(json.dumps([read.openai_api_key.get_secret_value(), read.api_keys, dict(os
 """
 
 
-def test_keys_are_mounted_as_files_not_environment_variables(once: Once, project: Stack) -> None:
+def test_keys_are_mounted_as_files_not_environment_variables(run_once: RunOnce, project: Stack) -> None:
     files = {"OPENAI_API_KEY_FILE": "sk-of-mine", "API_KEYS_FILE": "of-ann\nof-bob\n"}
     secrets = project.folder / "secrets"
     secrets.mkdir(exist_ok=True)
     for name, content in files.items():
         (secrets / name).write_text(content)
-    done = once("agent", "python", "-c", KEYS, **{name: f"secrets/{name}" for name in files})
+    done = run_once("agent", "python", "-c", KEYS, **{name: f"secrets/{name}" for name in files})
     assert done.returncode == 0, f"With keys in files the agent does not start: {done.stderr}"
     key, callers, environment = json.loads(done.stdout)
     assert key == "sk-of-mine", "The agent does not use the model's key from the file."
@@ -272,9 +272,9 @@ def test_keys_are_mounted_as_files_not_environment_variables(once: Once, project
     assert not seen, f"`docker inspect` shows a key in the environment: {seen}."
 
 
-def test_an_empty_key_file_stops_the_start(once: Once, project: Stack) -> None:
+def test_an_empty_key_file_stops_the_start(run_once: RunOnce, project: Stack) -> None:
     (project.folder / "nothing").write_text("\n")
-    done = once("agent", "python", "-c", KEYS, API_KEYS_FILE="nothing")
+    done = run_once("agent", "python", "-c", KEYS, API_KEYS_FILE="nothing")
     assert "Bad setting API_KEYS" in done.stderr, "With an empty file of keys everybody may call."
 
 
@@ -391,7 +391,7 @@ async def test_the_proxy_sends_a_post_without_a_key_only_once(stack: Stack) -> N
         with stack.cut_off(second, "app"):
             stack.wait(lambda: stack.ready() == 1, "the proxy sees one replica")
             asked = asyncio.create_task(
-                client.post(f"{stack.url}/v1/research", json={"query": f"{LONG} Once."})
+                client.post(f"{stack.url}/v1/research", json={"query": f"{LONG} RunOnce."})
             )
             busy = 'haproxy_server_current_sessions{proxy="ready",server="replica'
             await asyncio.to_thread(
@@ -429,7 +429,7 @@ def test_redis_limits_its_memory_and_persists_writes(stack: Stack) -> None:
 # --- Operations, under load ---
 
 
-async def loaded(
+async def under_load(
     stack: Stack, operation: Callable[[], Awaitable[None]], readers: int = 6
 ) -> tuple[list[Reading], Asking, Asking]:
     """Read long streams, and ask cached and new questions, while `operation` runs."""
@@ -476,7 +476,7 @@ async def test_more_replicas_take_their_share_under_load(stack: Stack) -> None:
     async def scale() -> None:
         await asyncio.to_thread(stack.up, 4)
 
-    assert_nobody_noticed(*await loaded(stack, scale))
+    assert_nobody_noticed(*await under_load(stack, scale))
     before = runs_of_each(stack)
     async with new_client() as client:
         await asyncio.gather(*(read(client, stack.url, unlike(n), Reading()) for n in range(8)))
@@ -512,7 +512,7 @@ async def test_a_rolling_update_and_rollback_fail_no_request(stack: Stack) -> No
             shown = {httpx2.get(f"{stack.url}/health").json()["version"] for _ in range(6)}
             assert shown == {version or "1.0.0"}, f"After the update /health shows the versions {shown}."
 
-    assert_nobody_noticed(*await loaded(stack, update_and_go_back))
+    assert_nobody_noticed(*await under_load(stack, update_and_go_back))
 
 
 def update(stack: Stack, version: str, wait: int = 90) -> subprocess.CompletedProcess[str]:

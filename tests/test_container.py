@@ -26,9 +26,9 @@ from course.processes import Processes, wait_listening
 
 App = Callable[..., str]  # starts a research agent with settings; returns its URL
 
-KNOWN = {image.tag: image.known_faults for image in AGENTS}
+KNOWN_FAULTS = {image.tag: image.known_faults for image in AGENTS}
 # Text that the section linked by a check must contain.
-SAID = {
+REQUIRED_TEXT = {
     "answers_on_its_port": "`HOST` is 0.0.0.0",
     "turns_healthy": "health check uses the image's own Python",
     "tells_whether_it_is_ready": "`/ready` is about the next request",
@@ -67,7 +67,7 @@ def target(kind: str, build: Callable[[str], str], network: Surroundings) -> Ite
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("each", CHECKS, ids=lambda check: check.name)
 def test_image(target: Target, kind: str, each: Check) -> None:
-    known = each.name in KNOWN[f"research-agent:{kind}"]
+    known = each.name in KNOWN_FAULTS[f"research-agent:{kind}"]
     try:
         each.made(target)
     except AssertionError:
@@ -84,12 +84,12 @@ def test_image(target: Target, kind: str, each: Check) -> None:
 # --- Images that are bad on purpose ---
 
 
-BAD = {
+BAD_IMAGES = {
     path.name.removesuffix(".Dockerfile"): path for path in Path(__file__).parent.glob("images/*.Dockerfile")
 }
 
 # One does not answer, one has a misleading health check, one has another route.
-THOROUGH = {"loopback", "port-is-open", "other-route"}
+FULLY_AUDITED = {"loopback", "port-is-open", "other-route"}
 
 
 @pytest.fixture
@@ -101,7 +101,15 @@ def bad(build: Callable[[str], str]) -> Iterator[Callable[[str], str]]:
         tag = f"{base}-{name}"
         instead = f"--build-context=research-agent:latest=docker-image://{base}"
         built.append(tag)
-        run("build", "-q", instead, f"-t={tag}", f"-f={BAD[name]}", str(BAD[name].parent), seconds=300)
+        run(
+            "build",
+            "-q",
+            instead,
+            f"-t={tag}",
+            f"-f={BAD_IMAGES[name]}",
+            str(BAD_IMAGES[name].parent),
+            seconds=300,
+        )
         return tag
 
     yield build_bad
@@ -112,13 +120,13 @@ def bad(build: Callable[[str], str]) -> Iterator[Callable[[str], str]]:
 @pytest.mark.docker
 @pytest.mark.of_the_course
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", sorted(BAD))
+@pytest.mark.parametrize("name", sorted(BAD_IMAGES))
 def test_bad_image_fails_exactly_its_check(
     name: str, bad: Callable[[str], str], network: Surroundings
 ) -> None:
     """Three images are tested with all checks, for half a minute each; the others with their own check."""
-    header = dict(re.findall(r"^# (fails|says): (.*)$", BAD[name].read_text(), re.MULTILINE))
-    checks = [each for each in CHECKS if name in THOROUGH or each.name == header["fails"]]
+    header = dict(re.findall(r"^# (fails|says): (.*)$", BAD_IMAGES[name].read_text(), re.MULTILINE))
+    checks = [each for each in CHECKS if name in FULLY_AUDITED or each.name == header["fails"]]
     with Target(bad(name), network) as target:
         failed = faults(outcome(each, target) for each in checks)
     assert set(failed) == {header["fails"]}, failed
@@ -233,7 +241,9 @@ def test_each_check_links_to_a_section_that_says_how_to_mend_it(each: Check) -> 
         re.sub(r"[^\w -]", "", text.partition("\n")[0]).lower().replace(" ", "-"): text for text in sections
     }
     assert anchor in named, f"{page} has no section #{anchor}."
-    assert SAID[each.name] in " ".join(named[anchor].split()), f"#{anchor} of {page} does not say it."
+    assert REQUIRED_TEXT[each.name] in " ".join(named[anchor].split()), (
+        f"#{anchor} of {page} does not say it."
+    )
 
 
 def test_the_page_names_everything_that_an_audit_expects() -> None:
@@ -245,6 +255,6 @@ def test_the_page_names_everything_that_an_audit_expects() -> None:
 
 if __name__ == "__main__":
     try:
-        sys.exit(report(sys.argv[-1], examine(sys.argv[-1]), KNOWN.get(sys.argv[-1])))
+        sys.exit(report(sys.argv[-1], examine(sys.argv[-1]), KNOWN_FAULTS.get(sys.argv[-1])))
     except Failed as failure:
         sys.exit(f"✗ {failure}")
