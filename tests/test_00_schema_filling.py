@@ -1,15 +1,15 @@
-"""What the offline model must get right for every input: filled schemas, the pace grammar, tokens."""
+"""Properties of the offline model that hold for every input: filled schemas, options, tokens."""
 
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from offline_model import tokens
-from offline_model.pace import BadPace, Pace, parse, parse_model
-from offline_model.schemas.check import validator_options
-from offline_model.schemas.fill import fill
-from offline_model.schemas.references import BadSchema
+from offline_model.api import answers
+from offline_model.delivery.faults import DeliveryOptions, InvalidOptions, parse_model_name, parse_options
+from offline_model.json_schema.generator import fill
+from offline_model.json_schema.references import BadSchema
+from offline_model.json_schema.validator import validator_options
 
 Schema = dict[str, Any]
 
@@ -24,7 +24,7 @@ values = st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=5)
 
 
 class Nothing:
-    """A source that has nothing to offer: the filler is on its own."""
+    """A source without values: the generator makes them all up."""
 
     def texts(self, name: str, schema: Schema) -> list[str]:
         return []
@@ -161,17 +161,21 @@ grammar = st.lists(
 
 @given(grammar | st.text())
 @settings(deadline=None)
-def test_the_pace_grammar_gives_a_pace_or_says_what_is_wrong(text: str) -> None:
-    for read, written in ((parse, text), (parse_model, f"offline?{text}"), (parse_model, text)):
+def test_options_are_parsed_or_refused_with_a_reason(text: str) -> None:
+    for read, written in (
+        (parse_options, text),
+        (parse_model_name, f"offline?{text}"),
+        (parse_model_name, text),
+    ):
         try:
-            assert isinstance(read(written), Pace)
-        except BadPace as problem:
+            assert isinstance(read(written), DeliveryOptions)
+        except InvalidOptions as problem:
             assert str(problem)
 
 
 @given(st.text())
 def test_tokens_join_to_the_text(text: str) -> None:
-    pieces = tokens.split(text)
+    pieces = answers.split_tokens(text)
     assert "".join(pieces) == text
-    assert tokens.count(text) == len(pieces)
+    assert answers.count_tokens(text) == len(pieces)
     assert all(pieces)

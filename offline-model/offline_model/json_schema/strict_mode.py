@@ -1,0 +1,24 @@
+"""Strict schemas: with `strict: true`, OpenAI wants every object closed and every member required."""
+
+from typing import Any
+
+from offline_model.json_schema.references import DATA
+
+
+def strict_problem(schema: Any, context: tuple[str, ...] = ()) -> str:
+    """The first part of a schema that leaves something open, in OpenAI's words; empty when none does."""
+    if isinstance(schema, list):
+        schema = {str(index): part for index, part in enumerate(schema)}
+    if not isinstance(schema, dict):
+        return ""
+    if schema.get("type") == "object":
+        if schema.get("additionalProperties") is not False:
+            return f"In context={context}, 'additionalProperties' is required to be supplied and to be false"
+        for name in schema.get("properties", {}):
+            if name not in schema.get("required", []):
+                return (
+                    f"In context={context}, 'required' is required to be supplied and to be an array "
+                    f"including every key in properties. Missing '{name}'"
+                )
+    inner = (strict_problem(part, (*context, key)) for key, part in schema.items() if key not in DATA)
+    return next(filter(None, inner), "")
