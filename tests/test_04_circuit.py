@@ -1,4 +1,4 @@
-"""A model that fails again and again: new runs are refused at once, until one that tries succeeds."""
+"""The circuit breaker: while the model fails, new runs are refused, except one trial at a time."""
 
 import socket
 import time
@@ -20,13 +20,13 @@ IN_A_ROW = 3
 
 @pytest.fixture
 def model() -> Iterator[tuple[Processes, str]]:
-    """An offline model that only this test uses, and may stop."""
+    """An offline model of its own for this test, which may stop it."""
     with Processes() as processes:
         yield processes, start_model(processes)
 
 
 def agent(research_agent: App, url: str, **settings: str) -> Server:
-    """A research agent that asks this model, opens its circuit after three failures and tries each second."""
+    """Start an agent on this model. Its circuit opens after three failures and allows a trial each second."""
     circuit = {"CIRCUIT_FAILURES": str(IN_A_ROW), "CIRCUIT_SECONDS": "1", "MODEL_RETRIES": "0"}
     return research_agent(**({"OPENAI_BASE_URL": f"{url}/v1"} | circuit | settings))
 
@@ -45,7 +45,7 @@ def test_a_model_that_is_down_is_asked_no_more_and_asked_again_when_it_is_back(
     assert metrics(server)[OPEN] == 0, "The circuit is closed, and its metric says that it is open."
     processes.stop(processes.running[-1])
     open_circuit(server)
-    # Once a second one is let through as a trial; of those between two trials each is refused.
+    # One run a second is a trial. All others are refused.
     replies = [ask(server, f"Is the circuit open, {n}?") for n in range(5)]
     refused = [reply for reply in replies if reply.status_code == 503]
     assert refused, "The model has failed three times in a row, and is asked again."
@@ -90,7 +90,7 @@ def test_only_one_run_tries_while_the_circuit_is_open(research_agent: App, close
             break
     trials = statuses.count(502)
     assert trials, "The circuit stays open for ever: nobody tries whether the model is back."
-    assert trials <= 1 + seconds, (  # there is a second between two trials
+    assert trials <= 1 + seconds, (  # one a second
         f"A model that may be coming back is met by a crowd: {trials} of 4 within {seconds:.1f} seconds."
     )
     assert trials + statuses.count(503) == 4, f"Who does not try is refused, and here are {statuses}."
@@ -117,10 +117,10 @@ def test_a_slow_search_is_no_failure_of_the_model(research_agent: App, offline_m
 
 
 @pytest.mark.parametrize("how", ["cancelled", "refused"])
-def test_a_trial_without_a_verdict_is_given_back(
+def test_a_trial_that_ends_without_a_result_lets_another_run_try(
     research_agent: App, model: tuple[Processes, str], how: str
 ) -> None:
-    """Without that the next one may try after CIRCUIT_SECONDS."""
+    """Otherwise the next trial would start only after CIRCUIT_SECONDS."""
     processes, url = model
     limits = {"CIRCUIT_SECONDS": "5", "MAX_RUNS_PER_CALLER": "1", "RATE_LIMIT_RPM": "100000"}
     server = agent(research_agent, url, MODEL_NAME="offline?ttft=30", API_KEYS="first, second", **limits)

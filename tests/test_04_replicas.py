@@ -28,7 +28,7 @@ from test_04_research import (
 )
 from test_04_store import until_claimed
 
-from app.models import Record, Run
+from app.models import Run, StoredRun
 from app.runs.stores.redis import RedisStore
 
 PACED = "offline?tps=40"
@@ -38,9 +38,9 @@ Replica = Callable[..., Server]
 
 @pytest.fixture
 def replica(research_agent: App, redis_server: RedisServer, lesson_root: Path) -> Replica:
-    """Starts a replica by name; the same name and settings are the same replica while it lives."""
+    """Starts a replica by name. The same name and settings give the same replica while it runs."""
     redis_server.start()
-    # Replicas of the course are not to take over the runs of a broken copy. Database 1 is test_04_store's.
+    # The course's replicas must not take over runs of a broken copy. Database 1 belongs to test_04_store.
     url = redis_server.url if lesson_root == ROOT else redis_server.url.removesuffix("/0") + "/3"
 
     def start(name: str, **settings: str) -> Server:
@@ -55,15 +55,15 @@ databases = itertools.count(4)  # of Redis's 16
 
 @pytest.fixture
 def own_redis_url(redis_server: RedisServer) -> str:
-    """A database of this test's own: replicas that other tests have started would take over its runs."""
+    """A database of its own for this test: replicas of other tests would take over its runs."""
     redis_server.start()
     return redis_server.url.removesuffix("/0") + f"/{next(databases)}"
 
 
 @pytest.fixture
 async def short_leases(own_redis_url: str) -> AsyncIterator[RedisStore]:
-    """The store of replicas that let go of their runs at once, without a word."""
-    store = RedisStore(own_redis_url, lease=0.05, ttl=60, longest=60)
+    """A store whose leases expire at once, as if each replica were killed."""
+    store = RedisStore(own_redis_url, lease=0.05, ttl=60, max_seconds=60)
     yield store
     await store.close()
 
@@ -99,7 +99,7 @@ def test_a_run_whose_replica_was_killed_goes_on_at_another_from_its_last_step(
         doomed.process.kill()
         with suppress(httpx2.RemoteProtocolError):
             for event in events:
-                told.append(event)  # kept, although the stream is cut in the middle
+                told.append(event)  # the events before the stream was cut count
     rest = resume(other, run_id, told[-1].id)
     resets = [event.id for event in rest if event.type == "reset"]
     assert resets, "Half an answer stands, and nothing withdrew it."
@@ -125,9 +125,7 @@ def test_a_run_whose_replica_was_killed_goes_on_at_another_from_its_last_step(
     )
 
 
-def test_a_caller_who_waits_is_told_that_the_run_was_handed_over(
-    replica: Replica, offline_model: str
-) -> None:
+def test_a_waiting_caller_is_told_that_the_run_was_handed_over(replica: Replica, offline_model: str) -> None:
     replica("b")
     query = "What is graceful shutdown, when the caller waits for the whole answer?"
     leaving = replica("leaving", DRAIN_SECONDS="0.3", MODEL_NAME="offline?tps=10")
@@ -142,7 +140,7 @@ def test_a_caller_who_waits_is_told_that_the_run_was_handed_over(
 
 def test_a_run_longer_than_the_drain_is_handed_over(replica: Replica) -> None:
     other = replica("b")
-    # Its lease would end after a minute only: the run goes on sooner because it is handed over.
+    # The lease would expire after a minute. The run goes on sooner, because it is handed over.
     leaving = replica("leaving", DRAIN_SECONDS="0.3", LEASE_SECONDS="60")
     with streaming(leaving, "What is graceful shutdown, when a replica leaves?") as (run_id, events):
         told = [next(events) for _ in range(10)]
@@ -228,7 +226,7 @@ def test_a_long_run_that_redis_has_missed_is_written_when_it_is_back(
     replica: Replica, redis_server: RedisServer
 ) -> None:
     server = replica("long", MODEL_NAME="offline?fault=long&tokens=5000", MAX_TOKENS="100000", MAX_STEPS="0")
-    redis_server.kill()  # not before the run is known there, or it could not start
+    redis_server.kill()  # kill it later, because a run cannot start without Redis
     redis_server.start()
     with streaming(server, "What is longer than Lua's stack?") as (run_id, events):
         told = [next(events)]
@@ -270,14 +268,14 @@ def test_a_run_whose_writes_are_refused_fails_alone(replica: Replica, redis_serv
 def test_no_client_is_told_of_an_end_that_is_not_stored(
     replica: Replica, own_redis_url: str, way: str
 ) -> None:
-    """A replica that is killed right after would take the answer with it, and another would find another."""
+    """If the replica were killed now, another one would produce a different answer."""
     server = replica("unstored", REDIS_URL=own_redis_url, MODEL_NAME="offline?tps=100")
     query = f"What is graceful shutdown, stored by {way}?"
     with redis.Redis.from_url(own_redis_url) as client, ThreadPoolExecutor(1) as pool:
         reply = pool.submit(ask if way == "post" else stream, server, query)
         (run_id,) = (key.decode() for key in until(lambda: client.zrange("leases", 0, -1), 10))
         assert until(lambda: any(b'"token"' in e[b"event"] for _, e in client.xrange(f"events:{run_id}")), 20)
-        client.execute_command("CLIENT", "PAUSE", 1500, "WRITE")  # shorter than what counts as a hang
+        client.execute_command("CLIENT", "PAUSE", 1500, "WRITE")  # shorter than the timeout of a hang
         if way == "state":
             assert until(lambda: state(server, run_id)["state"] == "done", 20)
         else:
@@ -288,9 +286,9 @@ def test_no_client_is_told_of_an_end_that_is_not_stored(
         )
 
 
-async def claimed_by_replicas_that_end(store: RedisStore, times: int) -> Record:
-    """A run that so many replicas have claimed, none of which has written or released it."""
-    run = Record(run=Run(query="Who survives this run?"), caller="127.0.0.1", request_id="r")
+async def claimed_by_replicas_that_end(store: RedisStore, times: int) -> StoredRun:
+    """A run that so many replicas have claimed and neither written nor released."""
+    run = StoredRun(run=Run(query="Who survives this run?"), caller="127.0.0.1", request_id="r")
     await store.create(run, None, 10)
     for _ in range(times):
         await until_claimed(store)

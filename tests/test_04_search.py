@@ -278,7 +278,7 @@ async def test_results_are_kept_for_a_while_only() -> None:
 # --- Which one ---
 
 
-@pytest.mark.parametrize(("name", "kind"), [("offline", SearXNG), ("ddgs", DuckDuckGo)])
+@pytest.mark.parametrize(("name", "kind"), [("searxng", SearXNG), ("offline", SearXNG), ("ddgs", DuckDuckGo)])
 def test_the_setting_chooses(name: str, kind: type) -> None:
     made = make_search(Settings.model_construct(search_backend=name))
     assert isinstance(made, kind), f"SEARCH_BACKEND={name} chooses {type(made).__name__}."

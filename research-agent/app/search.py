@@ -50,7 +50,7 @@ class Search(Protocol):
 
 def make_search(settings: Settings) -> Search:
     fetch = Fetcher(allowed_hosts=frozenset(settings.fetch_allowed_hosts))
-    if settings.search_backend == "offline":
+    if settings.search_backend != "ddgs":
         return SearXNG(settings.search_url, fetch)
     return DuckDuckGo(
         fetch,
