@@ -13,10 +13,10 @@ import time
 from rich.console import Console
 
 from bench.records import measured, save, series
-from course import images
+from course.containers import images
 from course.engines.docker import Docker, works
-from course.figures import ROOT
-from course.processes import Failed
+from course.errors import Failed
+from course.paths import ROOT
 
 ROUNDS = 2
 

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 from bench.records import measured, save, series
-from course.figures import ROOT
 from course.models import base_environment
-from course.processes import require_free
+from course.paths import ROOT
+from course.ports import require_free
 
 ROUNDS = 3
 

@@ -14,9 +14,10 @@ import psutil
 
 from bench.load import model_settings
 from bench.records import measured, save
-from course.figures import ROOT
 from course.models import base_environment
-from course.processes import Processes, free_port, wait_ready
+from course.paths import ROOT
+from course.ports import free_port
+from course.processes import Processes, wait_ready
 
 STREAMS, PATHS = 1_000, 10_000
 QUESTION = {"query": "What is graceful shutdown?", "max_tokens": 20}
@@ -48,11 +49,10 @@ async def stream(client: httpx2.AsyncClient, url: str, expected: str) -> str:
     """Read one stream to its end: "complete", "out of order" or "cut"."""
     text, last = "", ""
     async with client.stream("POST", f"{url}/v1/stream", json=QUESTION) as response:
-        async for line in response.aiter_lines():
-            if line.startswith("event: "):
-                last = line.removeprefix("event: ")
-            elif line.startswith("data: ") and last == "token":
-                text += json.loads(line.removeprefix("data: "))["text"]
+        async for event in httpx2.EventSource(response):
+            last = event.event
+            if last == "token":
+                text += json.loads(event.data)["text"]
     if last != "done":
         return "cut"
     return "complete" if text == expected else "out of order"

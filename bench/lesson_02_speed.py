@@ -21,8 +21,8 @@ from bench.load import (
     wrk_version,
 )
 from bench.records import measured, save, series
-from course.figures import ROOT
 from course.models import base_environment
+from course.paths import ROOT
 from course.processes import Processes
 
 

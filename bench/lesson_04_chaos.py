@@ -7,7 +7,6 @@ import asyncio
 import itertools
 import subprocess
 import tempfile
-import time
 from collections import Counter
 
 import httpx2
@@ -15,15 +14,16 @@ import httpx2
 from bench.lesson_04_streams import redis, wait_redis
 from bench.load import offline_model
 from bench.records import measured, save
-from bench.research import Followed, follow, question, replica
+from bench.research import follow, question, replica
+from course.clients.readers import Reading
 from course.processes import Processes
 
 RUNS, CALLERS, KILLS = 200, 20, 3
 
 
-async def run(client: httpx2.AsyncClient, urls: "itertools.cycle[str]", number: int) -> Followed:
+async def run(client: httpx2.AsyncClient, urls: "itertools.cycle[str]", number: int) -> Reading:
     """Start a run and follow it to its end as a good client does, going from replica to replica."""
-    seen, began = Followed(), time.monotonic()
+    seen = Reading()
     key = {"Idempotency-Key": f"chaos-{number}"}
     body = question(number) | {"background": True}
     async with asyncio.timeout(120):
@@ -41,7 +41,7 @@ async def run(client: httpx2.AsyncClient, urls: "itertools.cycle[str]", number: 
                 headers = {"Last-Event-ID": seen.ids[-1]} if seen.ids else {}
                 events = f"{url}/v1/research/{seen.run_id}/events"
                 async with client.stream("GET", events, headers=headers) as response:
-                    async for _ in follow(response, seen, began):
+                    async for _ in follow(response, seen):
                         pass
             except httpx2.TransportError:
                 pass

@@ -15,9 +15,10 @@ import httpx2
 from bench.lesson_02_bounds import serve
 from bench.load import offline_model
 from bench.records import measured, save, series
-from bench.research import Followed, environment, follow, question, replica
+from bench.research import environment, follow, question, replica
 from bench.straight_agent import CALLERS
-from course.figures import ROOT
+from course.clients.readers import Reading
+from course.paths import ROOT
 from course.processes import Processes
 
 SECONDS, ROUNDS, STARTS = 8, 3, 5
@@ -54,13 +55,13 @@ async def first_events(url: str) -> list[float]:
     found: list[float] = []
 
     async def go(client: httpx2.AsyncClient) -> None:
-        seen, began = Followed(), time.monotonic()
+        seen, began = Reading(), time.monotonic()
         body = question(next(numbers))
         async with client.stream("POST", f"{url}/v1/research/stream", json=body) as response:
-            async for _ in follow(response, seen, began):
+            async for _ in follow(response, seen):
                 pass
-        assert seen.over and seen.first_event
-        found.append(seen.first_event * 1000)
+        assert seen.over
+        found.append((seen.times[0] - began) * 1000)
 
     async with httpx2.AsyncClient(timeout=60, limits=httpx2.Limits(max_connections=None)) as client:
 

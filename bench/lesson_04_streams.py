@@ -19,8 +19,10 @@ from redis.retry import Retry
 
 from bench.load import offline_model
 from bench.records import measured, save
-from bench.research import Followed, follow, question, replica
-from course.processes import Processes, free_port
+from bench.research import follow, question, replica
+from course.clients.readers import Reading
+from course.ports import free_port
+from course.processes import Processes
 
 STREAMS, TOKENS_A_SECOND, OPENED_A_SECOND = 500, 1.5, 10
 
@@ -40,23 +42,30 @@ def wait_redis(url: str) -> None:
         client.ping()
 
 
-async def run(client: httpx2.AsyncClient, here: str, there: str, number: int) -> tuple[Followed, float]:
-    """Follow a run at one worker, leave after some events, go on at the other; what was seen, and the gap."""
+async def run(client: httpx2.AsyncClient, here: str, there: str, number: int) -> tuple[Reading, float, float]:
+    """Follow a run at one worker, leave after some events, and go on at the other.
+
+    Returns what was seen, the seconds until a stored event came again from the other worker, and the seconds
+    until the next new one.
+    """
     await asyncio.sleep(number / OPENED_A_SECOND)
-    seen, began, leave_after = Followed(), time.monotonic(), random.randint(3, 25)  # noqa: S311
+    seen, leave_after = Reading(), random.randint(3, 25)  # noqa: S311
     async with client.stream("POST", f"{here}/v1/research/stream", json=question(number)) as response:
         response.raise_for_status()
         seen.run_id = response.headers["x-run-id"]
-        async for _ in follow(response, seen, began):
+        async for _ in follow(response, seen):
             if len(seen.ids) >= leave_after:
                 break
     left, gap = time.monotonic(), 0.0
-    headers = {"Last-Event-ID": seen.ids[-1]}
     url = f"{there}/v1/research/{seen.run_id}/events"
-    async with client.stream("GET", url, headers=headers) as response:
-        async for _ in follow(response, seen, began):
+    async with client.stream("GET", url, headers={"Last-Event-ID": seen.ids[-2]}) as response:
+        async for _ in follow(response, Reading()):
+            break
+    resumed = time.monotonic() - left
+    async with client.stream("GET", url, headers={"Last-Event-ID": seen.ids[-1]}) as response:
+        async for _ in follow(response, seen):
             gap = gap or time.monotonic() - left
-    return seen, gap
+    return seen, resumed, gap
 
 
 async def main() -> None:
@@ -82,19 +91,22 @@ async def main() -> None:
                 await asyncio.wait(tasks, timeout=0.5)
             seen = [task.result() for task in tasks]
             wholes = []
-            for followed, _ in seen:
-                whole = Followed()
+            for followed, _, _ in seen:
+                whole = Reading()
                 url = f"{here.url}/v1/research/{followed.run_id}/events"
                 async with client.stream("GET", url) as response:
-                    async for _kind in follow(response, whole, 0):
+                    async for _kind in follow(response, whole):
                         pass
                 wholes.append(whole.ids)
-    once = sum(each.over and each.ids == whole for (each, _), whole in zip(seen, wholes, strict=True))
-    gaps = sorted(gap for _, gap in seen)
+    once = sum(each.over and each.ids == whole for (each, _, _), whole in zip(seen, wholes, strict=True))
+    gaps = sorted(gap for _, _, gap in seen)
+    resumed = sorted(seconds for _, seconds, _ in seen)
+    p99 = round(STREAMS * 0.99) - 1
     how = (
         f"{STREAMS} streams on one worker, {OPENED_A_SECOND} opened a second and all open in the end, the "
         f"model paced at {TOKENS_A_SECOND} tokens a second so that no worker is saturated; each left after "
-        "3 to 25 events and resumed by Last-Event-ID at a second worker"
+        "3 to 25 events and resumed by Last-Event-ID at a second worker, "
+        "which first sends the last stored event again"
     )
     save(
         "lesson_04_streams",
@@ -107,6 +119,8 @@ async def main() -> None:
             "values": {
                 "streams": STREAMS,
                 "every_event_once": once,
+                "resumed_ms": round(resumed[STREAMS // 2] * 1000, 1),
+                "resumed_p99_ms": round(resumed[p99] * 1000, 1),
                 "kilobytes_a_stream": round((most[0] - idle) * 1000 / STREAMS, 1),
             },
             "unit": "seconds",
@@ -114,7 +128,7 @@ async def main() -> None:
             "series": [
                 {
                     "name": "gap",
-                    "values": [round(gaps[len(gaps) // 2], 3), round(gaps[round(len(gaps) * 0.99) - 1], 3)],
+                    "values": [round(gaps[STREAMS // 2], 3), round(gaps[p99], 3)],
                 }
             ],
         },

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 from bench.records import measured, save, series
-from course.containers import run
+from course.containers.commands import run
+from course.containers.images import AGENTS, Image
 from course.engines.docker import docker
-from course.figures import ROOT
-from course.images import AGENTS, Image
+from course.paths import ROOT
 
 ROUNDS = 3
 EDITS = ("nothing cached", "an edit of the source", "an edit of requirements.txt")

@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 
 from bench.records import measured, save
-from course.containers import run
-from course.figures import ROOT
-from course.images import AGENTS
+from course.containers.commands import run
+from course.containers.images import AGENTS
+from course.paths import ROOT
 
 MB = 1_000_000
 BASE = "python:3.13-slim"

@@ -8,8 +8,10 @@ import time
 from datetime import datetime
 
 from bench.records import measured, save, series
-from course.containers import Container, Surroundings, run
-from course.images import AGENTS
+from course.containers.commands import run
+from course.containers.container import Container
+from course.containers.images import AGENTS
+from course.containers.network import Surroundings
 
 ROUNDS = 5
 # What one run of the image's health check costs: its own CPU time, in milliseconds.

@@ -9,8 +9,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.lesson_06_load import LONG, Reading, Stack, lost_or_doubled, new_client, read, stored
 from bench.records import measured, save
+from course.clients.load import LONG
+from course.clients.readers import Reading, lost_or_doubled, new_client, read, stored
+from course.containers.stack import Stack
 
 STREAMS, MODEL, LEASE = 100, "offline?tps=10", 3
 

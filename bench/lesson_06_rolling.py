@@ -14,23 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.lesson_06_load import (
-    LONG,
-    SHORT,
-    Reading,
-    Stack,
-    ask_steadily,
-    lost_or_doubled,
-    new_client,
-    read,
-    stored,
-    unlike,
-)
 from bench.records import measured, save
-from course.processes import Failed
+from course.clients.load import LONG, SHORT, ask_steadily, unlike
+from course.clients.readers import Reading, lost_or_doubled, new_client, read, stored
+from course.containers.stack import Stack
+from course.errors import Failed
 
 REPLICAS, STREAMS, KNOWN, NEW = 4, 100, 40, 2
-MODEL = "offline?tps=10"
+MODEL = "offline?tps=5"  # a run takes longer than a drain: some are handed over
 BEFORE = 5  # seconds of load before the update, and after it
 
 

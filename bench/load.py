@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from course.figures import ROOT
 from course.models import base_environment, start_offline_model
-from course.processes import Processes, free_port, wait_listening, wait_ready
+from course.paths import ROOT
+from course.ports import free_port
+from course.processes import Processes, wait_listening, wait_ready
 
 SECONDS, ROUNDS, CONNECTIONS = 5, 5, 64
 FAST = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from course.figures import RECORD, ROOT
+from course.figures.records import RECORD
+from course.paths import ROOT
 
 
 def measured(how: str, *libraries: str, **versions: str) -> dict[str, Any]:

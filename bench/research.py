@@ -4,15 +4,17 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import httpx2
 import psutil
 
-from course.figures import ROOT
+from course.clients.readers import Reading
 from course.models import base_environment
-from course.processes import Processes, free_port, wait_ready
+from course.paths import ROOT
+from course.ports import free_port
+from course.processes import Processes, wait_ready
 
 FREE = {
     "RATE_LIMIT_RPM": "1000000000",
@@ -51,39 +53,11 @@ def replica(processes: Processes, model: str, **settings: str) -> Replica:
     return Replica(f"http://127.0.0.1:{port}", psutil.Process(process.pid), time.monotonic() - began)
 
 
-@dataclass
-class Followed:
-    """What one client has seen of one run."""
-
-    run_id: str = ""
-    ids: list[str] = field(default_factory=list)
-    types: list[str] = field(default_factory=list)
-    first_event: float | None = None
-    """Seconds from the request to the first event."""
-
-    @property
-    def over(self) -> bool:
-        return bool(self.types) and self.types[-1] in ("done", "error")
-
-    def in_order(self) -> bool:
-        numbers = [tuple(map(int, each.split("-"))) for each in self.ids]
-        return numbers == sorted(set(numbers))
-
-
-async def follow(response: httpx2.Response, seen: Followed, began: float) -> AsyncIterator[str]:
+async def follow(response: httpx2.Response, seen: Reading) -> AsyncIterator[str]:
     """Read events into `seen`; yields the type of each."""
-    kind = ""
-    async for line in response.aiter_lines():
-        name, _, value = line.partition(": ")
-        if name == "event":
-            kind = value
-        elif name == "id":
-            seen.ids.append(value)
-        elif not line and kind:
-            seen.first_event = seen.first_event or time.monotonic() - began
-            seen.types.append(kind)
-            yield kind
-            kind = ""
+    async for event in httpx2.EventSource(response):
+        seen.saw(event)
+        yield event.event
 
 
 def question(number: int) -> dict[str, Any]:

@@ -30,8 +30,8 @@ def span(start: float, end: float | None, label: str, tone: str) -> dict[str, An
 async def stream(client: httpx2.AsyncClient, clock: Clock, query: str) -> list[dict[str, Any]]:
     start, last = clock.now(), ""
     async with client.stream("POST", "/v1/stream", json={"query": query}) as reply:
-        async for line in reply.aiter_lines():
-            last = line.removeprefix("event: ") if line.startswith("event: ") else last
+        async for event in httpx2.EventSource(reply):
+            last = event.event
     return [span(start, clock.now(), f"last event: {last}", "green" if last == "done" else "orange")]
 
 

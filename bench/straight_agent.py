@@ -10,14 +10,14 @@ import sys
 import time
 
 from bench.research import question
-from course.figures import ROOT
+from course.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "research-agent"))
 
 from app.agent import Agent
 from app.config import read_settings
 from app.models import Checkpoint
-from app.search import make_search
+from app.research.search import make_search
 
 CALLERS = 16
 

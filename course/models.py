@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO
 
-from course.processes import Failed, Processes, require_free, wait_ready
+from course.errors import Failed
+from course.ports import require_free
+from course.processes import Processes, wait_ready
 
 OFFLINE_PORT = 9000
 OFFLINE = {

@@ -6,7 +6,6 @@ shell that reads a pipe from us) does the same if we are killed with no time to 
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -15,8 +14,9 @@ from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
-from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
+
+from course.errors import Failed
 
 # Reads group ids until the pipe closes, which it does even when our side is killed, then ends those groups;
 # the word "release" lets them live.
@@ -27,40 +27,6 @@ while read -r id; do
 done
 for id in $ids; do kill -s KILL -- "-$id"; done 2>/dev/null
 """
-
-
-class Failed(Exception):
-    """A process could not be started or did not become ready; the text says why, in words for its user."""
-
-
-def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def holder(port: int) -> str | None:
-    """Who listens on the port, such as "python3 (pid 4711)"; None when nobody does."""
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", port)) != 0:
-            return None
-    import psutil  # here, because a free port is the rule, and each import delays a lesson
-
-    for process in psutil.process_iter(["name"]):
-        try:
-            sockets = process.net_connections(kind="tcp")
-        except psutil.Error:  # another user's process, or one that has just ended
-            continue
-        if any(s.status == psutil.CONN_LISTEN and s.laddr.port == port for s in sockets):
-            return f"{process.info['name']} (pid {process.pid})"
-    return "another program"
-
-
-def require_free(port: int) -> None:
-    """Raise `Failed` with one clear line when the port is taken."""
-    if taker := holder(port):
-        raise Failed(f"Port {port} is taken by {taker}. Stop it and try again.")
 
 
 class Processes:
@@ -169,9 +135,3 @@ def wait_listening(process: subprocess.Popen[str], seconds: float = 60) -> str:
                         return f"http://127.0.0.1:{connection.laddr.port}"
         time.sleep(0.05)
     raise Failed(f"The program did not listen within {seconds:.0f} s.")
-
-
-def port_of(url: str) -> int:
-    """The TCP port of a URL."""
-    parts = urlsplit(url)
-    return parts.port or (443 if parts.scheme == "https" else 80)

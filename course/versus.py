@@ -23,8 +23,9 @@ from rich.table import Table
 
 from course.exercises import exercises
 from course.models import base_environment, start_offline_model
-from course.pages import ROOT
-from course.processes import Processes, free_port, wait_ready
+from course.paths import ROOT
+from course.ports import free_port
+from course.processes import Processes, wait_ready
 
 STREAMS, DRAIN, DELAY, GRACE = 10, 3, 1, 6  # streams of each length; seconds
 SHORT, LONG = "Hello", "What is a container?"  # 3 s and 8 s at the model's pace
@@ -89,8 +90,8 @@ async def follow(client: httpx2.AsyncClient, to: Contender, query: str) -> None:
     to.streams.append("open")
     with contextlib.suppress(httpx2.HTTPError):
         async with client.stream("POST", f"{to.url}/v1/stream", json={"query": query}) as reply:
-            async for line in reply.aiter_lines():
-                last = line.removeprefix("event: ") if line.startswith("event: ") else last
+            async for event in httpx2.EventSource(reply):
+                last = event.event
     to.streams[number] = ENDS.get(last, "cut off")
 
 

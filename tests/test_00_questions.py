@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from offline_model.books import addresses
 from openai import OpenAI
-from test_00_research import Agent
+from support.tool_loop import Agent
 
 HERE = Path(__file__).parent
 GROUPS = tomllib.loads((HERE / "questions.toml").read_text())

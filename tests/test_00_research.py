@@ -1,8 +1,7 @@
 """The offline model as the model of a research agent: a web to search, and what it does with tools."""
 
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,6 +10,7 @@ import httpx2
 import openai
 import pytest
 from openai import OpenAI
+from support.tool_loop import FETCH, LAST, SEARCH, Agent, called, results, told, tool
 
 QUERIES = """
 graceful shutdown, health check, container, rate limiting, generator, coroutine, asyncio.gather, json.dumps,
@@ -29,20 +29,8 @@ ASKED_BY_THE_INTRODUCTION = re.findall(
     r"^## ((?!What will you).+\?)$", INTRODUCTION.read_text(), re.MULTILINE
 )
 
-STRING = {"type": "string"}
 
-
-def tool(name: str, description: str, argument: str) -> Any:
-    schema = {"type": "object", "properties": {argument: STRING}, "required": [argument]}
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": schema}}
-
-
-SEARCH = tool(
-    "web_search", "Search the web. Gives numbered results: title, URL, and a piece of text.", "query"
-)
-FETCH = tool("fetch_page", "Read a page: the text behind a URL, such as one of the search's results.", "url")
 WEATHER = tool("get_weather", "Get the weather at a location.", "location")
-LAST = "All steps are used up. Answer now with what you have, and say what you could not find out."
 
 
 @pytest.fixture(scope="module")
@@ -55,81 +43,6 @@ def client(offline_model: str) -> Iterator[OpenAI]:
 def http(offline_model: str) -> Iterator[httpx2.Client]:
     with httpx2.Client(base_url=offline_model, timeout=10) as client:
         yield client
-
-
-def results(http: httpx2.Client, query: str) -> list[dict[str, str]]:
-    reply = http.get("/search", params={"q": query, "format": "json"})
-    assert reply.status_code == 200, f"The search for {query!r} was refused: {reply.text}"
-    found: list[dict[str, str]] = reply.json()["results"]
-    return found
-
-
-def told(client: OpenAI, messages: Any, *tools: Any, **options: Any) -> Any:
-    """The model's next message."""
-    given: Any = {"model": "offline", "messages": messages} | options
-    if tools:
-        given["tools"] = tools
-    return client.chat.completions.create(**given).choices[0].message
-
-
-def called(message: Any) -> list[tuple[str, str]]:
-    """The tools that a message calls, each with its one argument."""
-    calls = [call.function for call in message.tool_calls or []]
-    return [(call.name, next(iter(json.loads(call.arguments).values()))) for call in calls]
-
-
-class Agent:
-    """A small research agent by hand: it carries out calls over the model's own web, and keeps count.
-
-    The system prompt speaks of `limit` steps; after `given` steps it offers no tools any more.
-    """
-
-    def __init__(
-        self,
-        client: OpenAI,
-        http: httpx2.Client,
-        *,
-        limit: int = 5,
-        given: int | None = None,
-        **tools: Callable[[str], str],
-    ) -> None:
-        self.client, self.http = client, http
-        self.limit, self.given = limit, limit if given is None else given
-        self.tools = {"web_search": self.search, "fetch_page": self.read} | tools
-        self.numbers: dict[str, int] = {}
-        self.made: list[tuple[str, str]] = []
-
-    def search(self, query: str) -> str:
-        found = results(self.http, query)
-        for each in found:
-            self.numbers.setdefault(each["url"], len(self.numbers) + 1)
-        entries = [f"[{self.numbers[e['url']]}] {e['title']}\n{e['url']}\n{e['content']}" for e in found]
-        return "\n\n".join(entries) or f'No results for "{query}".'
-
-    def read(self, url: str) -> str:
-        reply = self.http.get("/page", params={"url": url})
-        assert reply.status_code == 200, f"The search gave {url}, but /page does not have it."
-        return f"[{self.numbers[url]}] {url}\n{url}\n\n{reply.text}"
-
-    def ask(self, question: str, **options: Any) -> str:
-        messages: list[Any] = [{"role": "user", "content": question}]
-        while True:
-            system = f"You are a research agent. You may take at most {self.limit} steps."
-            if len(self.made) < self.given:
-                head = {"role": "system", "content": system}
-                message = told(
-                    self.client, [head, *messages], SEARCH, FETCH, parallel_tool_calls=False, **options
-                )
-            else:
-                head = {"role": "system", "content": f"{system}\n\n{LAST}"}
-                message = told(self.client, [head, *messages], **options)
-            if not message.tool_calls:
-                return str(message.content)
-            messages.append(message.model_dump(exclude_none=True))
-            for call, (name, argument) in zip(message.tool_calls, called(message), strict=True):
-                self.made.append((name, argument))
-                result = self.tools[name](argument)
-                messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
 
 
 def statements(answer: str) -> list[str]:

@@ -5,16 +5,19 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from conftest import App, calls, start_model, until
+from support.connections import leave_after
+from support.problems import assert_problem
+from support.servers import HUNG, App, calls, start_model
+from support.streams import assert_ends_with_error, events
 
-from course.processes import Failed, Processes, free_port
+from course.errors import Failed
+from course.polling import until
+from course.ports import free_port
+from course.processes import Processes
 
-PROBLEM = "application/problem+json"
-HUNG = "offline?fault=hang"
 QUESTION = "What is a container?"
 
 
@@ -30,49 +33,8 @@ def api(start: App) -> Iterator[httpx2.Client]:
         yield client
 
 
-def events(response: httpx2.Response) -> list[tuple[str, Any]]:
-    """The events of a server-sent stream, read by the rules of the HTML standard, section 9.2.6."""
-    found = []
-    for block in response.text.replace("\r\n", "\n").split("\n\n"):
-        fields: dict[str, list[str]] = {}
-        for line in block.split("\n"):
-            name, _, value = line.partition(":")
-            fields.setdefault(name, []).append(value.removeprefix(" "))
-        if "data" in fields:
-            found.append((fields.get("event", ["message"])[0], parsed("\n".join(fields["data"]))))
-    return found
-
-
-def parsed(data: str) -> Any:
-    try:
-        return json.loads(data)
-    except ValueError:
-        pytest.fail(f"The stream cannot be read: the data of an event is not JSON: {data!r}.")
-
-
 def text_of(stream: list[tuple[str, Any]]) -> str:
     return "".join(data["text"] for event, data in stream if event == "token")
-
-
-def assert_problem(response: httpx2.Response, status: int) -> dict[str, Any]:
-    assert response.status_code == status, (
-        f"The answer has status {response.status_code}, not {status}: {response.text}"
-    )
-    assert response.headers["content-type"] == PROBLEM, "An error is not sent as application/problem+json."
-    told: dict[str, Any] = response.json()
-    assert told["status"] == status, f"The error's body names another status than {status}."
-    assert told["request_id"] == response.headers["x-request-id"], (
-        "The error does not carry the request's id."
-    )
-    return told
-
-
-def assert_ends_with_error(stream: list[tuple[str, Any]], status: int) -> None:
-    event, data = stream[-1]
-    assert event == "error", f"The stream ends with {event!r}, as if all had gone well."
-    assert data["problem"]["status"] == status, (
-        f"The stream's error has status {data['problem']['status']}, not {status}."
-    )
 
 
 # --- Answers ---
@@ -201,16 +163,6 @@ def test_a_request_id_is_kept_when_sound_and_made_when_not(api: httpx2.Client) -
 
 
 # --- Clients that leave ---
-
-
-def leave_after(url: str, path: str, query: str, when: Callable[[], Any]) -> None:
-    """POST a query and hang up as soon as `when()` is true."""
-    body = json.dumps({"query": query})
-    parts = urlsplit(url)
-    with socket.create_connection((parts.hostname, parts.port)) as connection:
-        head = f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
-        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
-        assert until(when, 20), "The call never reached the model."
 
 
 @pytest.mark.parametrize("path", ["/v1/invoke", "/v1/stream"])

@@ -1,23 +1,20 @@
 """Lesson 01 and input that nobody should send: every answer is a documented one, and never a 5xx."""
 
 import json
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-import schemathesis
-from conftest import App
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from openapi_spec_validator import validate
-from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
 from schemathesis import GenerationMode
-from test_01_basic_api import PROBLEM, assert_problem
+from support.connections import assert_headers_are_bounded, assert_probes_take_head, connect
+from support.openapi import PROMISES, assert_openapi_holds, assert_promises_kept
+from support.problems import PROBLEM, assert_problem
+from support.servers import App
 
 MAX_BODY_BYTES = 262_144
 JSON = {"Content-Type": "application/json"}
@@ -35,77 +32,7 @@ def api(url: str) -> Iterator[httpx2.Client]:
         yield client
 
 
-def connect(url: str, seconds: float) -> socket.socket:
-    parts = urlsplit(url)
-    return socket.create_connection((parts.hostname, parts.port), timeout=seconds)
-
-
 # --- What OpenAPI promises ---
-
-
-BOTH = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
-PROMISES = pytest.mark.parametrize(
-    ("path", "method", "mode"),
-    [
-        ("/health", "GET", GenerationMode.POSITIVE),
-        ("/ready", "GET", GenerationMode.POSITIVE),
-        *[(path, "POST", mode) for path in ("/v1/invoke", "/v1/stream") for mode in BOTH],
-    ],
-)
-
-
-def assert_promises_kept(url: str, path: str, method: str, mode: GenerationMode) -> None:
-    """Send a route what its OpenAPI allows, or what it forbids: every answer is one that it documents."""
-    operation = schemathesis.openapi.from_url(f"{url}/openapi.json")[path][method]
-
-    @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-    @given(case=operation.as_strategy(generation_mode=mode))
-    def check(case: Any) -> None:
-        case.call_and_validate(timeout=20)
-
-    check()
-
-
-def assert_openapi_holds(url: str) -> None:
-    """The document is one of the version it claims, and tells problems by the type they are sent with."""
-    document = httpx2.get(f"{url}/openapi.json").json()
-    try:
-        validate(document)
-    except OpenAPIValidationError as error:
-        pytest.fail(f"The description is not valid OpenAPI {document['openapi']}: {error}.")
-    names = []
-    for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            names.append(operation["operationId"])
-            types = set(operation["responses"]["default"]["content"])
-            assert types == {PROBLEM}, f"{method} {path} describes its problems as {types}, not as {PROBLEM}."
-    assert len(set(names)) == len(names), f"Two operations have one name: {names}."
-
-
-def assert_probes_take_head(url: str, *paths: str) -> None:
-    for path in paths:
-        answer = httpx2.head(f"{url}{path}")
-        assert answer.status_code == 200, (
-            f"HEAD {path} is answered with {answer.status_code}; many monitors use HEAD."
-        )
-        assert not answer.content, f"HEAD {path} is answered with a body."
-        allowed = httpx2.post(f"{url}{path}").headers["allow"]
-        assert allowed == "GET, HEAD", f"A 405 for {path} names {allowed!r}, and not all that is allowed."
-
-
-def assert_headers_are_bounded(url: str) -> None:
-    """Headers of 17 MB are refused before the most of them is read."""
-    line = b"X-Filler: " + b"x" * 8_000 + b"\r\n"
-    with connect(url, seconds=20) as connection, suppress(ConnectionError):
-        connection.sendall(b"GET /health HTTP/1.1\r\nHost: test\r\n")
-        sent = 0
-        while sent < 17_000_000:
-            connection.sendall(line)
-            sent += len(line)
-    assert sent < 17_000_000, "Headers of 17 MB were taken in: one client can fill the memory."
-    assert httpx2.get(f"{url}/health", headers={"X-Filler": "x" * 30_000}).status_code == 200, (
-        "Headers of 30 KB were refused; some proxies and cookies need as much."
-    )
 
 
 def test_openapi_is_valid_and_describes_problems_as_they_are_sent(url: str) -> None:

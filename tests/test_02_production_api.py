@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import re
 import signal
@@ -13,20 +12,15 @@ from typing import Any
 import httpx2
 import psutil
 import pytest
-from conftest import App, Server, calls, until
-from prometheus_client.parser import text_string_to_metric_families
 from schemathesis import GenerationMode
-from test_01_basic_api import HUNG, assert_ends_with_error, assert_problem, events, leave_after
-from test_01_hostile_input import (
-    PROMISES,
-    assert_headers_are_bounded,
-    assert_openapi_holds,
-    assert_probes_take_head,
-    assert_promises_kept,
-    connect,
-)
+from support.connections import assert_headers_are_bounded, assert_probes_take_head, connect, leave_after
+from support.openapi import PROMISES, assert_openapi_holds, assert_promises_kept
+from support.problems import assert_problem
+from support.servers import HUNG, App, Server, calls, log_lines, metrics
+from support.streams import assert_ends_with_error, events
 
-from course.processes import Failed
+from course.errors import Failed
+from course.polling import until
 
 SCRIPT = "code/02_production_api.py"
 QUESTION = "What is a container?"
@@ -59,27 +53,6 @@ async def ask_at_once(url: str, queries: list[str]) -> list[httpx2.Response]:
     async with httpx2.AsyncClient(timeout=20) as client:
         posts = [client.post(f"{url}/v1/invoke", json={"query": query}) for query in queries]
         return await asyncio.gather(*posts)
-
-
-def metrics(url: str) -> dict[tuple[str, ...], float]:
-    """Every sample by name and label values, such as ("agent_requests_total", "GET", "/health", "200")."""
-    text = httpx2.get(f"{url}/metrics").text
-    order = ("method", "endpoint", "status", "outcome", "model", "le")
-    return {
-        (sample.name, *(sample.labels[label] for label in order if label in sample.labels)): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
-def log_lines(server: Server) -> list[dict[str, Any]]:
-    lines = []
-    for line in server.log.read_text().splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            pytest.fail(f"This line of the log is not JSON, and no machine will find it: {line!r}.")
-    return lines
 
 
 # --- Requests ---

@@ -17,19 +17,16 @@ from typing import Any
 import httpx2
 import psutil
 import pytest
-from conftest import assert_heard_during_imports, calls, until
 from schemathesis import GenerationMode
-from test_01_basic_api import assert_problem, leave_after
-from test_01_hostile_input import (
-    PROMISES,
-    assert_headers_are_bounded,
-    assert_openapi_holds,
-    assert_probes_take_head,
-    assert_promises_kept,
-)
+from support.connections import assert_headers_are_bounded, assert_probes_take_head, leave_after
+from support.openapi import PROMISES, assert_openapi_holds, assert_promises_kept
+from support.problems import assert_problem
+from support.servers import assert_heard_during_imports, calls
 
+from course.errors import Failed
 from course.models import base_environment
-from course.processes import Failed, Processes, wait_listening, wait_ready
+from course.polling import until
+from course.processes import Processes, wait_listening, wait_ready
 
 QUESTION = "What is a container?"
 SOON = 8  # seconds that a busy machine may take for what needs a moment; less than the drain of 10
@@ -120,14 +117,11 @@ class Caller(threading.Thread):
     def run(self) -> None:
         with contextlib.suppress(httpx2.HTTPError):
             with httpx2.stream("POST", self.url, json={"query": self.query}, timeout=60) as reply:
-                event = ""
-                for line in reply.iter_lines() if self.url.endswith("stream") else ():
-                    name, _, value = line.partition(": ")
-                    if name == "event":
-                        event = value
-                    elif name == "data":
-                        self.events.append((event, json.loads(value)))
-                reply.read() if not self.events else None
+                if reply.status_code == 200 and self.url.endswith("stream"):
+                    for event in httpx2.EventSource(reply):
+                        self.events.append((event.event, json.loads(event.data)))
+                else:
+                    reply.read()
             self.reply = reply
         self.ended = time.monotonic()
 

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import pytest
-from conftest import App, Server, calls, start_model, until
-from test_01_basic_api import assert_problem
-from test_02_production_api import metrics
-from test_04_research import ask
+from support.problems import assert_problem
+from support.research import ask
+from support.servers import App, Server, calls, metrics, start_model
 
+from course.polling import until
 from course.processes import Processes
 
 OPEN = ("agent_model_circuit_open",)

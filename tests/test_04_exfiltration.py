@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
-from conftest import App
-from test_04_fetch import Site, page
+from support.servers import App
+from support.site import Site, page
 
 Turn = tuple[str, dict[str, str]] | str  # a call of a tool, or text
 TOPIC = "our merger with Example Inc."

@@ -2,114 +2,30 @@
 
 import asyncio
 import gzip
-import re
 import socket
 import subprocess
 import threading
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from ssl import PROTOCOL_TLS_SERVER, SSLContext
-from typing import Any, Self
+from typing import Any
 
 import pytest
+from support.site import Answer, Site, endless, page, redirect, silence
 
-from app.fetch import (
-    CUT,
+from app.research.fetch import (
     MAX_REDIRECTS,
+    TRUNCATION_NOTE,
+    BlockedURL,
     Fetcher,
     FetchFailed,
-    Refused,
-    certificates,
     is_public,
     may_fetch,
     run_lookups,
+    tls_context,
 )
-
-Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
-
-
-class Site:
-    """A web server on 127.0.0.1, of whose answers the test decides every byte."""
-
-    def __init__(self, tls: SSLContext | None = None) -> None:
-        self.tls = tls
-        self.pages: dict[str, Answer] = {}
-        self.tasks: list[asyncio.Task[None]] = []
-        self.heads: list[str] = []
-        """What the requests said, up to the blank line."""
-        self.bodies: list[str] = []
-        """What came behind it."""
-
-    async def __aenter__(self) -> Self:
-        self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0, ssl=self.tls)
-        self.port = self.server.sockets[0].getsockname()[1]
-        self.host = f"127.0.0.1:{self.port}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.server.close()
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task
-        self.tasks.append(task)
-        with suppress(OSError, asyncio.IncompleteReadError):  # the client has left
-            try:
-                self.heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
-                length = re.search(r"content-length: *(\d+)", self.heads[-1].lower())
-                self.bodies.append((await reader.readexactly(int(length[1]) if length else 0)).decode())
-                path = self.heads[-1].split()[1].partition("?")[0]
-                await self.pages.get(path, page(b"", status="404 Not Found"))(writer)
-                await writer.drain()
-            finally:
-                writer.close()
-                await writer.wait_closed()
-
-    def fetcher(self, **settings: Any) -> Fetcher:
-        """One that may read this site, and no other private one."""
-        given: dict[str, Any] = {"timeout": 5, "allowed_hosts": frozenset({self.host})} | settings
-        return Fetcher(**given)
-
-
-def page(
-    body: bytes = b"", kind: str | None = "text/html; charset=utf-8", status: str = "200 OK", **headers: str
-) -> Answer:
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        told = {"Content-Length": str(len(body)), "Connection": "close"}
-        told |= {"Content-Type": kind} if kind is not None else {}
-        told |= {name.replace("_", "-"): value for name, value in headers.items()}
-        head = "".join(f"{name}: {value}\r\n" for name, value in told.items())
-        writer.write(f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + body)
-
-    return answer
-
-
-def redirect(to: str) -> Answer:
-    return page(status="302 Found", Location=to, Set_Cookie="spy=1")
-
-
-def endless(piece: bytes, pause: float = 0) -> Answer:
-    """A body that goes on until the client leaves."""
-
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n")
-        while True:
-            writer.write(piece)
-            await writer.drain()
-            await asyncio.sleep(pause)
-
-    return answer
-
-
-async def silence(writer: asyncio.StreamWriter) -> None:
-    """No answer at all, until the client leaves."""
-    await writer.wait_closed()
 
 
 @pytest.fixture
@@ -172,7 +88,7 @@ def resolves_to(*addresses: str) -> Callable[[str, int], Awaitable[list[str]]]:
     ],
 )
 async def test_what_is_not_public_is_refused(url: str) -> None:
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(BlockedURL) as refusal:
         await Fetcher(timeout=5).read(url)
     assert str(refusal.value).endswith("."), "The model should be told in a sentence why a page is refused."
 
@@ -190,7 +106,7 @@ async def test_what_is_not_public_is_refused(url: str) -> None:
     ],
 )
 async def test_a_name_with_any_private_address_is_refused(addresses: list[str]) -> None:
-    with pytest.raises(Refused, match="public"):
+    with pytest.raises(BlockedURL, match="public"):
         await Fetcher(timeout=5, resolve=resolves_to(*addresses)).read("http://www.example.org/")
 
 
@@ -205,11 +121,11 @@ async def test_an_allowed_host_is_allowed_on_its_port_only(site: Site) -> None:
     site.pages["/"] = page(b"<p>intranet")
     text = await site.fetcher().read(f"http://{site.host}/")
     assert text == "intranet", f"A private host that is allowed was read as {text!r}."
-    with pytest.raises(Refused, match="ports"):
+    with pytest.raises(BlockedURL, match="ports"):
         await site.fetcher().read("http://127.0.0.1:9/")
-    with pytest.raises(Refused, match="public"):
+    with pytest.raises(BlockedURL, match="public"):
         await site.fetcher().read("http://127.0.0.1/")
-    with pytest.raises(Refused, match="ports"):
+    with pytest.raises(BlockedURL, match="ports"):
         await Fetcher(allowed_hosts=frozenset({"127.0.0.1"})).read(f"http://{site.host}/")
     assert len(site.heads) == 1, "A refused page was asked for nonetheless."
 
@@ -272,7 +188,7 @@ async def test_a_redirect_to_what_is_not_public_is_refused(site: Site) -> None:
             site.pages["/"] = redirect(to)
             try:
                 got = await site.fetcher().read(f"http://{site.host}/")
-            except Refused:
+            except BlockedURL:
                 continue
             except FetchFailed as failure:
                 got = str(failure)
@@ -356,8 +272,8 @@ async def test_a_certificate_is_checked_against_the_name(
     tls = SSLContext(PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    certificates.cache_clear()
-    request.addfinalizer(certificates.cache_clear)
+    tls_context.cache_clear()
+    request.addfinalizer(tls_context.cache_clear)
     async with Site(tls) as site:
         site.pages["/"] = page(b"<p>secure")
         hosts = frozenset({f"wiki.invalid:{site.port}", f"other.invalid:{site.port}"})
@@ -437,7 +353,7 @@ async def test_one_deadline_holds_over_everything(site: Site, slow: str) -> None
 async def test_of_an_endless_body_only_the_beginning_is_read(site: Site) -> None:
     site.pages["/"] = endless(b"all work and no play\n" * 1000)
     text = await site.fetcher(max_bytes=100_000, max_chars=50).read(f"http://{site.host}/")
-    assert text == ("all work and no play\n" * 3)[:50] + CUT, "A text that was cut should say so."
+    assert text == ("all work and no play\n" * 3)[:50] + TRUNCATION_NOTE, "A text that was cut should say so."
 
 
 async def test_a_decompression_bomb_does_not_go_off(site: Site) -> None:
@@ -447,7 +363,9 @@ async def test_a_decompression_bomb_does_not_go_off(site: Site) -> None:
     tracemalloc.start()
     try:
         text = await site.fetcher().read(f"http://{site.host}/")
-        assert text == "a" * 20_000 + CUT, f"Of a page that is too long {len(text):,} characters were kept."
+        assert text == "a" * 20_000 + TRUNCATION_NOTE, (
+            f"Of a page that is too long {len(text):,} characters were kept."
+        )
         with pytest.raises(FetchFailed, match="compressed"):
             await site.fetcher().read(f"http://{site.host}/twice")
         peak = tracemalloc.get_traced_memory()[1]

@@ -17,26 +17,17 @@ from urllib.parse import urlsplit
 import httpx2
 import psutil
 import pytest
-from conftest import App, Server, until
 from openapi_spec_validator import validate
 from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
-from test_01_basic_api import assert_problem
-from test_04_fetch import Site, silence
-from test_04_research import ask, streaming
+from support.problems import assert_problem
+from support.research import ask, streaming
+from support.servers import App, Server
+from support.site import Site, silence
+
+from course.polling import until
 
 QUESTION = "What is graceful shutdown?"
 POST = b"POST /v1/research HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-
-
-@pytest.fixture(scope="session")
-def start(research_agent: App) -> App:
-    limits = {"RATE_LIMIT_RPM": "100000", "MAX_RUNS_PER_CALLER": "1000", "MODEL_RETRIES": "0"}
-    return lambda **settings: research_agent(**(limits | settings))
-
-
-@pytest.fixture
-def server(start: App) -> Server:
-    return start()
 
 
 def connect(server: str) -> socket.socket:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from app.agent import Citations
 from app.config import Settings
 from app.models import Checkpoint, Event, Source
+from app.research.citations import CitationFilter
 from app.runs.event_log import EventLog
 
 SAID = "One [1]\nand [7], [2, 9], [0] or [3](http://evil.example/), as [x](y)[2]."
@@ -17,8 +17,8 @@ SAID = "One [1]\nand [7], [2, 9], [0] or [3](http://evil.example/), as [x](y)[2]
 @pytest.mark.parametrize("pieces", [[SAID], list(SAID), re.findall(r"\s*\S+\s", SAID + " ")])
 def test_a_citation_of_nothing_is_dropped(pieces: list[str]) -> None:
     known = [Source(n=n, title="", url=str(n), snippet="", step=1) for n in (1, 2, 3)]
-    citations = Citations(Checkpoint(sources=known))
-    text = "".join([citations.feed(piece) for piece in pieces] + [citations.rest()]).strip()
+    citations = CitationFilter(Checkpoint(sources=known))
+    text = "".join([citations.feed(piece) for piece in pieces] + [citations.flush()]).strip()
     cited = re.findall(r"\d+", " ".join(re.findall(r"\[[\d, ]+\]", text)))
     invented = sorted({*cited} - {"1", "2", "3"})
     assert not invented, f"A citation points at nothing: no source has the number {', '.join(invented)}."
@@ -28,8 +28,8 @@ def test_a_citation_of_nothing_is_dropped(pieces: list[str]) -> None:
 
 
 def test_a_character_that_comes_in_halves_is_whole_again() -> None:
-    citations = Citations(Checkpoint())
-    told = [citations.feed(piece) for piece in ("so \ud83d", "\ude00", "\ud83d")] + [citations.rest()]
+    citations = CitationFilter(Checkpoint())
+    told = [citations.feed(piece) for piece in ("so \ud83d", "\ude00", "\ud83d")] + [citations.flush()]
     assert "".join(told) == "so \U0001f600\ufffd", (
         f"A character that came in halves became {''.join(told)!r}."
     )

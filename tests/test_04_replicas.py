@@ -11,25 +11,17 @@ from pathlib import Path
 import httpx2
 import pytest
 import redis
-from conftest import ROOT, App, RedisServer, Server, calls, until
-from test_01_basic_api import assert_problem
-from test_02_production_api import log_lines, metrics
-from test_04_research import (
-    Event,
-    ask,
-    assert_ends_with_zero,
-    never_asked,
-    pair,
-    resume,
-    state,
-    stream,
-    streaming,
-    text_of,
-)
-from test_04_store import until_claimed
+from support.problems import assert_problem
+from support.redis_server import RedisServer
+from support.research import ask, never_asked, pair, resume, state, stream, streaming, text_of
+from support.servers import App, Server, assert_ends_with_zero, calls, log_lines, metrics
+from support.store import until_claimed
+from support.streams import Event
 
 from app.models import Run, StoredRun
 from app.runs.stores.redis import RedisStore
+from course.paths import ROOT
+from course.polling import until
 
 PACED = "offline?tps=40"
 
@@ -328,6 +320,30 @@ async def test_a_record_that_cannot_be_read_is_given_up_and_not_claimed_for_ever
     )
     assert "given up" in state(server, run.run.id)["problem"]["detail"]
     assert await short_leases.redis.zcard("leases") == 0
+
+
+def test_200_posts_do_not_wait_for_a_redis_that_hangs(
+    replica: Replica, own_redis_url: str, redis_server: RedisServer
+) -> None:
+    server = replica("hung", REDIS_URL=own_redis_url)
+    assert ask(server, "Is Redis there?", background=True).status_code == 202
+
+    def refused(number: int) -> tuple[int, float]:
+        began = time.monotonic()
+        return ask(server, f"Redis hangs, {number}.", background=True).status_code, time.monotonic() - began
+
+    redis_server.process.send_signal(signal.SIGSTOP)
+    try:
+        assert until(lambda: httpx2.get(f"{server}/ready").status_code == 503, 15)
+        with ThreadPoolExecutor(50) as pool:
+            replies = list(pool.map(refused, range(200)))
+    finally:
+        redis_server.process.send_signal(signal.SIGCONT)
+    assert {status for status, _ in replies} == {503}, "Redis hangs, and a POST is not answered with 503."
+    slowest = max(seconds for _, seconds in replies)
+    assert slowest < 5, f"A POST waits {slowest:.1f} s for a Redis that is known to hang."
+    again = "Redis answers again, and POSTs are still refused."
+    assert until(lambda: ask(server, "And now?", background=True).status_code == 202, 15), again
 
 
 def test_workers_share_their_runs_and_add_up_their_metrics(replica: Replica) -> None:

@@ -12,136 +12,44 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from conftest import App, Server, assert_heard_during_imports, calls, until
 from schemathesis import GenerationMode
-from test_01_basic_api import HUNG, assert_problem, leave_after
-from test_01_hostile_input import BOTH, assert_promises_kept
-from test_02_production_api import log_lines, metrics
-from test_04_fetch import Site, page
+from support.connections import leave_after
+from support.openapi import BOTH, assert_promises_kept
+from support.problems import assert_problem
+from support.research import (
+    DEEP,
+    ask,
+    given_by_tools,
+    never_asked,
+    pair,
+    result_of,
+    resume,
+    state,
+    stream,
+    streaming,
+    text_of,
+    until_over,
+)
+from support.servers import (
+    HUNG,
+    App,
+    Server,
+    assert_ends_with_zero,
+    assert_heard_during_imports,
+    calls,
+    log_lines,
+    metrics,
+)
+from support.site import Site, page
+
+from course.polling import until
 
 QUESTION = "What is graceful shutdown?"
-DEEP = "Research as deeply as you can: what is a container image?"
-
-
-class Event(NamedTuple):
-    id: str
-    type: str
-    data: dict[str, Any]
-
-
-def read_events(response: httpx2.Response) -> Iterator[Event]:
-    """Parse the events of a stream as they arrive."""
-    fields: dict[str, str] = {}
-    for line in response.iter_lines():
-        if line:
-            name, _, value = line.partition(":")
-            fields[name] = value.removeprefix(" ")
-        elif "event" in fields:
-            yield Event(fields["id"], fields["event"], json.loads(fields["data"]))
-            fields = {}
-
-
-def assert_streamed(response: httpx2.Response) -> None:
-    if response.status_code != 200:
-        told = response.read().decode()
-        pytest.fail(f"A stream was asked for, and the answer has status {response.status_code}: {told}.")
-
-
-@contextmanager
-def streaming(
-    url: str, query: str, headers: dict[str, str] | None = None, **fields: Any
-) -> Iterator[tuple[str, Iterator[Event]]]:
-    """Start a streamed run. Yields its id and its events."""
-    body = {"query": query, **fields}
-    with httpx2.stream(
-        "POST", f"{url}/v1/research/stream", json=body, headers=headers, timeout=30
-    ) as response:
-        assert_streamed(response)
-        yield response.headers["x-run-id"], read_events(response)
-
-
-def stream(url: str, query: str, **fields: Any) -> list[Event]:
-    with streaming(url, query, **fields) as (_, events):
-        return list(events)
-
-
-def resume(url: str, run_id: str, after: str | None = None) -> list[Event]:
-    headers = {"Last-Event-ID": after} if after else {}
-    with httpx2.stream("GET", f"{url}/v1/research/{run_id}/events", headers=headers, timeout=30) as response:
-        assert_streamed(response)
-        return list(read_events(response))
-
-
-def ask(url: str, query: str, headers: dict[str, str] | None = None, **fields: Any) -> httpx2.Response:
-    return httpx2.post(f"{url}/v1/research", json={"query": query, **fields}, headers=headers, timeout=30)
-
-
-def result_of(reply: httpx2.Response) -> dict[str, Any]:
-    """The result in the answer to a plain POST."""
-    assert reply.status_code == 200, (
-        f"There is no answer to the question, but an error {reply.status_code}: {reply.text}."
-    )
-    result: dict[str, Any] = reply.json()
-    return result
-
-
-def state(url: str, run_id: str) -> dict[str, Any]:
-    run: dict[str, Any] = httpx2.get(f"{url}/v1/research/{run_id}").json()
-    return run
-
-
-def until_over(url: str, run_id: str) -> dict[str, Any]:
-    """The run after it has finished."""
-    run = until(
-        lambda: (run := state(url, run_id)).get("state") in ("done", "failed", "cancelled") and run, 30
-    )
-    assert run, "A run has not come to an end within half a minute."
-    over: dict[str, Any] = run
-    return over
-
-
-def text_of(events: list[Event]) -> str:
-    """The answer as a client shows it, without text before a step and without withdrawn text."""
-    said: list[tuple[tuple[int, ...], str]] = []
-    for event in events:
-        if event.type == "step":
-            said = []
-        if event.type == "reset":
-            said = [(number, text) for number, text in said if number <= pair(event.data["from_id"])]
-        if event.type == "token":
-            said.append((pair(event.id), event.data["text"]))
-    return "".join(text for _, text in said)
-
-
-def pair(event_id: str) -> tuple[int, ...]:
-    return tuple(map(int, event_id.split("-")))
-
-
-def never_asked(question: str) -> str:
-    """A question that no test has asked yet, not even this test on another copy."""
-    return f"{question} ({uuid.uuid4().hex})"
-
-
-def given_by_tools(model: str, query: str) -> list[str]:
-    """The tool results in the last model call of this query."""
-    return [each["content"] for each in calls(model, query)[-1]["body"]["messages"] if each["role"] == "tool"]
-
-
-@pytest.fixture(scope="session")
-def start(research_agent: App) -> App:
-    return lambda **settings: research_agent(
-        **({"RATE_LIMIT_RPM": "100000", "MAX_RUNS_PER_CALLER": "1000", "MODEL_RETRIES": "0"} | settings)
-    )
-
-
-@pytest.fixture
-def server(start: App) -> Server:
-    return start()
 
 
 @pytest.fixture
@@ -750,14 +658,6 @@ def test_the_documentation_asks_no_other_site(server: Server) -> None:
 
 
 # --- Stopping ---
-
-
-def assert_ends_with_zero(server: Server, seconds: float = 20) -> None:
-    try:
-        code = server.process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        pytest.fail(f"The server was told to stop, and has not ended {seconds:g} seconds later.")
-    assert code == 0, f"The server was told to stop, and its exit code is {code}, which stands for a failure."
 
 
 def test_a_stream_in_flight_finishes_after_sigterm_and_the_exit_is_clean(start: App) -> None:

@@ -5,16 +5,16 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from pydantic import SecretStr
-from test_04_store import record
+from support.store import record
 
 from app.agent import Agent
 from app.config import Settings
 from app.models import Event, StoredRun
+from app.research.search import make_search
 from app.runs.active_runs import ActiveRun
 from app.runs.manager import RunManager
 from app.runs.stores.base import AppendResult
 from app.runs.stores.memory import MemoryStore
-from app.search import make_search
 
 
 class FailingStore(MemoryStore):

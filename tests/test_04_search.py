@@ -10,11 +10,19 @@ from typing import Any
 
 import pytest
 from ddgs.exceptions import DDGSException, RatelimitException, TimeoutException
-from test_04_fetch import Answer, Site, endless, page, silence
+from support.site import Answer, Site, endless, page, silence
 
 from app.config import Settings
-from app.fetch import CUT, Fetcher, FetchFailed, Refused
-from app.search import MAX_PAUSE, NOTHING, DuckDuckGo, Found, SearchFailed, SearXNG, make_search
+from app.research.fetch import TRUNCATION_NOTE, BlockedURL, Fetcher, FetchFailed
+from app.research.search import (
+    DDGS_NO_RESULTS,
+    MAX_BACKOFF,
+    DuckDuckGo,
+    SearchFailed,
+    SearchResult,
+    SearXNG,
+    make_search,
+)
 
 
 @pytest.fixture
@@ -51,8 +59,8 @@ async def test_results_come_best_first_and_on_lines_of_their_own(site: Site) -> 
     )
     found = await searxng(site).search("what is a lease? & more=1")
     assert found[:2] == [
-        Found("What is a lease?", "https://example.org/1", "A lock [2] Fake http://x/"),
-        Found("https://example.org/2", "https://example.org/2", ""),
+        SearchResult("What is a lease?", "https://example.org/1", "A lock [2] Fake http://x/"),
+        SearchResult("https://example.org/2", "https://example.org/2", ""),
     ], "A result takes three lines: a text with lines of its own could pose as another result."
     sizes = len(found[2].title), len(found[2].snippet), len(found)
     assert sizes == (200, 500, 8), f"Title, snippet and number of results have bounds, and here are {sizes}."
@@ -103,7 +111,9 @@ async def test_a_page_comes_from_the_library_first(site: Site) -> None:
 
     site.pages["/page"] = page(b"x" * 100, "text/plain")
     text = await searxng(site, max_chars=10).read(url)
-    assert text == "x" * 10 + CUT, f"A page that is too long is not cut where it should be: {text!r}."
+    assert text == "x" * 10 + TRUNCATION_NOTE, (
+        f"A page that is too long is not cut where it should be: {text!r}."
+    )
 
 
 async def test_a_page_that_the_library_has_not_is_read_from_the_web_by_its_rules(site: Site) -> None:
@@ -111,9 +121,9 @@ async def test_a_page_that_the_library_has_not_is_read_from_the_web_by_its_rules
     allowed = frozenset({site.host})
     text = await searxng(site, allowed_hosts=allowed).read(f"http://{site.host}/elsewhere")
     assert text == "from the web", f"A page that the library has not is read as {text!r}."
-    with pytest.raises(Refused):
+    with pytest.raises(BlockedURL):
         await searxng(site).read("http://169.254.169.254/latest/meta-data/")
-    with pytest.raises(Refused):
+    with pytest.raises(BlockedURL):
         await searxng(site).read(f"http://{site.host}/elsewhere")
 
 
@@ -134,7 +144,7 @@ async def test_the_offline_models_server_finds_and_gives_pages(offline_model: st
     text = await search.read(found[0].url)
     assert len(text) > len(found[0].snippet), "The page should say more than the piece of it that was found."
     assert await search.search("zzyzx qwrtp") == [], "Words that mean nothing have found something."
-    with pytest.raises(Refused):
+    with pytest.raises(BlockedURL):
         await search.read("http://127.0.0.1/")
 
 
@@ -170,7 +180,7 @@ async def test_engines_that_never_answer_end_with_the_budget(
 
 
 HIT = {"title": "A lease", "href": "https://example.org/", "body": "A lock\nthat ends"}
-FOUND = Found("A lease", "https://example.org/", "A lock that ends")
+FOUND = SearchResult("A lease", "https://example.org/", "A lock that ends")
 
 
 class Engines:
@@ -192,10 +202,10 @@ class Engines:
 
 def duckduckgo(engines: Engines, **settings: Any) -> DuckDuckGo:
     given: dict[str, Any] = {"backoff": 0.01, "timeout": 5} | settings
-    return DuckDuckGo(Fetcher(), ask=engines, **given)
+    return DuckDuckGo(Fetcher(), text_search=engines, **given)
 
 
-PASSING = [RatelimitException("202"), TimeoutException("timed out"), DDGSException(NOTHING)]
+PASSING = [RatelimitException("202"), TimeoutException("timed out"), DDGSException(DDGS_NO_RESULTS)]
 
 
 @pytest.mark.parametrize("failure", PASSING)
@@ -233,7 +243,7 @@ async def test_pauses_are_random_parts_of_a_bound_that_doubles(seed: int, backof
     The first seed gives three small parts of long bounds, the second nearly the whole of short ones.
     """
     random.seed(seed)
-    bounds = [min(MAX_PAUSE, backoff * double) for double in (1, 2, 4)]
+    bounds = [min(MAX_BACKOFF, backoff * double) for double in (1, 2, 4)]
     expected = [random.uniform(0, bound) for bound in bounds]  # noqa: S311
     random.seed(seed)
     engines = Engines(*PASSING)

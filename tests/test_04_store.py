@@ -7,22 +7,18 @@ import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from conftest import RedisServer
 from redis.exceptions import OutOfMemoryError
+from support.redis_server import RedisServer
+from support.store import record, until_claimed
 
-from app.models import Event, Run, StoredRun
+from app.models import Event, StoredRun
 from app.runs.stores.base import Store, StoreDown, StoreRefused, TooManyRuns
 from app.runs.stores.memory import MemoryStore
 from app.runs.stores.redis import RedisStore
 from course.processes import Processes
-
-
-def record(caller: str = "me", **fields: Any) -> StoredRun:
-    return StoredRun(run=Run(query="What is a lease?", **fields), caller=caller, request_id="r")
 
 
 def tokens(*numbers: int, epoch: int = 0) -> list[Event]:
@@ -158,7 +154,7 @@ async def test_memory_forgets_the_oldest_of_too_many_finished_runs_and_no_runnin
 
 async def test_memory_bounds_the_bytes_of_finished_runs_and_forgets_the_oldest() -> None:
     store = MemoryStore(60, 1000, max_bytes=200_000)
-    texts = [{"text": secrets.token_hex(1000)} for _ in range(50)]  # 50 kB a run: not compressible
+    texts = [{"text": secrets.token_hex(1000)} for _ in range(50)]  # 50 kB a run, however well it is packed
     runs = [record() for _ in range(10)]
     for run in runs:
         await store.create(run, None, 100)
@@ -185,13 +181,6 @@ async def test_a_finished_run_in_memory_takes_little_and_has_every_event() -> No
 
 
 # --- Leases, in Redis only ---
-
-
-async def until_claimed(store: RedisStore) -> StoredRun:
-    async with asyncio.timeout(30):
-        while (claimed := await store.claim()) is None:  # noqa: ASYNC110  # nor does a lease
-            await asyncio.sleep(0.02)
-    return claimed
 
 
 async def test_a_run_whose_lease_has_ended_is_claimed_once_and_in_its_next_epoch(another: MakeStore) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from conftest import App
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from test_04_research import ask, assert_ends_with_zero, result_of
+from support.research import ask, result_of
+from support.servers import App, assert_ends_with_zero
 
 
 @pytest.fixture

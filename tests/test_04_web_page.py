@@ -15,7 +15,6 @@ from urllib.parse import unquote, urlsplit
 import httpx2
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
-from conftest import App, Server, require
 from playwright.sync_api import (
     Browser,
     BrowserContext,
@@ -24,23 +23,14 @@ from playwright.sync_api import (
     expect,
     sync_playwright,
 )
-from support.faults import fault_of
+from support.engines import require
+from support.plugins.faults import fault_of
+from support.servers import App, Server
 
 QUESTION = "What is graceful shutdown?"
 FIGURES = Path(__file__).parent.parent / "docs/figures"
 PACED = "offline?tps=50"  # an answer of about 80 tokens: there is a middle to do something in
 EVIL = "<img src=x onerror=\"document.title='executed'\">"
-
-
-@pytest.fixture(scope="session")
-def start(research_agent: App) -> App:
-    limits = {"RATE_LIMIT_RPM": "100000", "MAX_RUNS_PER_CALLER": "1000", "MODEL_RETRIES": "0"}
-    return lambda **settings: research_agent(**(limits | settings))
-
-
-@pytest.fixture
-def server(start: App) -> Server:
-    return start()
 
 
 @pytest.fixture
@@ -400,7 +390,7 @@ def test_a_server_about_to_stop_is_asked_again(visit: Visits, server: Server) ->
     page.route("**/events", lambda r: r.fulfill(status=503, headers=told, body=json.dumps(busy)), times=1)
     ask(page)
     expect(page.locator("#state")).to_have_text("Connection lost, trying again …")
-    expect(page.locator("#trouble")).to_be_hidden()
+    expect(page.locator("#problem")).to_be_hidden()
     finished(page)
     assert_whole(page, server)
 
@@ -442,16 +432,16 @@ def test_a_failed_run_is_told_in_words_and_tried_again(visit: Visits, start: App
     server = start(MODEL_NAME=model)
     page = visit(server)
     ask(page)
-    expect(page.locator("#trouble")).to_be_visible()
+    expect(page.locator("#problem")).to_be_visible()
     problem = run_of(page, server)["problem"]
     for text in (problem["title"], problem["detail"], problem["request_id"]):
-        expect(page.locator("#trouble"), "The problem is not told.").to_contain_text(text)
+        expect(page.locator("#problem"), "The problem is not told.").to_contain_text(text)
     expect(page.locator("#state")).to_have_text("This run failed.")
     assert_accessible(page)
     failed = page.url
     page.click("text=Try again")
     finished(page)
-    expect(page.locator("#trouble")).to_be_hidden()
+    expect(page.locator("#problem")).to_be_hidden()
     assert page.url != failed, "Trying again must start a new run."
     assert_whole(page, server)
 
@@ -466,7 +456,7 @@ def test_a_question_that_did_not_arrive_is_sent_again_with_the_same_key(
     page.on("request", lambda r: keys.append(r.headers["idempotency-key"]) if r.method == "POST" else None)
     line.cut()
     ask(page)
-    expect(page.locator("#trouble")).to_contain_text("The server cannot be reached")
+    expect(page.locator("#problem")).to_contain_text("The server cannot be reached")
     line.mend()
     page.click("text=Try again")
     finished(page)
@@ -614,8 +604,8 @@ LINK = r'<a href="([^"]*)" target="_blank" rel="noopener noreferrer nofollow">'
 def test_markdown_becomes_elements_and_nothing_else(visit: Visits, server: Server) -> None:
     page = visit(server)
     render = """async (texts) => {
-        const { blockNode, splitBlocks } = await import("/static/app.js");
-        const draw = (block) => blockNode(block, (n) => `(${n})`).outerHTML;
+        const { renderBlock, splitBlocks } = await import("/static/app.js");
+        const draw = (block) => renderBlock(block, (n) => `(${n})`).outerHTML;
         return texts.map((text) => splitBlocks(text.split("\\n")).map(draw).join(""));
     }"""
     for text, html in zip(MARKDOWN, page.evaluate(render, list(MARKDOWN)), strict=True):

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from course import images
-from course.containers import Image, Surroundings, run
+from course.containers import images
+from course.containers.commands import run
+from course.containers.local_image import LocalImage
+from course.containers.network import Surroundings
 from course.engines.docker import docker
-from course.processes import Failed
+from course.errors import Failed
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 KINDS = ["basic", "multistage", "latest"]
@@ -68,7 +70,10 @@ def test_planted_secrets_do_not_get_in(kind: str, build: Build, rebuild: Rebuild
     if layers(planted) == layers(clean):
         return
     found = [
-        path for _, files in Image(planted).layers() for path, content in files if PLANTED.encode() in content
+        path
+        for _, files in LocalImage(planted).layers()
+        for path, content in files
+        if PLANTED.encode() in content
     ]
     assert not found, f"What lay beside the source is in the image: {', '.join(found)}."
 
@@ -117,7 +122,7 @@ def test_an_edit_of_the_source_keeps_the_packages(
 
 def sizes(tag: str) -> list[int]:
     """What each layer of an image holds, in bytes."""
-    return [sum(len(content) for _, content in files) for _, files in Image(tag).layers()]
+    return [sum(len(content) for _, content in files) for _, files in LocalImage(tag).layers()]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +177,7 @@ def normal(name: str) -> str:
 @pytest.mark.parametrize("kind", KINDS)
 def test_health_check_costs_little(kind: str, build: Build, network: Surroundings) -> None:
     """Under 100 ms of processor time, every few seconds, for as long as the container runs."""
-    image = Image(build(kind))
+    image = LocalImage(build(kind))
     form, *check = image.config.get("Healthcheck", {}).get("Test", ["NONE"])
     assert form != "NONE", "The image has no HEALTHCHECK."
     script = (
@@ -196,6 +201,6 @@ def test_health_check_costs_little(kind: str, build: Build, network: Surrounding
 
 
 def test_image_says_where_it_comes_from(build: Build) -> None:
-    labels = Image(build("latest")).config["Labels"] or {}
+    labels = LocalImage(build("latest")).config["Labels"] or {}
     for name in ("title", "version", "revision", "licenses", "base.name"):
         assert labels.get(f"org.opencontainers.image.{name}"), f"The label {name} is missing."

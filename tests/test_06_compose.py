@@ -21,26 +21,19 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import require, turn, until
-from test_01_basic_api import assert_problem
-from test_04_research import ask, resume, state, streaming
+from support.engines import require
+from support.locks import turn
+from support.problems import assert_problem
+from support.research import ask, resume, state, streaming
 
-from bench.lesson_06_load import (
-    LONG,
-    SHORT,
-    Asking,
-    Reading,
-    Stack,
-    ask_steadily,
-    lost_or_doubled,
-    new_client,
-    read,
-    stored,
-    unlike,
-)
 from course import engines
+from course.clients.load import LONG, SHORT, Asking, ask_steadily, unlike
+from course.clients.readers import Reading, lost_or_doubled, new_client, read, stored
+from course.containers.stack import Stack
+from course.errors import Failed
 from course.models import base_environment
-from course.processes import Failed, Processes
+from course.polling import until
+from course.processes import Processes
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 

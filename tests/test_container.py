@@ -17,10 +17,12 @@ from course.audit.checks import CHECKS, Check, Outcome, outcome
 from course.audit.layers import stacked
 from course.audit.report import examine, faults, report
 from course.audit.targets import Contract, NotChecked, Target
-from course.containers import Surroundings, run
-from course.images import AGENTS
-from course.pages import ROOT
-from course.processes import Failed, Processes, wait_listening
+from course.containers.commands import run
+from course.containers.images import AGENTS
+from course.containers.network import Surroundings
+from course.errors import Failed
+from course.paths import ROOT
+from course.processes import Processes, wait_listening
 
 App = Callable[..., str]  # settings in, address of a server out
 

@@ -9,15 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import RedisServer, require
 from rich.console import Console
+from support.engines import require
+from support.redis_server import RedisServer
 
 from course import engines
 from course.engines import docker, docker_daemon
 from course.engines.chromium import CHROMIUM
 from course.engines.redis import REDIS
-from course.pages import ROOT
-from course.processes import Failed
+from course.errors import Failed
+from course.paths import ROOT
 
 
 def engine(path: str, *names: str) -> tuple[int, str]:

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import turn
+from support.locks import turn
 
 from course.exercises import Change, Exercise, Mend, exercises
 from course.exercises.checks import run_tests
 from course.exercises.format import apply
 from course.exercises.mends import own_tests_fail
 from course.exercises.workspace import STATE, WORKSPACE
-from course.pages import ROOT
+from course.paths import ROOT
 
 pytestmark = pytest.mark.timeout(300)
 FAULTS = [exercise for exercise in exercises() if exercise.changes]

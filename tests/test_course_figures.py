@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course import drawing, figures
+from course.figures import colours, drawing, files, markdown, records
+from course.paths import ROOT
 
 ABOUT = {"title": "A title", "alt": "What is to be seen."}
 RECORDS: dict[str, dict[str, Any]] = {
@@ -67,15 +68,15 @@ def root(tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     for name, record in RECORDS.items():
         write(tmp_path, name, record)
-    assert len(figures.draw_all(tmp_path)) == len(RECORDS)
-    (tmp_path / "docs" / "page.md").write_text(figures.embed(PAGE, folder))
-    assert figures.problems(tmp_path) == []
+    assert len(files.draw_all(tmp_path)) == len(RECORDS)
+    (tmp_path / "docs" / "page.md").write_text(markdown.embed(PAGE, folder))
+    assert files.problems(tmp_path) == []
     return tmp_path
 
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_the_same_record_is_drawn_as_the_same_bytes(name: str) -> None:
-    record = figures.RECORD.validate_python(RECORDS[name])
+    record = records.RECORD.validate_python(RECORDS[name])
     svg = drawing.draw(record)
     assert svg == drawing.draw(record)
     ElementTree.fromstring(svg)  # noqa: S314  # our own XML
@@ -83,20 +84,20 @@ def test_the_same_record_is_drawn_as_the_same_bytes(name: str) -> None:
 
 
 def test_every_colour_of_a_picture_has_its_fellow_on_dark_pages() -> None:
-    known = {pair[0] for pair in drawing.DARK}
+    known = {pair[0] for pair in colours.DARK}
     for record in RECORDS.values():
-        svg = drawing.draw(figures.RECORD.validate_python(record))
+        svg = drawing.draw(records.RECORD.validate_python(record))
         used = set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", svg.split("</style>", 1)[1]))
         assert used <= known
 
 
 def test_unchanged_records_are_not_drawn_again(root: Path) -> None:
-    assert figures.draw_all(root) == []
+    assert files.draw_all(root) == []
 
 
 def test_a_changed_record_is_reported_as_stale(root: Path) -> None:
     write(root, "idea", RECORDS["idea"] | {"title": "Another"})
-    assert figures.problems(root) == ["docs/figures/idea.svg was drawn from another record: make figures"]
+    assert files.problems(root) == ["docs/figures/idea.svg was drawn from another record: make figures"]
 
 
 def test_a_number_changed_by_hand_in_a_page_is_reported(root: Path) -> None:
@@ -105,9 +106,7 @@ def test_a_number_changed_by_hand_in_a_page_is_reported(root: Path) -> None:
         text = page.read_text()
         assert written in text
         page.write_text(text.replace(written, by_hand))
-        assert figures.problems(root) == [
-            "docs/page.md shows a figure that differs from its record: make docs"
-        ]
+        assert files.problems(root) == ["docs/page.md shows a figure that differs from its record: make docs"]
         page.write_text(text)
 
 
@@ -121,22 +120,22 @@ def test_a_page_shows_picture_table_and_how_it_was_measured(root: Path) -> None:
 
 def test_ratios_follow_from_their_row_or_the_page_says_how_they_were_formed(root: Path) -> None:
     assert "ratio is the median" not in (root / "docs" / "page.md").read_text()
-    for path in (figures.ROOT / "docs" / "figures").glob("*.json"):
-        record = figures.load(path.stem, path.parent)
-        if not isinstance(record, figures.Bars) or figures.has_rounds(record):
+    for path in (ROOT / "docs" / "figures").glob("*.json"):
+        record = records.load(path.stem, path.parent)
+        if not isinstance(record, records.Bars) or markdown.has_rounds(record):
             continue
         for series in record.series:
             for value, first, ratio in zip(
                 series.values, record.series[0].values, series.ratio, strict=False
             ):
                 assert ratio == pytest.approx(value / first, abs=0.01), f"{path.name}: {series.name}"
-    rounds = figures.embed("<!-- figure: lesson_05_builds --><!-- /figure -->")
+    rounds = markdown.embed("<!-- figure: lesson_05_builds --><!-- /figure -->")
     assert "a ratio is the median of the rounds' own ratios" in rounds
 
 
 def test_a_shutdown_shows_no_effect_before_its_cause() -> None:
-    record = figures.load("shutdown_timeline", figures.ROOT / "docs" / "figures")
-    assert isinstance(record, figures.Timeline)
+    record = records.load("shutdown_timeline", ROOT / "docs" / "figures")
+    assert isinstance(record, records.Timeline)
     signalled = next(mark.start for mark in record.marks if mark.label == "SIGTERM")
     ready = next(lane for lane in record.lanes if lane.name == "/ready")
     assert next(span.start for span in ready.spans if span.label == "503") >= signalled
@@ -146,7 +145,7 @@ def test_pictures_and_records_without_each_other_are_reported(root: Path) -> Non
     folder = root / "docs" / "figures"
     (folder / "image.json").unlink()
     (folder / "stop.svg").unlink()
-    assert figures.problems(root) == [
+    assert files.problems(root) == [
         "docs/figures/stop.svg is not drawn yet: make figures",
         "docs/figures/image.svg has no record image.json",
     ]
@@ -166,7 +165,7 @@ def test_a_record_that_does_not_validate_is_one_clear_line(
     root: Path, name: str, change: dict[str, Any], said: str
 ) -> None:
     write(root, name, RECORDS[name] | change)
-    line = figures.problems(root)[0]
+    line = files.problems(root)[0]
     assert line.startswith(f"docs/figures/{name}.json is not a record: {said}") and "\n" not in line
 
 
@@ -182,15 +181,15 @@ def test_a_record_that_does_not_validate_is_one_clear_line(
 )
 def test_a_marker_that_leads_nowhere_is_refused(root: Path, text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        figures.embed(text, root / "docs" / "figures")
+        markdown.embed(text, root / "docs" / "figures")
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("figures")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("figures")
     for name, record in RECORDS.items():
-        (folder / f"{name}.json").write_text(json.dumps(record))
-    return folder
+        (made / f"{name}.json").write_text(json.dumps(record))
+    return made
 
 
 pieces = st.sampled_from(
@@ -207,23 +206,23 @@ pieces = st.sampled_from(
 
 
 @given(st.lists(pieces | st.text(), max_size=12).map("".join))
-def test_embedding_twice_changes_nothing_more(records: Path, text: str) -> None:
+def test_embedding_twice_changes_nothing_more(folder: Path, text: str) -> None:
     try:
-        once = figures.embed(text, records)
+        once = markdown.embed(text, folder)
     except ValueError:  # markers that do not fit together
         return
-    assert figures.embed(once, records) == once
+    assert markdown.embed(once, folder) == once
 
 
 @pytest.mark.parametrize(
-    "path", sorted((figures.ROOT / "docs" / "figures").glob("*.json")), ids=lambda path: path.stem
+    "path", sorted((ROOT / "docs" / "figures").glob("*.json")), ids=lambda path: path.stem
 )
 def test_every_record_of_the_course_validates(path: Path) -> None:
-    figures.load(path.stem, path.parent)
+    records.load(path.stem, path.parent)
 
 
 def test_records_pictures_and_pages_of_the_course_agree() -> None:
-    assert figures.problems() == []
+    assert files.problems() == []
 
 
 @pytest.mark.parametrize("command", ["figures", "docs"])

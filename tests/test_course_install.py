@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from course.pages import ROOT
+from course.paths import ROOT
 
 OLD_PYTHON = "import sys; sys.version_info = (3, 9, 18)"
 NO_VENV = "import sys; sys.modules['venv'] = None"

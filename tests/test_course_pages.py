@@ -9,15 +9,18 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from conftest import turn
 from hypothesis import given
 from hypothesis import strategies as st
+from support.locks import turn
 
 from course import engines
 from course.exercises import exercises
 from course.models import OFFLINE_PORT
-from course.pages import ROOT, BadPage, embed_listings, listing, matches, read_page
-from course.processes import holder, port_of
+from course.pages.format import BadPage, read_page
+from course.pages.listings import embed_listings, listing
+from course.pages.outputs import matches
+from course.paths import ROOT
+from course.ports import holder, port_of
 
 PageOf = Callable[..., Path]
 PAGES = sorted((ROOT / "docs").glob("[0-9][0-9]-*.md"))

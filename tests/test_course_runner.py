@@ -13,10 +13,12 @@ from typing import Any
 import httpx2
 import psutil
 import pytest
-from conftest import calls, require, until
+from support.engines import require
+from support.servers import calls
 
-from course.pages import ROOT
-from course.processes import free_port
+from course.paths import ROOT
+from course.polling import until
+from course.ports import free_port
 
 pytestmark = [pytest.mark.usefixtures("literal_ports"), pytest.mark.timeout(600)]
 

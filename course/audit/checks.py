@@ -19,7 +19,7 @@ from course.audit.layers import (
     StoredFile,
 )
 from course.audit.targets import QUESTION, QUICK, SMALL, STRICT, NotChecked, Target
-from course.containers import until
+from course.containers.commands import until
 
 GRACE = 15  # seconds to stop in; the streams in flight take one, and an orchestrator gives 10 to 30
 

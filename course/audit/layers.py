@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from course.containers import Image
+from course.containers.local_image import LocalImage
 
 SECRETS = re.compile(
     rb"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----\s+[A-Za-z0-9+/=\s]{64}|\bAKIA[0-9A-Z]{16}\b"
@@ -44,7 +44,7 @@ class StoredFile:
         return f"The image holds {self.path}"
 
 
-def stored_files(image: Image) -> list[StoredFile]:
+def stored_files(image: LocalImage) -> list[StoredFile]:
     """Every file of every layer of an image, the lowest layer first."""
     layers = []
     for name, files in image.layers():

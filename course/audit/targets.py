@@ -11,8 +11,11 @@ from typing import Self
 import httpx2
 
 from course.audit.layers import StoredFile, stored_files
-from course.containers import Container, Image, Surroundings, run, until
-from course.processes import Failed
+from course.containers.commands import run, until
+from course.containers.container import Container
+from course.containers.local_image import LocalImage
+from course.containers.network import Surroundings
+from course.errors import Failed
 
 QUESTION = "What is graceful shutdown?"
 PACED = "offline?tps=150"  # an answer takes a second, so that a stream can be watched, and stopped half-way
@@ -42,7 +45,7 @@ class Target:
 
     def __init__(self, name: str, network: Surroundings | None, contract: Contract = USUAL) -> None:
         self.name, self.network, self.contract = name, network, contract
-        self.named = Image(name) if network else None
+        self.named = LocalImage(name) if network else None
         self.containers: list[Container] = []
 
     def __enter__(self) -> Self:
@@ -53,7 +56,7 @@ class Target:
             container.remove()
 
     @property
-    def image(self) -> Image:
+    def image(self) -> LocalImage:
         if self.named is None:
             raise NotChecked("a URL does not show it; give the image")
         return self.named

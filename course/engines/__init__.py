@@ -11,7 +11,7 @@ from course.engines.chromium import CHROMIUM
 from course.engines.docker import Docker
 from course.engines.engine import CACHE, Engine, Program
 from course.engines.redis import REDIS
-from course.processes import Failed
+from course.errors import Failed
 
 # Every page needs these; they are the learner's own to install.
 TOOLS = (

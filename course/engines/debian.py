@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from course.processes import Failed
+from course.errors import Failed
 
 POLICY = Path("/usr/sbin/policy-rc.d")  # asked by Debian before it starts a service: invoke-rc.d(8)
 

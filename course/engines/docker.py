@@ -10,7 +10,7 @@ from rich.console import Console
 from course.engines import debian
 from course.engines import docker_daemon as daemon
 from course.engines.engine import Engine
-from course.processes import Failed
+from course.errors import Failed
 
 BASE = "python:3.13-slim"
 # Measured by bench/engine_cold.py.
@@ -113,7 +113,7 @@ class Docker(Engine):
         console.print("✓ docker: stopped")
 
     def clean(self, console: Console) -> None:
-        from course import images
+        from course.containers import images
 
         images.remove()
         self.stop(console)

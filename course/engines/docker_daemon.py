@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from course.engines import engine
-from course.processes import Failed
+from course.errors import Failed
 
 TOOLS = Path(__file__).parents[2] / "tools" / "docker"
 CACHE = engine.CACHE / "docker"

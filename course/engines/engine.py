@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from course.engines import debian
-from course.processes import Failed
+from course.errors import Failed
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agents-in-containers"
 

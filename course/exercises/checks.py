@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from course.errors import Failed
 from course.exercises.format import Exercise
 from course.exercises.workspace import WORKSPACE, Progress, workspace_of
-from course.pages import ROOT
-from course.processes import Failed
+from course.paths import ROOT
 
 # Tests are run many times: they load these plugins of pytest, and not all that packages bring along.
 PLUGINS = ("--disable-plugin-autoload", "-p", "pytest_asyncio.plugin", "-p", "pytest_timeout")
@@ -74,7 +74,7 @@ def outcome(case: ElementTree.Element) -> Outcome:
     for kind in ("failure", "error", "skipped"):
         if (found := case.find(kind)) is not None:
             first_line = found.attrib.get("message", "").partition("\n")[0]
-            sentence = re.sub(r"^(AssertionError|Failed|course\.processes\.Failed): ", "", first_line)
+            sentence = re.sub(r"^(AssertionError|Failed|course\.errors\.Failed): ", "", first_line)
             return Outcome(case.attrib["name"], "skipped" if kind == "skipped" else "failed", sentence)
     return Outcome(case.attrib["name"], "passed")
 

@@ -19,8 +19,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from course.pages import ROOT
-from course.processes import Failed
+from course.errors import Failed
+from course.paths import ROOT
 
 
 class Strict(BaseModel):

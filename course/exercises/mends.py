@@ -10,7 +10,7 @@ from pathlib import Path
 
 from course.exercises.checks import PARALLEL, Outcome, other_tests, run_tests
 from course.exercises.format import Exercise, Mend, apply
-from course.pages import matches
+from course.pages.outputs import matches
 
 Claim = tuple[str, list[str]]
 

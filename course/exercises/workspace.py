@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from course.errors import Failed
 from course.exercises.format import Exercise, apply, exercises
-from course.pages import ROOT
-from course.processes import Failed
+from course.paths import ROOT
 
 WORKSPACE = ROOT / "workspace"
 STATE = WORKSPACE / "progress.json"

@@ -35,11 +35,11 @@ from app.models import (
     format_event_id,
     parse_event_id,
 )
+from app.research.search import make_search
 from app.runs.event_writer import answer_alias
 from app.runs.manager import RunManager
 from app.runs.stores.base import Store
 from app.runs.stores.memory import MemoryStore
-from app.search import make_search
 
 log = structlog.stdlib.get_logger("research-agent")
 TRACE_SECONDS = 2  # to send the last traces when the app stops

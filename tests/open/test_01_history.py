@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import App, calls
+from support.servers import App, calls
 
 HARBOUR = [
     {"role": "user", "content": "Which harbour do we ship to?"},

@@ -5,8 +5,8 @@ and answers; 0, the default, is no bound. When a run has used that many, the mod
 so that it must answer with what it has. The run's last event is then `done` with the reason "budget".
 """
 
-from conftest import App, calls
-from test_04_research import DEEP, ask, result_of, state, streaming
+from support.research import DEEP, ask, result_of, state, streaming
+from support.servers import App, calls
 
 
 def test_a_run_that_has_used_up_its_tokens_takes_no_more_steps_and_answers(

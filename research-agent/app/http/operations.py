@@ -13,9 +13,9 @@ from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
 from app import telemetry
 from app.agent import Agent
 from app.config import Settings
-from app.fetch import FetchFailed
+from app.research.fetch import FetchFailed
+from app.research.search import Search
 from app.runs.stores.base import Store, StoreError
-from app.search import Search
 
 STATIC = Path(__file__).parents[1] / "static"
 PAGE_CSP = (

@@ -11,9 +11,9 @@ from langgraph.errors import GraphRecursionError
 
 from app import telemetry
 from app.agent import Agent, IncompleteAnswer
-from app.circuit import run_deadline
 from app.config import Settings
 from app.models import Result
+from app.research.circuit_breaker import run_deadline
 from app.runs.active_runs import ActiveRun, ActiveRuns
 from app.runs.event_writer import EventWriter
 

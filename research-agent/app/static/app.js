@@ -1,6 +1,6 @@
 /**
- * The research agent's page: asks, follows the run's events, and shows what they tell.
- * What the model and its sources say becomes text nodes, never HTML.
+ * The research agent's page: start a run, read its server-sent events, and render them.
+ * Text of the model and its sources becomes text nodes, never HTML.
  *
  * @typedef {{status: number, title: string, detail: string, request_id?: string}} Problem
  * @typedef {{n: number, tool: string, input: Record<string, string>, outcome: string}} Step
@@ -8,18 +8,18 @@
  * @typedef {ReturnType<typeof newRun>} Run
  */
 
-// Other programs of this host and port share the browser's storage: these names are ours alone.
-const [RUNS, KEY] = ["research-agent.runs", "research-agent.key"];
+// Prefixed, because other programs on this host and port share the browser's storage.
+const [RUNS_KEY, API_KEY_KEY] = ["research-agent.runs", "research-agent.key"];
 const HISTORY_LENGTH = 50;
-const LONGEST_PAUSE_MS = 10_000;
-const SILENCE_MS = 45_000; // the server pings every 15 s: a connection as silent as this is dead
-const PASSING = [0, 429, 502, 503, 504]; // statuses that may be others at the next try
+const MAX_BACKOFF_MS = 10_000;
+const IDLE_TIMEOUT_MS = 45_000; // the server pings every 15 s, so a connection that is silent for longer is dead
+const TRANSIENT_STATUSES = [0, 429, 502, 503, 504]; // worth a retry; 0: no connection
 
 const $ = (id) => document.getElementById(id);
 const plural = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
-const isWeb = (url) => URL.canParse(url) && /^https?:$/.test(new URL(url).protocol);
+const isWebUrl = (url) => URL.canParse(url) && /^https?:$/.test(new URL(url).protocol);
 
-/** An element with attributes and children; strings become text nodes. */
+/** Create an element with attributes and children; strings become text nodes. */
 function element(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
@@ -27,62 +27,62 @@ function element(tag, attributes = {}, ...children) {
   return node;
 }
 
-/** A link to the web; plain text where the address is not http or https. */
+/** Create a link to a web page; plain text if the URL is not http or https. */
 function link(url, text) {
-  if (!isWeb(url)) return element("span", {}, text);
+  if (!isWebUrl(url)) return element("span", {}, text);
   return element("a", { href: url, target: "_blank", rel: "noopener noreferrer nofollow" }, text);
 }
 
 // ---- The API
 
-class Trouble extends Error {
-  /** @param {Problem} problem  @param {number} wait  seconds of Retry-After */
-  constructor(problem, wait = 0) {
+class ApiError extends Error {
+  /** @param {Problem} problem  @param {number} retryAfter  seconds */
+  constructor(problem, retryAfter = 0) {
     super(problem.title);
-    Object.assign(this, { problem, wait });
+    Object.assign(this, { problem, retryAfter });
   }
 }
 
-function lost() {
-  const detail = "Does it run, and are you online?";
-  throw new Trouble({ status: 0, title: "The server cannot be reached", detail });
+function throwUnreachable() {
+  const detail = "Is it running, and are you online?";
+  throw new ApiError({ status: 0, title: "The server cannot be reached", detail });
 }
 
-/** What the API replies: a stream's body, or else JSON; Trouble when it refuses or is not there. */
-async function call(path, options = {}) {
+/** Call the API: return a stream's body, or else the parsed JSON. Throws ApiError. */
+async function callApi(path, options = {}) {
   const headers = new Headers(options.headers);
-  if (sessionStorage.getItem(KEY)) headers.set("X-API-Key", sessionStorage.getItem(KEY));
-  const reply = await fetch(`v1/research${path}`, { ...options, headers }).catch(lost);
-  const type = reply.headers.get("Content-Type") ?? "";
-  if (reply.ok && type.startsWith("text/event-stream")) return reply.body;
-  const told = await reply.text().catch(lost);
-  if (reply.ok) return JSON.parse(told);
-  const unknown = { title: `HTTP ${reply.status}`, detail: "This was not the API, but something before it." };
-  const problem = type.startsWith("application/problem+json") ? JSON.parse(told) : unknown;
-  throw new Trouble({ ...problem, status: reply.status }, Number(reply.headers.get("Retry-After")) || 0);
+  if (sessionStorage.getItem(API_KEY_KEY)) headers.set("X-API-Key", sessionStorage.getItem(API_KEY_KEY));
+  const response = await fetch(`v1/research${path}`, { ...options, headers }).catch(throwUnreachable);
+  const type = response.headers.get("Content-Type") ?? "";
+  if (response.ok && type.startsWith("text/event-stream")) return response.body;
+  const text = await response.text().catch(throwUnreachable);
+  if (response.ok) return JSON.parse(text);
+  const unknown = { title: `HTTP ${response.status}`, detail: "A proxy answered in place of the API." };
+  const problem = type.startsWith("application/problem+json") ? JSON.parse(text) : unknown;
+  throw new ApiError({ ...problem, status: response.status }, Number(response.headers.get("Retry-After")) || 0);
 }
 
 /**
- * The events of a stream, read as https://html.spec.whatwg.org/multipage/server-sent-events.html says, until
- * it ends, breaks, or is silent for too long; keeps `state.lastId` and `state.retry`.
+ * Parse a stream of server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) until it
+ * ends, breaks, or is silent for too long. Updates `state.lastId` and `state.retry`.
  */
 async function* readEvents(body, state) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let [rest, afterCR, id, type, data] = ["", false, state.lastId, "", []];
   while (true) {
-    const silence = setTimeout(() => reader.cancel(), SILENCE_MS);
-    const { done, value } = await reader.read().catch(() => ({ done: true })); // a break is an end, too
-    clearTimeout(silence);
-    if (done) return; // an event whose blank line has not come is none
+    const idleTimer = setTimeout(() => reader.cancel(), IDLE_TIMEOUT_MS);
+    const { done, value } = await reader.read().catch(() => ({ done: true })); // a broken stream has ended
+    clearTimeout(idleTimer);
+    if (done) return; // an event without its final blank line is discarded
     const lines = (rest + (afterCR ? value.replace(/^\n/, "") : value)).split(/\r\n|\r|\n/);
-    afterCR = value.endsWith("\r"); // its \n may come with the next piece
+    afterCR = value.endsWith("\r"); // the next chunk may begin with its \n
     rest = lines.pop();
     for (const line of lines) {
-      const [, field, told] = /^([^:]*):? ?(.*)$/s.exec(line);
-      if (field === "event") type = told;
-      else if (field === "data") data.push(told);
-      else if (field === "id" && !told.includes("\0")) id = told;
-      else if (field === "retry" && /^\d+$/.test(told)) state.retry = Number(told);
+      const [, field, content] = /^([^:]*):? ?(.*)$/s.exec(line);
+      if (field === "event") type = content;
+      else if (field === "data") data.push(content);
+      else if (field === "id" && !content.includes("\0")) id = content;
+      else if (field === "retry" && /^\d+$/.test(content)) state.retry = Number(content);
       if (line) continue;
       state.lastId = id;
       if (data.length) yield { id, type: type || "message", data: data.join("\n") };
@@ -91,67 +91,67 @@ async function* readEvents(body, state) {
   }
 }
 
-/** Follow a run to its last event, over as many connections as that takes. @param {Run} run */
-async function follow(run) {
-  const signal = run.left.signal;
-  for (let tries = 0; !signal.aborted; tries++) {
-    let wait = 0;
+/** Show a run's events until the last one; reconnect when the connection is lost. @param {Run} run */
+async function followRun(run) {
+  const signal = run.abort.signal;
+  for (let attempts = 0; !signal.aborted; attempts++) {
+    let retryAfter = 0;
     try {
-      showQuestion(run, run.query ?? (await call(run.path, { signal })).query);
+      showQuestion(run, run.query ?? (await callApi(run.path, { signal })).query);
       const headers = run.lastId ? { "Last-Event-ID": run.lastId } : {};
-      const body = await call(`${run.path}/events`, { headers, signal });
-      if (tries) say("working", "Connected again …");
+      const body = await callApi(`${run.path}/events`, { headers, signal });
+      if (attempts) setStatus("working", "Connected again …");
       for await (const { id, type, data } of readEvents(body, run)) {
         if (signal.aborted) return;
-        tries = 0;
-        show(run, id, type, JSON.parse(data));
+        attempts = 0;
+        handleEvent(run, id, type, JSON.parse(data));
         if (type === "done" || type === "error") return;
       }
-    } catch (trouble) {
-      if (!signal.aborted && !PASSING.includes(trouble.problem?.status)) throw trouble;
-      wait = trouble.wait * 1000;
+    } catch (error) {
+      if (!signal.aborted && !TRANSIENT_STATUSES.includes(error.problem?.status)) throw error;
+      retryAfter = error.retryAfter * 1000;
     }
     if (signal.aborted) return;
-    say("lost", "Connection lost, trying again …");
-    const backoff = Math.min(LONGEST_PAUSE_MS, run.retry * 2 ** tries) * (0.5 + Math.random() / 2);
-    await new Promise((resolve) => setTimeout(resolve, Math.max(wait, backoff)));
+    setStatus("lost", "Connection lost, trying again …");
+    const backoff = Math.min(MAX_BACKOFF_MS, run.retry * 2 ** attempts) * (0.5 + Math.random() / 2);
+    await new Promise((resolve) => setTimeout(resolve, Math.max(retryAfter, backoff)));
   }
 }
 
-/** Where an event's id, EPOCH-SEQ, stands among the others. */
+/** A number that orders events by their ids, EPOCH-SEQ. */
 function order(id) {
   const [epoch, seq] = id.split("-").map(Number);
   return epoch * 1e9 + seq;
 }
 
-// ---- What is shown
+// ---- Rendering a run
 
 /**
- * Change the page as an event tells. An `EventSource` would give `error` events to the handler of its own errors,
- * too: there, the run's are those with data. @param {Run} run
+ * Update the page for one event. (With an `EventSource`, the run's `error` events and connection errors would reach
+ * the same handler; only the run's have data.) @param {Run} run
  */
-function show(run, id, type, data) {
+function handleEvent(run, id, type, data) {
   if (type === "token") run.pieces.push({ id, text: data.text });
-  if (type === "step") run.pieces = []; // what was said before a step was thinking aloud
+  if (type === "step") run.pieces = []; // text before a step is not part of the answer
   if (type === "reset") run.pieces = run.pieces.filter((piece) => order(piece.id) <= order(data.from_id));
-  if (["token", "step", "reset"].includes(type)) run.frame ??= requestAnimationFrame(() => draw(run));
-  if (type === "token") say("working", "Writing the answer …");
-  if (type === "reset") say("working", "Another server goes on with this run …");
-  if (type === "state" && data.name === "queued") say("working", "Many are asking: waiting for a place …");
+  if (["token", "step", "reset"].includes(type)) run.frame ??= requestAnimationFrame(() => renderAnswer(run));
+  if (type === "token") setStatus("working", "Writing the answer …");
+  if (type === "reset") setStatus("working", "Another server continues this run …");
+  if (type === "state" && data.name === "queued") setStatus("working", "The server is busy: your run is queued …");
   if (type === "step") showStep(run, data);
   if (type === "source") showSource(run, data);
   if (type === "usage") run.tokens = data.prompt_tokens + data.completion_tokens;
   if (type === "done") {
-    finish(run, data.reason, ended(run, data.reason));
+    finish(run, data.reason, endMessage(run, data.reason));
     $("ask-again").hidden = data.reason !== "cancelled";
   }
   if (type === "error") {
     finish(run, "failed", "This run failed.");
-    showTrouble(data.problem, () => ask(run.query));
+    showProblem(data.problem, () => ask(run.query));
   }
 }
 
-function ended(run, reason) {
+function endMessage(run, reason) {
   if (reason === "cancelled") return "Cancelled.";
   if (reason === "length") return "The answer is cut off: it reached the limit of its length.";
   if (reason !== "stop") return `The answer is cut off (${reason}).`;
@@ -159,8 +159,8 @@ function ended(run, reason) {
   return `Finished: ${[...counts, ...(run.tokens ? [plural(run.tokens, "token")] : [])].join(", ")}.`;
 }
 
-/** Say how the run stands: screen readers speak each change, so these are whole phrases, not tokens. */
-function say(state, phrase) {
+/** Show the run's status. Screen readers announce each change, so it is a whole phrase. */
+function setStatus(state, phrase) {
   $("state").dataset.state = state;
   if ($("state").textContent !== phrase) $("state").textContent = phrase;
 }
@@ -171,8 +171,8 @@ function showQuestion(run, query) {
   document.title = `${query.slice(0, 80)} · Research agent`;
 }
 
-/** Put an entry at a list's end; one with its id makes way. */
-function place(list, item) {
+/** Append an item to a list, in place of an older one with the same id. */
+function appendItem(list, item) {
   $(item.id)?.remove();
   $(list).append(item);
 }
@@ -180,32 +180,32 @@ function place(list, item) {
 /** @param {Run} run  @param {Step} step */
 function showStep(run, { n, tool, input, outcome }) {
   const page = [...run.sources.values()].find((source) => source.url === input.url)?.title ?? input.url;
-  const tools = { web_search: `Searched for “${input.query}”`, fetch_page: `Read “${page}”` };
-  const words = { ok: "Done.", empty: "Nothing found.", failed: "This failed.", refused: "Refused." };
-  const phrase = tools[tool] ?? `Used ${tool} with ${JSON.stringify(input)}`;
-  const came = element("span", { class: "outcome" }, words[outcome] ?? outcome);
+  const phrases = { web_search: `Searched for “${input.query}”`, fetch_page: `Read “${page}”` };
+  const outcomes = { ok: "Done.", empty: "Nothing found.", failed: "This failed.", refused: "Refused." };
+  const phrase = phrases[tool] ?? `Used ${tool} with ${JSON.stringify(input)}`;
+  const label = element("span", { class: "outcome" }, outcomes[outcome] ?? outcome);
   run.steps.set(n, outcome);
-  place("steps", element("li", { id: `step-${n}`, class: outcome }, `${phrase} `, came));
-  say("working", `${phrase}: ${came.textContent} Thinking …`);
+  appendItem("steps", element("li", { id: `step-${n}`, class: outcome }, `${phrase} `, label));
+  setStatus("working", `${phrase}: ${label.textContent} Thinking …`);
 }
 
 /** @param {Run} run  @param {Source} source */
 function showSource(run, source) {
   const { n, title, url, snippet, step } = source;
-  const host = element("span", { class: "host" }, isWeb(url) ? new URL(url).host : url);
+  const host = element("span", { class: "host" }, isWebUrl(url) ? new URL(url).host : url);
   const number = element("span", { class: "number" }, `[${n}]`);
-  // No host of the web ends in .example (RFC 2606): these pages the agent's own search has made.
-  const here = isWeb(url) && new URL(url).host.endsWith(".example");
-  const opens = here ? new URL(`source?url=${encodeURIComponent(url)}`, document.baseURI).href : url;
-  const parts = [number, " ", link(opens, title || url), host, element("p", {}, snippet)];
+  // Hosts under .example are not on the web (RFC 2606): the offline search makes such pages, and the agent shows them.
+  const offline = isWebUrl(url) && new URL(url).host.endsWith(".example");
+  const target = offline ? new URL(`source?url=${encodeURIComponent(url)}`, document.baseURI).href : url;
+  const parts = [number, " ", link(target, title || url), host, element("p", {}, snippet)];
   run.sources.set(n, source);
-  place("sources", element("li", { id: `source-${n}`, tabindex: -1 }, ...parts));
+  appendItem("sources", element("li", { id: `source-${n}`, tabindex: -1 }, ...parts));
   const found = [...run.sources.values()].filter((other) => other.step === step).length;
   $(`step-${step}`)?.querySelector(".outcome").replaceChildren(`${plural(found, "source")} found.`);
 }
 
-/** A citation: a link that gives its source's entry the focus, which marks it. */
-function citation(run, n) {
+/** Create a citation: a link that moves the focus to its source, which highlights it. */
+function citationLink(run, n) {
   if (!run.sources.has(n)) return `[${n}]`;
   const name = `[${n}] ${run.sources.get(n).title}`;
   const anchor = element("a", { class: "citation", href: location.hash, "aria-label": name }, `[${n}]`);
@@ -216,51 +216,51 @@ function citation(run, n) {
   return anchor;
 }
 
-const answerOf = (run) => run.pieces.map((piece) => piece.text).join("");
+const answerText = (run) => run.pieces.map((piece) => piece.text).join("");
 
-/** Draw the answer from its first block that has changed: focus and selection in those before it stay. */
-function draw(run) {
+/** Render the answer from its first changed block on, so that focus and selection before it stay. */
+function renderAnswer(run) {
   run.frame = undefined;
-  if (run.left.signal.aborted) return;
-  const blocks = splitBlocks(answerOf(run).split("\n"));
+  if (run.abort.signal.aborted) return;
+  const blocks = splitBlocks(answerText(run).split("\n"));
   const texts = blocks.map((block) => block.lines.join("\n"));
-  const kept = [...texts, null].findIndex((text, at) => text !== run.drawn[at]);
-  for (const node of [...$("answer").children].slice(kept)) node.remove();
-  $("answer").append(...blocks.slice(kept).map((block) => blockNode(block, (n) => citation(run, n))));
-  run.drawn = texts;
+  const changed = [...texts, null].findIndex((text, at) => text !== run.rendered[at]);
+  for (const node of [...$("answer").children].slice(changed)) node.remove();
+  $("answer").append(...blocks.slice(changed).map((block) => renderBlock(block, (n) => citationLink(run, n))));
+  run.rendered = texts;
 }
 
 function finish(run, state, phrase) {
-  draw(run);
-  say(state, phrase);
+  renderAnswer(run);
+  setStatus(state, phrase);
   $("answer").ariaBusy = "false";
   $("cancel").hidden = true;
   $("copy").hidden = run.pieces.length === 0;
 }
 
-let again = () => {};
+let retryAction = () => {}; // of the button "Try again"
 
-/** Tell a problem in words, and offer another try. @param {Problem} problem */
-function showTrouble(problem, retry) {
-  again = retry;
-  $("trouble-title").textContent = problem.title;
-  $("trouble-detail").textContent = problem.detail;
-  $("trouble-request").textContent = problem.request_id ? `Request id: ${problem.request_id}` : "";
-  $("trouble").hidden = false;
+/** Show a problem, and a button to try again. @param {Problem} problem */
+function showProblem(problem, retry) {
+  retryAction = retry;
+  $("problem-title").textContent = problem.title;
+  $("problem-detail").textContent = problem.detail;
+  $("problem-request").textContent = problem.request_id ? `Request id: ${problem.request_id}` : "";
+  $("problem").hidden = false;
   $("again").hidden = problem.status === 401;
   $("key-form").hidden = problem.status !== 401;
   if (problem.status === 401) $("key").focus();
 }
 
-/** Do what may meet trouble; tell it, and do it again when asked to. */
-async function attempt(work) {
-  $("trouble").hidden = true;
+/** Run a function; show its ApiError, and run it again when the reader asks for it. */
+async function withRetry(work) {
+  $("problem").hidden = true;
   try {
     await work();
-  } catch (trouble) {
-    if (!(trouble instanceof Trouble)) throw trouble;
-    const wait = trouble.wait ? ` The server asks you to wait ${plural(trouble.wait, "second")}.` : "";
-    showTrouble({ ...trouble.problem, detail: trouble.problem.detail + wait }, () => attempt(work));
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    const wait = error.retryAfter ? ` The server asks you to wait ${plural(error.retryAfter, "second")}.` : "";
+    showProblem({ ...error.problem, detail: error.problem.detail + wait }, () => withRetry(work));
   }
 }
 
@@ -271,62 +271,62 @@ const HEADING = /^ {0,3}(#{1,6}) +(.*)/;
 const RULE = /^ {0,3}([-*_])( *\1){2,} *$/;
 const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^ *([-*+]|\d{1,9}[.)])( +|$)/;
-const KINDS = { code: FENCE, heading: HEADING, rule: RULE, quote: QUOTE, list: ITEM, text: /\S/, blank: /^/ };
+const BLOCKS = { code: FENCE, heading: HEADING, rule: RULE, quote: QUOTE, list: ITEM, text: /\S/, blank: /^/ };
 
-const kindOf = (line) => Object.keys(KINDS).find((kind) => KINDS[kind].test(line));
+const kindOf = (line) => Object.keys(BLOCKS).find((kind) => BLOCKS[kind].test(line));
 const indent = (line) => line.search(/\S|$/);
-const ordered = (item) => /^ *\d/.test(item);
-const closes = (line, fence) => line.trim().startsWith(FENCE.exec(fence)[1]) && /^[`~ ]+$/.test(line);
+const isOrdered = (item) => /^ *\d/.test(item);
+const closesFence = (line, fence) => line.trim().startsWith(FENCE.exec(fence)[1]) && /^[`~ ]+$/.test(line);
 
-/** Whether the line at `at` still belongs to the block of that kind that begins at `start`. */
-function goesOn(kind, lines, start, at) {
+/** Whether the line at `at` belongs to the block of this kind that begins at `start`. */
+function continuesBlock(kind, lines, start, at) {
   const next = kindOf(lines[at]);
-  if (kind === "code") return at === start + 1 || !closes(lines[at - 1], lines[start]);
+  if (kind === "code") return at === start + 1 || !closesFence(lines[at - 1], lines[start]);
   if (kind !== "list") return next === kind && kind !== "heading" && kind !== "rule";
   if (next === "blank" || indent(lines[at]) > 1) return true;
   if (next === "text") return lines[at - 1].trim() !== "";
-  return next === "list" && ordered(lines[at]) === ordered(lines[start]);
+  return next === "list" && isOrdered(lines[at]) === isOrdered(lines[start]);
 }
 
-/** Lines of Markdown as blocks. */
+/** Split lines of Markdown into blocks. */
 function splitBlocks(lines) {
   const blocks = [];
   for (let start = 0, end; start < lines.length; start = end) {
     const kind = kindOf(lines[start]);
-    for (end = start + 1; end < lines.length && goesOn(kind, lines, start, end); ) end++;
+    for (end = start + 1; end < lines.length && continuesBlock(kind, lines, start, end); ) end++;
     if (kind !== "blank") blocks.push({ kind, lines: lines.slice(start, end) });
   }
   return blocks;
 }
 
-/** A block as an element; `cite(n)` gives what stands for a citation of source n. */
-function blockNode({ kind, lines }, cite, depth = 0) {
-  const inner = (text) => splitBlocks(text).map((block) => blockNode(block, cite, depth + 1));
+/** Render a block as an element; `cite(n)` returns the node for a citation of source n. */
+function renderBlock({ kind, lines }, cite, depth = 0) {
+  const inner = (text) => splitBlocks(text).map((block) => renderBlock(block, cite, depth + 1));
   if (kind === "rule") return element("hr");
   if (kind === "code") {
-    const end = lines.length > 1 && closes(lines.at(-1), lines[0]) ? -1 : undefined;
+    const end = lines.length > 1 && closesFence(lines.at(-1), lines[0]) ? -1 : undefined;
     return element("pre", { tabindex: 0 }, element("code", {}, lines.slice(1, end).join("\n")));
   }
   if (kind === "heading") {
     const [, marks, title] = HEADING.exec(lines[0]);
-    return element(`h${Math.min(6, marks.length + 2)}`, {}, ...inline(title.replace(/ #+ *$/, ""), cite));
+    return element(`h${Math.min(6, marks.length + 2)}`, {}, ...renderInline(title.replace(/ #+ *$/, ""), cite));
   }
-  if (kind === "text" || depth > 5) return element("p", {}, ...inline(lines.join("\n"), cite));
+  if (kind === "text" || depth > 5) return element("p", {}, ...renderInline(lines.join("\n"), cite));
   if (kind === "quote") {
     return element("blockquote", {}, ...inner(lines.map((line) => line.replace(QUOTE, ""))));
   }
-  const list = ordered(lines[0]) ? element("ol", { start: parseInt(lines[0]) }) : element("ul");
-  for (const [first, ...others] of itemsOf(lines).map(inner)) {
+  const list = isOrdered(lines[0]) ? element("ol", { start: parseInt(lines[0]) }) : element("ul");
+  for (const [first, ...others] of listItems(lines).map(inner)) {
     const parts = first?.tagName === "P" ? first.childNodes : [first ?? ""];
     list.append(element("li", {}, ...parts, ...others));
   }
   return list;
 }
 
-/** The items of a list, each as its lines without marker and indentation. */
-function itemsOf(lines) {
+/** Split a list into its items: each is its lines without marker and indentation. */
+function listItems(lines) {
   const items = [];
-  let width = 0; // of the item's marker
+  let width = 0; // of the item's marker, in characters
   for (const line of lines) {
     const marker = indent(line) < indent(lines[0]) + 2 && ITEM.exec(line)?.[0];
     if (marker) items.push([line.slice((width = marker.length))]);
@@ -345,7 +345,7 @@ const MARKS = [
   /(?<bare>https?:\/\/[^\s<>()[\]"'`*]*[^\s<>()[\]"'`*.,;:!?_])/,
 ];
 const INLINE = new RegExp(MARKS.map((mark) => mark.source).join("|"), "g");
-// What ends each mark. No `*` may stand between two `*` or two `_`: there the search for their end is in vain.
+// The end of each mark. Text between two `*` or two `_` may not contain a `*`, so the search for their end stops there.
 const ENDS = {
   "**": /(?<end>(?<=\S)\*\*(?!\*))/g,
   __: /(?<end>(?<=\S)__(?!\*))/g,
@@ -354,33 +354,34 @@ const ENDS = {
 };
 
 /**
- * A function that finds where a mark ends whose content begins at `from`, or -1; `from` may only grow.
- * Each part of the text is searched once for each kind of mark, however many marks have no end.
+ * Return a function that finds the end of a mark whose content begins at `from`, or -1; `from` must not decrease.
+ * It searches each part of the text once for each kind of mark, so rendering takes linear time even if no mark has
+ * an end.
  */
 function endFinder(text) {
-  const runs = {}; // of backticks: where they begin, by their length, the last one first
+  const runs = {}; // where each sequence of backticks begins, by its length, the last one first
   for (const { 0: run, index } of text.matchAll(/`+/g)) (runs[run] ??= []).push(index);
   for (const each of Object.values(runs)) each.reverse();
-  const vain = {}; // by mark, up to where there is no end
+  const noEndBefore = {}; // by mark: there is no end before this position
   return (mark, from) => {
     if (mark[0] === "`") {
       while (runs[mark]?.at(-1) < from) runs[mark].pop();
       return runs[mark]?.at(-1) ?? -1;
     }
-    if (from < vain[mark]) return -1;
+    if (from < noEndBefore[mark]) return -1;
     ENDS[mark].lastIndex = from + 1;
     const found = ENDS[mark].exec(text);
     if (found?.groups.end) return found.index;
-    vain[mark] = found?.index ?? Infinity;
+    noEndBefore[mark] = found?.index ?? Infinity;
     return -1;
   };
 }
 
-/** Text with Markdown's marks as nodes and strings. */
-function inline(text, cite) {
+/** Render text with inline Markdown as nodes and strings. */
+function renderInline(text, cite) {
   const nodes = [];
   const findEnd = endFinder(text);
-  let [end, found] = [0]; // of what is in `nodes`, and the next mark
+  let [end, found] = [0]; // the end of the text that `nodes` covers, and the next mark
   for (let at = 0; (INLINE.lastIndex = at), (found = INLINE.exec(text)); ) {
     const { escaped, ticks, strong, em, label, url, cited, bare } = found.groups;
     const mark = ticks ?? strong ?? em;
@@ -395,77 +396,77 @@ function inline(text, cite) {
     end = at = close + (mark ?? "").length;
     if (escaped) nodes.push(escaped);
     else if (ticks) nodes.push(element("code", {}, content.trim()));
-    else if (mark) nodes.push(element(strong ? "strong" : "em", {}, ...inline(content, cite)));
+    else if (mark) nodes.push(element(strong ? "strong" : "em", {}, ...renderInline(content, cite)));
     else if (cited) nodes.push(cite(Number(cited)));
     else if (bare) nodes.push(link(bare, bare));
-    else nodes.push(isWeb(url) ? link(url, label || url) : found[0]);
+    else nodes.push(isWebUrl(url) ? link(url, label || url) : found[0]);
   }
   return [...nodes, text.slice(end)];
 }
 
-// ---- This browser's runs
+// ---- History, in this browser's storage
 
 /** @returns {{id: string, query: string, time: number}[]}  newest first */
-const past = () => JSON.parse(localStorage.getItem(RUNS) ?? "[]");
+const loadHistory = () => JSON.parse(localStorage.getItem(RUNS_KEY) ?? "[]");
 
-function keep(runs) {
-  localStorage.setItem(RUNS, JSON.stringify(runs.slice(0, HISTORY_LENGTH)));
-  showPast();
+function saveHistory(runs) {
+  localStorage.setItem(RUNS_KEY, JSON.stringify(runs.slice(0, HISTORY_LENGTH)));
+  showHistory();
 }
 
-function showPast() {
-  $("runs").replaceChildren(...past().map(pastEntry));
+function showHistory() {
+  $("runs").replaceChildren(...loadHistory().map(historyEntry));
 }
 
-function pastEntry({ id, query, time }) {
+function historyEntry({ id, query, time }) {
   const when = new Date(time).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
   const stamp = element("time", { datetime: new Date(time).toISOString() }, when);
   const remove = element("button", { type: "button", "aria-label": `Delete “${query}”` }, "×");
   remove.addEventListener("click", () => {
-    keep(past().filter((run) => run.id !== id));
+    saveHistory(loadHistory().filter((run) => run.id !== id));
     ($("runs").querySelector("a") ?? $("query")).focus();
   });
   const entry = element("a", { href: `#run=${encodeURIComponent(id)}` }, element("span", {}, query), stamp);
   return element("li", {}, entry, remove);
 }
 
-// ---- What is done
+// ---- Actions
 
-let open; // the run that is shown
+let currentRun; // the run on the page
 
-/** Ask, with one key for all tries: a try whose reply got lost does not start a second run. */
+/** Start a run. All attempts send one Idempotency-Key, so that a retry does not start a second run. */
 function ask(query) {
-  // not crypto.randomUUID(), which browsers have under HTTPS alone
+  // not crypto.randomUUID(), which browsers offer on HTTPS pages only
   const key = crypto.getRandomValues(new Uint32Array(4)).join("-");
   const headers = { "Content-Type": "application/json", "Idempotency-Key": key };
   const body = JSON.stringify({ query, background: true });
-  return attempt(async () => {
-    $("send").disabled = true; // until the reply, so that a second click does not ask twice
-    const sent = call("", { method: "POST", headers, body });
-    const { id } = await sent.finally(() => ($("send").disabled = false));
-    keep([{ id, query, time: Date.now() }, ...past()]);
+  return withRetry(async () => {
+    $("send").disabled = true; // so that a second click does not start a second run
+    const request = callApi("", { method: "POST", headers, body });
+    const { id } = await request.finally(() => ($("send").disabled = false));
+    saveHistory([{ id, query, time: Date.now() }, ...loadHistory()]);
     $("query").value = "";
     location.hash = `run=${encodeURIComponent(id)}`;
   });
 }
 
-/** Ask for the run's end; its last event tells when that has come. */
+/** Cancel the run; its last event says when it has stopped. */
 function cancel() {
-  say("working", "Cancelling …");
-  return attempt(() => call(open.path, { method: "DELETE" }));
+  setStatus("working", "Cancelling …");
+  return withRetry(() => callApi(currentRun.path, { method: "DELETE" }));
 }
 
-/** Copy the answer's Markdown and the list of its sources. */
+/** Copy the answer's Markdown and the list of its sources to the clipboard. */
 async function copy() {
-  const sources = [...open.sources.values()].map(({ n, title, url }) => `${n}. [${title}](${url})`);
-  const parts = [answerOf(open).trim(), ...(sources.length ? ["## Sources", sources.join("\n")] : [])];
+  const sources = [...currentRun.sources.values()].map(({ n, title, url }) => `${n}. [${title}](${url})`);
+  const parts = [answerText(currentRun).trim(), ...(sources.length ? ["## Sources", sources.join("\n")] : [])];
   const text = parts.join("\n\n");
   const allowed = await navigator.clipboard?.writeText(text).then(() => true, () => false);
   $("copied").textContent = allowed || copySelected(text) ? "Copied" : "The browser forbids copying";
   setTimeout(() => ($("copied").textContent = ""), 3000);
 }
 
-/** The old way to copy, which needs neither permission nor HTTPS. */
+/** Copy with the deprecated execCommand, which needs neither permission nor HTTPS. */
 function copySelected(text) {
   const area = element("textarea", { class: "off-screen", "aria-hidden": "true" }, text);
   document.body.append(area);
@@ -476,52 +477,52 @@ function copySelected(text) {
   return copied;
 }
 
-/** What is known of a run before its first event. */
+/** The state of a run before its first event. */
 function newRun(id, query) {
   return {
     path: `/${encodeURIComponent(id)}`,
     query,
-    left: new AbortController(), // aborted when another view is opened
+    abort: new AbortController(), // aborted when another view opens
     lastId: "", // of the last event
-    retry: 500, // milliseconds before the first try to connect again
+    retry: 500, // milliseconds before the first reconnection
     pieces: [], // of the answer: {id of the event, text}
-    drawn: [], // the answer's blocks as they stand on the page
+    rendered: [], // the Markdown of the answer's blocks on the page
     steps: new Map(),
     sources: new Map(),
   };
 }
 
 async function openRun(id) {
-  const run = newRun(id, past().find((each) => each.id === id)?.query);
-  open = run;
+  const run = newRun(id, loadHistory().find((each) => each.id === id)?.query);
+  currentRun = run;
   for (const list of ["steps", "answer", "sources"]) $(list).replaceChildren();
   $("question").textContent = run.query ?? "Research run";
   $("answer").ariaBusy = "true";
   $("body").hidden = $("cancel").hidden = false;
   $("copy").hidden = $("ask-again").hidden = true;
-  say("working", "Thinking …");
+  setStatus("working", "Thinking …");
   $("question").focus();
   try {
-    await follow(run);
-  } catch (trouble) {
-    const gone = trouble.problem?.status === 404;
-    const reason = gone ? "is gone: the server keeps runs for a while only" : "cannot be shown";
+    await followRun(run);
+  } catch (error) {
+    const gone = error.problem?.status === 404;
+    const reason = gone ? "is gone: the server keeps runs for a limited time" : "cannot be shown";
     finish(run, "failed", `This run ${reason}.`);
     $("body").hidden = run.lastId === "";
-    if (!gone || !run.query) throw trouble;
-    showTrouble(trouble.problem, () => ask(run.query));
+    if (!gone || !run.query) throw error;
+    showProblem(error.problem, () => ask(run.query));
   }
 }
 
-/** Open the view that the address names. */
+/** Open the view that the URL's fragment names. */
 function route() {
-  open?.left.abort();
+  currentRun?.abort.abort();
   const id = new URLSearchParams(location.hash.slice(1)).get("run");
   const view = id ? "run" : "home";
   for (const part of document.querySelectorAll("[data-view]")) part.hidden = part.dataset.view !== view;
-  if (id) return attempt(() => openRun(id));
+  if (id) return withRetry(() => openRun(id));
   document.title = "Research agent";
-  $("trouble").hidden = true;
+  $("problem").hidden = true;
   $("query").focus();
 }
 
@@ -540,25 +541,25 @@ on("examples", "click", (event) => {
   if (event.target.matches("button")) ask(event.target.textContent);
 });
 on("key-form", "submit", () => {
-  sessionStorage.setItem(KEY, $("key").value);
+  sessionStorage.setItem(API_KEY_KEY, $("key").value);
   $("key").value = "";
-  again();
+  retryAction();
 });
-on("again", "click", () => again());
+on("again", "click", () => retryAction());
 on("cancel", "click", cancel);
-on("ask-again", "click", () => ask(open.query));
+on("ask-again", "click", () => ask(currentRun.query));
 on("copy", "click", copy);
 on("clear", "click", () => {
-  keep([]);
+  saveHistory([]);
   $("query").focus();
 });
 on("skip", "click", (event) => {
-  event.preventDefault(); // the address names the run
+  event.preventDefault(); // the URL's fragment names the run
   $("main").focus();
 });
 window.addEventListener("hashchange", route);
-window.addEventListener("storage", showPast); // another tab of this browser has asked
-showPast();
+window.addEventListener("storage", showHistory); // another tab has changed it
+showHistory();
 route();
 
-export { blockNode, readEvents, splitBlocks };
+export { renderBlock, readEvents, splitBlocks };

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from course.exercises import Exercise, exercises
-from course.pages import matches
+from course.pages.outputs import matches
 
 FIRST = ["test_course_pages.py", "test_06_compose.py", "test_container.py", "test_05_images.py"]
 NESTED = "test_the_fault_is_caught_in_a_run_of_its_own"  # for tests that import what they test

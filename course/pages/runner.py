@@ -13,8 +13,12 @@ from typing import IO
 from rich.console import Console
 
 from course import engines, models
-from course.pages import ROOT, Block, Page, matches
-from course.processes import Failed, Processes, holder, port_of, require_free, wait_ready
+from course.errors import Failed
+from course.pages.format import Block, Page
+from course.pages.outputs import matches
+from course.paths import ROOT
+from course.ports import holder, port_of, require_free
+from course.processes import Processes, wait_ready
 
 COMMAND_SECONDS = 300
 CONTAINERS_GRACE = 90  # for a page's trap that takes containers down, each of which may drain first

@@ -1,31 +1,24 @@
-"""The compose project, and its callers: readers who come back after a cut, and others who ask steadily."""
+"""A compose project under test: a copy of lesson 06, with names, ports and images of its own."""
 
-import asyncio
 import hashlib
-import itertools
 import json
-import os
 import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import httpx2
 import yaml
 
 from course import engines
-from course.figures import ROOT
+from course.errors import Failed
 from course.models import base_environment
-from course.processes import Failed, free_port
-
-LONG = "Research as deeply as you can: what is a container image?"
-SHORT = "What is graceful shutdown?"
+from course.paths import ROOT
+from course.ports import free_port
 
 
 class Stack:
@@ -176,152 +169,3 @@ class Stack:
                 logs = self.compose("logs", "--tail", "20", "--no-color")
                 raise Failed(f"After {seconds:g} s it is not so that {what}.\n{logs}")
             time.sleep(0.2)
-
-
-# --- Callers ---
-
-
-@dataclass
-class Reading:
-    """What one reader has seen of one run. An event counts when all of it has come."""
-
-    run_id: str = ""
-    ids: list[str] = field(default_factory=list)
-    types: list[str] = field(default_factory=list)
-    cuts: int = 0
-    """How often the stream ended without a last event."""
-    failed: list[str] = field(default_factory=list)
-    """Requests that were refused."""
-    times: list[float] = field(default_factory=list)
-    """When each event came, on time.monotonic()'s clock."""
-
-    @property
-    def pauses(self) -> list[float]:
-        """The silences between each event and the next, in seconds."""
-        return [later - earlier for earlier, later in itertools.pairwise(self.times)]
-
-    @property
-    def gap(self) -> float:
-        """The longest of them."""
-        return max(self.pauses, default=0)
-
-    @property
-    def over(self) -> bool:
-        return bool(self.types) and self.types[-1] in ("done", "error")
-
-    def saw(self, event_id: str, kind: str) -> None:
-        self.times.append(time.monotonic())
-        self.ids.append(event_id)
-        self.types.append(kind)
-
-
-def new_client() -> httpx2.AsyncClient:
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
-    return httpx2.AsyncClient(limits=limits, timeout=httpx2.Timeout(60, connect=5), trust_env=False)
-
-
-async def events(response: httpx2.Response) -> AsyncIterator[tuple[str, str]]:
-    """The id and the type of each whole event."""
-    fields: dict[str, str] = {}
-    async for line in response.aiter_lines():
-        if line:
-            name, _, value = line.partition(": ")
-            fields[name] = value
-        elif "event" in fields:
-            yield fields["id"], fields["event"]
-            fields = {}
-
-
-async def read(client: httpx2.AsyncClient, url: str, query: str, seen: Reading) -> Reading:
-    """Start a run and follow it to its end as a good client does: after each cut by Last-Event-ID."""
-    key = {"Idempotency-Key": uuid.uuid4().hex}
-    while not seen.over:
-        came = False
-        try:
-            if seen.run_id:
-                headers = {"Last-Event-ID": seen.ids[-1]} if seen.ids else {}
-                stream = client.stream("GET", f"{url}/v1/research/{seen.run_id}/events", headers=headers)
-            else:
-                stream = client.stream(
-                    "POST", f"{url}/v1/research/stream", json={"query": query}, headers=key
-                )
-            async with stream as response:
-                if response.status_code != 200:
-                    seen.failed.append(f"{response.status_code} {(await response.aread()).decode()}")
-                else:
-                    came = True
-                    seen.run_id = response.headers["x-run-id"]
-                    async for event_id, kind in events(response):
-                        seen.saw(event_id, kind)
-        except httpx2.TransportError as error:
-            if not came:
-                seen.failed.append(repr(error))
-        if not seen.over:
-            seen.cuts += came
-            await asyncio.sleep(0.5)  # as `retry:` in the stream asks
-    return seen
-
-
-async def stored(client: httpx2.AsyncClient, url: str, seen: Reading) -> list[str]:
-    """The ids of a run's events, as whoever comes later gets them."""
-    async with client.stream("GET", f"{url}/v1/research/{seen.run_id}/events") as response:
-        return [event_id async for event_id, _ in events(response)]
-
-
-def lost_or_doubled(seen: Reading, kept: list[str]) -> int:
-    """Stored events that a reader did not see, and events that one saw twice or out of order."""
-    order = [tuple(map(int, each.split("-"))) for each in seen.ids]
-    wrong = sum(later <= earlier for earlier, later in itertools.pairwise(order))
-    return len(set(kept) - set(seen.ids)) + wrong
-
-
-@dataclass
-class Asking:
-    """What became of requests that were sent at a steady rate, however long the answers took."""
-
-    sent: int = 0
-    failed: list[str] = field(default_factory=list)
-    lag: float = 0
-    """By how many seconds the latest request was sent too late: the load generator's own fault."""
-    milliseconds: list[float] = field(default_factory=list)
-    at: list[float] = field(default_factory=list)
-    """When each was sent, on time.monotonic()'s clock."""
-
-
-async def ask_steadily(
-    client: httpx2.AsyncClient,
-    url: str,
-    rate: float,
-    query: Callable[[int], str],
-    stop: asyncio.Event,
-    keys: bool = False,
-) -> Asking:
-    """Ask so many times a second; with `keys` such that the proxy may ask another replica again."""
-    seen = Asking()
-
-    async def ask(number: int) -> None:
-        began = time.monotonic()
-        seen.at.append(began)
-        headers = {"Idempotency-Key": uuid.uuid4().hex} if keys else {}
-        try:
-            reply = await client.post(f"{url}/v1/research", json={"query": query(number)}, headers=headers)
-            if reply.status_code != 200:
-                seen.failed.append(f"{reply.status_code} {reply.text[:200]}")
-        except httpx2.TransportError as error:
-            seen.failed.append(repr(error))
-        seen.milliseconds.append((time.monotonic() - began) * 1000)
-
-    began = time.monotonic()
-    async with asyncio.TaskGroup() as group:
-        while not stop.is_set():
-            due = began + seen.sent / rate
-            await asyncio.sleep(max(0, due - time.monotonic()))
-            seen.lag = max(seen.lag, time.monotonic() - due)
-            group.create_task(ask(seen.sent))
-            seen.sent += 1
-    return seen
-
-
-def unlike(number: int) -> str:
-    """One of many different questions, so that no answer is known already."""
-    return f"{SHORT[:-1]}, asked for the {number}th time, {os.getpid()}?"

@@ -3,10 +3,10 @@
 import re
 
 import pytest
-from xdist.scheduler import LoadScopeScheduling
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 
-class GroupScheduling(LoadScopeScheduling):
+class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
     """Give each worker whole groups, in the order in which they were collected."""
 
     def _split_scope(self, nodeid: str) -> str:
@@ -29,5 +29,5 @@ def group(nodeid: str) -> str:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> GroupScheduling | None:
     if config.getvalue("dist") == "loadscope":
-        return GroupScheduling(config, log)  # type: ignore[arg-type]
+        return GroupScheduling(config, log)
     return None

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import yaml
 
-from course import figures
+from course.errors import Failed
 from course.exercises import exercises
-from course.pages import ROOT, BadPage, embed_listings, read_page
-from course.processes import Failed
+from course.figures import files
+from course.pages.format import BadPage, read_page
+from course.pages.listings import embed_listings
+from course.paths import ROOT
 
 
 def commands() -> list[list[str]]:
@@ -96,4 +98,4 @@ def lint() -> list[str]:
         run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if run.returncode:
             found.append((run.stdout + run.stderr).strip() or f"{Path(command[0]).name} failed")
-    return found + settings() + pages() + broken_exercises() + addresses() + figures.problems()
+    return found + settings() + pages() + broken_exercises() + addresses() + files.problems()

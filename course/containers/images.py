@@ -8,8 +8,8 @@ from pathlib import Path
 
 from course import engines
 from course.engines.docker import docker
-from course.pages import ROOT
-from course.processes import Failed
+from course.errors import Failed
+from course.paths import ROOT
 
 
 @dataclass(frozen=True)

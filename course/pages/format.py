@@ -13,8 +13,6 @@ A `run` or `server` that ends in `needs=ENGINE`, such as `needs=docker`, runs wh
 it is shown with one line that says what is missing, and its output is not compared.
 """
 
-import ast
-import doctest
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +24,9 @@ from markdown_it.token import Token
 from mdit_py_plugins.front_matter import front_matter_plugin
 
 from course.engines import ENGINES
-from course.processes import Failed
+from course.errors import Failed
+from course.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 KINDS = ("prose", "run", "server", "output", "listing", "online")
 LISTING = re.compile(r"file=(?P<path>[\w./-]+)(#(?P<symbol>\w+(\.\w+)?))?$")
 NEEDS = re.compile(r" needs=(?P<engine>[\w-]+)$")
@@ -139,43 +137,3 @@ def fence(path: Path, token: Token, line: int) -> Block:
 def require_known(engine: str, where: str) -> None:
     if engine not in ENGINES:
         raise BadPage(f"{where}: there is no engine {engine}; there are {', '.join(ENGINES)}")
-
-
-def matches(expected: str, printed: str) -> bool:
-    """Whether a command printed what the page shows, `...` standing for anything (doctest's rule)."""
-    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-    return doctest.OutputChecker().check_output(expected.strip() + "\n", printed.strip() + "\n", flags)
-
-
-def listing(reference: str) -> str:
-    """The source text that `PATH#NAME` names (`Class.method` too; without `#NAME` the whole file)."""
-    path, _, symbol = reference.partition("#")
-    source = (ROOT / path).read_text(encoding="utf-8")
-    if not symbol:
-        return source
-    node: ast.AST = ast.parse(source)
-    for name in symbol.split("."):
-        node = member(node, name, reference)
-    assert isinstance(node, ast.stmt)
-    begin = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
-    lines = source.splitlines(keepends=True)[begin - 1 : node.end_lineno]
-    indent = len(lines[0]) - len(lines[0].lstrip())
-    return "".join(line[indent:] if line.strip() else "\n" for line in lines)
-
-
-def member(node: ast.AST, name: str, reference: str) -> ast.AST:
-    """The statement in a module or class that defines `name`."""
-    for child in getattr(node, "body", []):
-        targets = getattr(child, "targets", [getattr(child, "target", None)])
-        if getattr(child, "name", None) == name or name in [getattr(t, "id", None) for t in targets]:
-            return child  # type: ignore[no-any-return]
-    raise BadPage(f"{reference}: there is no {name}")
-
-
-def embed_listings(path: Path, text: str) -> str:
-    """The page's text with every listing brought up to date."""
-    lines = text.splitlines(keepends=True)
-    for block in reversed(read_page(path).of_kind("listing")):
-        end = block.line + len(block.text.splitlines())
-        lines[block.line : end] = [listing(block.argument).strip("\n") + "\n"]
-    return "".join(lines)

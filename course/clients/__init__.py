@@ -1,0 +1,1 @@
+"""Clients of the research agent, for tests and for measurements."""

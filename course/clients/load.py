@@ -1,0 +1,64 @@
+"""A steady load of questions, whether or not the answers come in time."""
+
+import asyncio
+import os
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import httpx2
+
+LONG = "Research as deeply as you can: what is a container image?"
+
+SHORT = "What is graceful shutdown?"
+
+
+@dataclass
+class Asking:
+    """What became of requests that were sent at a steady rate, however long the answers took."""
+
+    sent: int = 0
+    failed: list[str] = field(default_factory=list)
+    lag: float = 0  # by how many seconds a request was sent too late at most, which is the client's own fault
+    milliseconds: list[float] = field(default_factory=list)
+    at: list[float] = field(default_factory=list)  # when each was sent, by time.monotonic()
+
+
+async def ask_steadily(
+    client: httpx2.AsyncClient,
+    url: str,
+    rate: float,
+    query: Callable[[int], str],
+    stop: asyncio.Event,
+    keys: bool = False,
+) -> Asking:
+    """Ask so many times a second; with `keys` such that the proxy may ask another replica again."""
+    seen = Asking()
+
+    async def ask(number: int) -> None:
+        began = time.monotonic()
+        seen.at.append(began)
+        headers = {"Idempotency-Key": uuid.uuid4().hex} if keys else {}
+        try:
+            reply = await client.post(f"{url}/v1/research", json={"query": query(number)}, headers=headers)
+            if reply.status_code != 200:
+                seen.failed.append(f"{reply.status_code} {reply.text[:200]}")
+        except httpx2.TransportError as error:
+            seen.failed.append(repr(error))
+        seen.milliseconds.append((time.monotonic() - began) * 1000)
+
+    began = time.monotonic()
+    async with asyncio.TaskGroup() as group:
+        while not stop.is_set():
+            due = began + seen.sent / rate
+            await asyncio.sleep(max(0, due - time.monotonic()))
+            seen.lag = max(seen.lag, time.monotonic() - due)
+            group.create_task(ask(seen.sent))
+            seen.sent += 1
+    return seen
+
+
+def unlike(number: int) -> str:
+    """One of many different questions, so that no answer is known already."""
+    return f"{SHORT[:-1]}, asked for the {number}th time, {os.getpid()}?"

@@ -1,0 +1,1 @@
+"""The course's images, and containers that run them."""

@@ -1,0 +1,162 @@
+"""Figures: a record `docs/figures/NAME.json` is drawn as `NAME.svg`, and shown in pages with its numbers.
+
+Every record has `title`, `kind`, `alt` (one sentence for those who cannot see the picture) and, if its
+numbers were measured, `measured` {how, on, when, versions}; `values` may hold named numbers for the prose.
+
+bars      unit, groups [name], series [{name, values, low?, high?, ratio?}], target? {label, values};
+          each list has one number a group; `ratio` is to the first series, measured side by side
+timeline  lanes [{name, spans [{start, end?, label?, tone?}]}], marks? [{start, label}] across all lanes;
+          in seconds; a span without an end is a moment
+layers    unit?, layers [{label, size?, note?, tone?}], the first at the bottom, as a Dockerfile stacks them
+graph     boxes [{id, title, rows?, at [x, y], size [width, height], tone?}], arrows? [{from, to, label?, at?,
+          dashed?}], on a grid of half inches, 16 wide, y downwards; a box of tone "frame" is a dashed frame
+          round others; `at` of an arrow (0 to 1) is its place along the sides that face each other
+"""
+
+import hashlib
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from course.errors import Failed
+
+Tone = Literal["plain", "blue", "orange", "green", "purple", "red", "frame"]
+Line = Annotated[str, Field(pattern=r"^[^\n\r|<>\[\]]+$")]  # nothing that would be markup in a page
+
+
+class BadRecord(Failed, ValueError):
+    """A record does not validate, or a page asks for what no record has."""
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Measured(Strict):
+    how: Line
+    on: Line
+    when: date
+    versions: dict[Line, Line]
+
+
+class Base(Strict):
+    title: Line
+    alt: Line
+    measured: Measured | None = None
+    values: dict[str, float] = {}
+
+
+class Series(Strict):
+    name: Line
+    values: list[float]
+    low: list[float] = []
+    high: list[float] = []
+    ratio: list[float] = []
+
+
+class Target(Strict):
+    label: Line
+    values: list[float]
+
+
+class Bars(Base):
+    kind: Literal["bars"]
+    unit: Line
+    groups: Annotated[list[Line], Field(min_length=1)]
+    series: Annotated[list[Series], Field(min_length=1, max_length=6)]
+    target: Target | None = None
+
+    @model_validator(mode="after")
+    def one_number_a_group(self) -> Self:
+        lists = [numbers for s in self.series for numbers in (s.values, s.low, s.high, s.ratio) if numbers]
+        lists += [self.target.values] if self.target else []
+        if any(len(numbers) != len(self.groups) for numbers in lists):
+            raise ValueError(f"every list of numbers needs {len(self.groups)}, one a group")
+        return self
+
+
+class Span(Strict):
+    start: float
+    end: float | None = None
+    label: Line | None = None
+    tone: Tone = "blue"
+
+
+class Lane(Strict):
+    name: Line
+    spans: list[Span]
+
+
+class Timeline(Base):
+    kind: Literal["timeline"]
+    lanes: Annotated[list[Lane], Field(min_length=1)]
+    marks: list[Span] = []
+
+
+class Layer(Strict):
+    label: Line
+    size: float | None = None
+    note: Line | None = None
+    tone: Tone = "blue"
+
+
+class Layers(Base):
+    kind: Literal["layers"]
+    unit: Line = "MB"
+    layers: Annotated[list[Layer], Field(min_length=1)]
+
+
+class Box(Strict):
+    id: str
+    title: Line
+    rows: list[Line] = []
+    at: tuple[float, float]
+    size: tuple[float, float]
+    tone: Tone = "plain"
+
+
+class Arrow(Strict):
+    source: str = Field(alias="from")
+    target: str = Field(alias="to")
+    label: Line | None = None
+    at: float = 0.5
+    dashed: bool = False
+
+
+class Graph(Base):
+    kind: Literal["graph"]
+    boxes: Annotated[list[Box], Field(min_length=1)]
+    arrows: list[Arrow] = []
+
+    @model_validator(mode="after")
+    def arrows_join_boxes(self) -> Self:
+        unknown = {end for a in self.arrows for end in (a.source, a.target)} - {box.id for box in self.boxes}
+        if unknown:
+            raise ValueError(f"no box is called {', '.join(sorted(unknown))}")
+        return self
+
+
+Record = Bars | Timeline | Layers | Graph
+RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
+
+
+def load(name: str, figures: Path) -> Record:
+    """The record NAME; a BadRecord of one line when there is none or it does not validate."""
+    try:
+        return RECORD.validate_json((figures / f"{name}.json").read_bytes())
+    except FileNotFoundError:
+        raise BadRecord(f"there is no record docs/figures/{name}.json") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the record"
+        raise BadRecord(f"docs/figures/{name}.json is not a record: {where}: {first['msg']}") from None
+
+
+def digest(record: Record) -> str:
+    return hashlib.sha256(RECORD.dump_json(record, by_alias=True, exclude_unset=True)).hexdigest()
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

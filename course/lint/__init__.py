@@ -1,0 +1,1 @@
+"""Lint: everything that can be checked without running a lesson."""

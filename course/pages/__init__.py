@@ -1,0 +1,1 @@
+"""Pages: a lesson's Markdown file, read, run, and kept current."""

@@ -1,0 +1,13 @@
+"""Polling with a deadline."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def until(claim: Callable[[], Any], seconds: float = 5, pause: float = 0.02) -> Any:
+    """Poll until `claim()` is true, and return its value; its last value when the time is up."""
+    deadline = time.monotonic() + seconds
+    while not (value := claim()) and time.monotonic() < deadline:
+        time.sleep(pause)
+    return value

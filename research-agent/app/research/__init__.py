@@ -1,0 +1,1 @@
+"""Web search, reading pages, citations, and the circuit breaker around the model."""

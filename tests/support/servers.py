@@ -1,0 +1,111 @@
+"""Servers under test: started on a port that the system chooses, with what they log and measure."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from course.errors import Failed
+from course.models import base_environment
+from course.processes import Processes, wait_listening, wait_ready
+
+HUNG = "offline?fault=hang"
+
+
+class Server(str):
+    """A running server: its base URL, which also knows its process and where it logs."""
+
+    process: subprocess.Popen[str]
+    log: Path
+
+
+App = Callable[..., Server]  # settings in, server out
+
+Servers = dict[tuple[Path, frozenset[tuple[str, str]]], Server]
+
+
+def start_server(
+    processes: Processes, command: list[str], env: dict[str, str], folder: Path, log: Path
+) -> Server:
+    """Start a program of a lesson on a port that the system chooses, and wait until it answers."""
+    with log.open("w") as output:
+        process = processes.start(command, env={"PORT": "0"} | env, cwd=folder, output=output)
+    try:
+        url = wait_listening(process)
+        wait_ready(process, f"{url}/health")
+    except Failed as failure:
+        said = log.read_text()
+        told = Failed(f"{failure} Its last words: {' '.join(said.split()[-40:])}")
+        told.add_note(said)
+        raise told from None
+    server = Server(url)
+    server.process, server.log = process, log
+    return server
+
+
+def start_model(processes: Processes, port: int = 0) -> str:
+    """Start an offline model, on a port that the system chooses or on the one given; its base URL."""
+    command = [sys.executable, "-m", "offline_model", "--port", str(port)]
+    process = processes.start(command, env=base_environment(), output=subprocess.DEVNULL)
+    url = wait_listening(process)
+    wait_ready(process, f"{url}/health")
+    return url
+
+
+def forget_calls(model: str) -> None:
+    """Empty the offline model's log of calls."""
+    httpx2.delete(f"{model}/debug/requests").raise_for_status()
+
+
+def calls(model: str, text: str) -> list[dict[str, Any]]:
+    """The calls that reached the offline model with `text` in their body, oldest first."""
+    found: list[dict[str, Any]] = httpx2.get(f"{model}/debug/requests", params={"contains": text}).json()
+    return found
+
+
+def log_lines(server: Server) -> list[dict[str, Any]]:
+    lines = []
+    for line in server.log.read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            pytest.fail(f"This line of the log is not JSON, and no machine will find it: {line!r}.")
+    return lines
+
+
+def metrics(url: str) -> dict[tuple[str, ...], float]:
+    """Every sample by name and label values, such as ("agent_requests_total", "GET", "/health", "200")."""
+    text = httpx2.get(f"{url}/metrics").text
+    order = ("method", "endpoint", "status", "outcome", "model", "le")
+    return {
+        (sample.name, *(sample.labels[label] for label in order if label in sample.labels)): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def assert_ends_with_zero(server: Server, seconds: float = 20) -> None:
+    try:
+        code = server.process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"The server was told to stop, and has not ended {seconds:g} seconds later.")
+    assert code == 0, f"The server was told to stop, and its exit code is {code}, which stands for a failure."
+
+
+def assert_heard_during_imports(program: Path, folder: Path) -> None:
+    """SIGTERM ends a program whose imports take long: process 1 of a container has no default for it."""
+    (folder / "uvicorn.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)")
+    env = os.environ | {"OPENAI_API_KEY": "x", "PYTHONPATH": str(folder)}
+    with subprocess.Popen(
+        [sys.executable, program.name], env=env, cwd=program.parent, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout and process.stdout.readline() == b"importing\n"
+        process.terminate()
+        assert process.wait(10) == 0, "A stop during the start is lost: in a container it ends in a kill."

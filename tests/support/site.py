@@ -1,0 +1,93 @@
+"""A web server whose answers a test decides byte by byte."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from ssl import SSLContext
+from typing import Any, Self
+
+from app.research.fetch import Fetcher
+
+Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
+
+
+class Site:
+    """A web server on 127.0.0.1, of whose answers the test decides every byte."""
+
+    def __init__(self, tls: SSLContext | None = None) -> None:
+        self.tls = tls
+        self.pages: dict[str, Answer] = {}
+        self.tasks: list[asyncio.Task[None]] = []
+        self.heads: list[str] = []
+        """What the requests said, up to the blank line."""
+        self.bodies: list[str] = []
+        """What came behind it."""
+
+    async def __aenter__(self) -> Self:
+        self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0, ssl=self.tls)
+        self.port = self.server.sockets[0].getsockname()[1]
+        self.host = f"127.0.0.1:{self.port}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.server.close()
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self.tasks.append(task)
+        with suppress(OSError, asyncio.IncompleteReadError):  # the client has left
+            try:
+                self.heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
+                length = re.search(r"content-length: *(\d+)", self.heads[-1].lower())
+                self.bodies.append((await reader.readexactly(int(length[1]) if length else 0)).decode())
+                path = self.heads[-1].split()[1].partition("?")[0]
+                await self.pages.get(path, page(b"", status="404 Not Found"))(writer)
+                await writer.drain()
+            finally:
+                writer.close()
+                await writer.wait_closed()
+
+    def fetcher(self, **settings: Any) -> Fetcher:
+        """One that may read this site, and no other private one."""
+        given: dict[str, Any] = {"timeout": 5, "allowed_hosts": frozenset({self.host})} | settings
+        return Fetcher(**given)
+
+
+def page(
+    body: bytes = b"", kind: str | None = "text/html; charset=utf-8", status: str = "200 OK", **headers: str
+) -> Answer:
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        told = {"Content-Length": str(len(body)), "Connection": "close"}
+        told |= {"Content-Type": kind} if kind is not None else {}
+        told |= {name.replace("_", "-"): value for name, value in headers.items()}
+        head = "".join(f"{name}: {value}\r\n" for name, value in told.items())
+        writer.write(f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + body)
+
+    return answer
+
+
+def redirect(to: str) -> Answer:
+    return page(status="302 Found", Location=to, Set_Cookie="spy=1")
+
+
+def endless(piece: bytes, pause: float = 0) -> Answer:
+    """A body that goes on until the client leaves."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n")
+        while True:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(pause)
+
+    return answer
+
+
+async def silence(writer: asyncio.StreamWriter) -> None:
+    """No answer at all, until the client leaves."""
+    await writer.wait_closed()
