@@ -2,10 +2,9 @@
 
 import asyncio
 import gc
-import json
 import math
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from typing import Annotated, Any
 
@@ -13,28 +12,19 @@ import structlog
 from fastapi import APIRouter, FastAPI, Header, HTTPException, Request, Response, Security
 from fastapi.responses import StreamingResponse
 from fastapi.security import APIKeyHeader
-from fastapi.sse import format_sse_event
 from fastapi.staticfiles import StaticFiles
 
 from app import telemetry
 from app.agent import Agent
 from app.config import Settings
 from app.http.authentication import AuthenticatedRoute
+from app.http.event_stream import EVENT_STREAM, NO_MORE_EVENTS, EventStream, encode_events
 from app.http.middleware import RequestContextMiddleware
-from app.http.operations import STATIC, Health, operations
-from app.http.problems import add_problem_handlers
-from app.http.reader_limit import EventStream, ReaderLimit
+from app.http.operations import STATIC, Health, RevalidatedFiles, operations
+from app.http.problems import PROBLEM_RESPONSES, add_problem_handlers
+from app.http.reader_limit import ReaderLimit
 from app.http.server import Shutdown
-from app.models import (
-    Event,
-    EventId,
-    ResearchRequest,
-    Result,
-    Run,
-    StoredRun,
-    format_event_id,
-    parse_event_id,
-)
+from app.models import EventId, ResearchRequest, Result, Run, StoredRun, parse_event_id
 from app.research.search import make_search
 from app.runs.event_writer import answer_alias
 from app.runs.manager import RunManager
@@ -43,44 +33,8 @@ from app.runs.stores.memory import MemoryStore
 
 log = structlog.stdlib.get_logger("research-agent")
 TRACE_SECONDS = 2  # to send the last traces when the app stops
-RETRY_MS = 500  # a client of an event stream waits so long before it connects again
-STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # no proxy may buffer events
-any_problem: dict[int | str, dict[str, Any]] = {
-    "default": {
-        "description": "A problem",
-        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
-}
-event_schema = {
-    "type": "object",
-    "required": ["id", "event", "data"],
-    "properties": {
-        "id": {"type": "string"},
-        "event": {"enum": ["state", "token", "step", "source", "usage", "reset", "error", "done"]},
-        "data": {"type": "string", "contentMediaType": "application/json"},
-    },
-}
-# OpenAPI 3.2 has `itemSchema` for this, but most client generators do not support that version yet.
-event_stream: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "A stream of events",
-        "content": {"text/event-stream": {"schema": event_schema}},
-    }
-}
-no_more_events: dict[int | str, dict[str, Any]] = {
-    204: {"description": "The run has finished and Last-Event-ID is its last event: do not connect again"}
-}
 api_key = APIKeyHeader(name="X-API-Key", auto_error=False, description="Needed if API_KEYS is set.")
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
-
-
-class FreshFiles(StaticFiles):
-    """Static files that a browser revalidates each time, so that it never shows an old version."""
-
-    def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        response = super().file_response(*args, **kwargs)
-        response.headers["Cache-Control"] = "no-cache"
-        return response
 
 
 def make_store(settings: Settings) -> Store:
@@ -130,7 +84,7 @@ def create_app(settings: Settings, shutdown: Shutdown) -> FastAPI:
         title=settings.app_name,
         version=settings.app_version,
         lifespan=lifespan,
-        responses=any_problem,
+        responses=PROBLEM_RESPONSES,
         docs_url=None,
         redoc_url=None,
     )
@@ -139,7 +93,7 @@ def create_app(settings: Settings, shutdown: Shutdown) -> FastAPI:
     # `Security` only documents the key: AuthenticatedRoute checks it before the body is read.
     app.include_router(research, dependencies=[Security(api_key)])
     app.include_router(operations)
-    app.mount("/static", FreshFiles(directory=STATIC), name="static")
+    app.mount("/static", RevalidatedFiles(directory=STATIC), name="static")
     app.mount("/swagger", StaticFiles(directory=str(files("fastapi_swagger") / "resources")), name="swagger")
     if not settings.api_keys:
         remove_security(app.openapi())
@@ -243,7 +197,7 @@ async def wait_for_disconnect(request: Request) -> None:
         pass
 
 
-@research.post("/stream", response_class=StreamingResponse, responses=event_stream)
+@research.post("/stream", response_class=StreamingResponse, responses=EVENT_STREAM)
 async def research_stream(
     request: Request, body: ResearchRequest, idempotency_key: Key = None
 ) -> StreamingResponse:
@@ -264,7 +218,7 @@ async def research_state(request: Request, run_id: str) -> Run:
     return (await find_run(request, run_id)).run
 
 
-@research.get("/{run_id}/events", response_class=StreamingResponse, responses=event_stream | no_more_events)
+@research.get("/{run_id}/events", response_class=StreamingResponse, responses=EVENT_STREAM | NO_MORE_EVENTS)
 async def research_events(
     request: Request,
     run_id: str,
@@ -296,23 +250,6 @@ async def research_cancel(request: Request, run_id: str) -> Run:
 
 def stream_events(request: Request, run_id: str, after: EventId) -> EventStream:
     """Stream the events after that id. The caller must have acquired a place of the ReaderLimit."""
-
-    async def body() -> AsyncIterator[bytes]:
-        retry: int | None = RETRY_MS
-        async with aclosing(request.state.runs.follow(run_id, after)) as batches:
-            async for batch in batches:
-                blocks = b""
-                for event in batch:
-                    blocks += format_event(event, retry)
-                    retry = None
-                yield blocks or b": ping\n\n"
-
-    headers = STREAM_HEADERS | {"Location": f"/v1/research/{run_id}", "X-Run-ID": run_id}
-    place = {"limit": request.state.readers, "caller": request.state.caller}
-    return EventStream(body(), headers=headers, media_type="text/event-stream", **place)
-
-
-def format_event(event: Event, retry: int | None) -> bytes:
-    """Format an event. The first one carries `retry`: some clients take a block of its own for an event."""
-    data = json.dumps(event.data, ensure_ascii=False)
-    return format_sse_event(event=event.type, data_str=data, id=format_event_id(event.id), retry=retry)
+    body = encode_events(request.state.runs.follow(run_id, after))
+    headers = {"Location": f"/v1/research/{run_id}", "X-Run-ID": run_id}
+    return EventStream(body, headers=headers, limit=request.state.readers, caller=request.state.caller)

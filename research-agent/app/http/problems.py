@@ -2,6 +2,7 @@
 
 import json
 from http import HTTPMethod, HTTPStatus
+from typing import Any
 
 import structlog
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -14,6 +15,12 @@ from app.models import Problem
 from app.runs.stores.base import StoreDown, StoreError, TooManyRuns
 
 log = structlog.stdlib.get_logger("research-agent")
+PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "A problem",
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+}
 
 
 def problem_response(
