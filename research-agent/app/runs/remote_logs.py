@@ -5,6 +5,8 @@ from app.runs.event_log import EventLog
 from app.runs.stores.base import Store
 
 START: EventId = (0, 0)
+# A read waits so long for new events. A run that a client starts to follow meanwhile is in the next read.
+WAIT_SECONDS = 0.2
 
 
 class RemoteLogs:
@@ -26,12 +28,11 @@ class RemoteLogs:
         return [run_id for run_id, log in self.logs.items() if log.listeners]
 
     async def refresh(self) -> None:
-        """Read what is new in all followed runs, in one command; forget the others."""
-        logs = self.logs = {run_id: self.logs[run_id] for run_id in self.followed()}
-        if logs:
-            logs = dict(logs)
+        """Wait for new events of all followed runs in one command; forget the other runs."""
+        self.logs = {run_id: self.logs[run_id] for run_id in self.followed()}
+        if logs := dict(self.logs):
             last = {run_id: log.events[-1].id if log.events else START for run_id, log in logs.items()}
-            for run_id, events in (await self.store.read_events(last)).items():
+            for run_id, events in (await self.store.read_events(last, WAIT_SECONDS)).items():
                 logs[run_id].add(*events)
 
     def close(self) -> None:

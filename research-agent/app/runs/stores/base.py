@@ -81,8 +81,11 @@ class Store(Protocol):
         then it is stored again.
         """
 
-    async def read_events(self, after: dict[str, EventId]) -> dict[str, list[Event]]:
-        """Return for each run the stored events after the given id. Does not wait for new ones."""
+    async def read_events(self, after: dict[str, EventId], wait: float = 0) -> dict[str, list[Event]]:
+        """Return for each run the stored events after the given id.
+
+        If no run has any, a store with other replicas may wait for so many seconds until one has.
+        """
 
     async def renew_leases(self, run_ids: list[str]) -> dict[str, LeaseStatus]:
         """Renew the leases of these runs. A run whose renewal the store refuses is missing in the result."""

@@ -94,7 +94,7 @@ class MemoryStore:
             self.remove_expired()
         return "written"
 
-    async def read_events(self, after: dict[str, EventId]) -> dict[str, list[Event]]:
+    async def read_events(self, after: dict[str, EventId], wait: float = 0) -> dict[str, list[Event]]:
         events = {}
         for run_id, last in after.items():
             if finished := self.finished.get(run_id):

@@ -153,12 +153,12 @@ class RedisStore:
             result: AppendResult = await self.scripts["append_events"](keys, values)
         return result
 
-    async def read_events(self, after: dict[str, EventId]) -> dict[str, list[Event]]:
+    async def read_events(self, after: dict[str, EventId], wait: float = 0) -> dict[str, list[Event]]:
         streams: dict[Any, Any] = {
             f"events:{run_id}": format_event_id(last) for run_id, last in after.items()
         }
         async with self.connection():
-            found: Any = await self.redis.xread(streams)
+            found: Any = await self.redis.xread(streams, block=round(wait * 1000) or None)
         return {
             name.removeprefix("events:"): [parse_event(number, fields) for number, fields in entries]
             for name, entries in found
