@@ -216,7 +216,7 @@ def images() -> None:
 @cli.command()
 def clean() -> None:
     """Remove what the course keeps outside its folder: images, its own Docker, the offline model's index."""
-    from offline_model.books.index import cache_folder
+    from offline_model.corpus.index import cache_folder
 
     engines.clean(console)
     with console.status("removing what it kept ..."):
@@ -271,7 +271,7 @@ def docs() -> None:
 def update_pages() -> None:
     from course.figures import markdown
 
-    for path in sorted((ROOT / "docs").glob("*.md")):
+    for path in sorted((ROOT / "docs").glob("**/*.md")):
         text = path.read_text(encoding="utf-8")
         current = markdown.embed(embed_listings(path, text))
         if current != text:

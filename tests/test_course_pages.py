@@ -24,7 +24,7 @@ from course.ports import holder, port_of
 
 PageOf = Callable[..., Path]
 PAGES = sorted((ROOT / "docs").glob("[0-9][0-9]-*.md"))
-PROSE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROSE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 CHECKLIST = ROOT / "docs" / "best-practice.md"
 
 

@@ -41,7 +41,7 @@ def commands() -> list[list[str]]:
 def pages() -> list[str]:
     """Pages that break the format, or whose listings differ from the code."""
     found = []
-    for path in sorted((ROOT / "docs").glob("*.md")):
+    for path in sorted((ROOT / "docs").glob("**/*.md")):
         try:
             if embed_listings(path, text := path.read_text(encoding="utf-8")) != text:
                 found.append(f"{path.name}: a listing differs from the code; `make docs` mends it")

@@ -8,17 +8,17 @@ import sqlite3
 import sys
 from pathlib import Path
 
-from offline_model.app import build
-from offline_model.books.library import open_library
+from offline_model.api.app import create_app
+from offline_model.corpus.search import open_corpus
 from offline_model.server import listen, serve
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="offline_model", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=9000, help="0 takes a free one")
+    parser.add_argument("--port", type=int, default=9000, help="0 chooses a free port")
     options = parser.parse_args()
-    # Until the server listens for signals itself, one simply ends the program.
+    # Until uvicorn handles signals, a signal ends the program at once.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
     try:
@@ -28,22 +28,25 @@ def main() -> int:
         print(f"offline model: cannot listen on {options.host}:{options.port}: {why}", file=sys.stderr)
         return 1
     try:
-        library = open_library(books())
+        corpus = open_corpus(docs_folder())
     except sqlite3.Error as problem:
-        print(f"offline model: this Python's SQLite cannot search full text: {problem}", file=sys.stderr)
+        print(
+            f"offline model: the SQLite of this Python has no full-text search (FTS5): {problem}",
+            file=sys.stderr,
+        )
         return 1
-    # The index lives as long as the process, so the collector need never look at it again; what a request
-    # leaves behind has no cycles, so it need not look often either.
+    # The index lives as long as the process, so the garbage collector need not visit it. Requests leave no
+    # cycles behind, so collections can be rare.
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
     host, port = listener.getsockname()[:2]
-    print(f"offline model: http://{host}:{port}/v1, {library.size} passages", flush=True)
-    serve(build(library), listener)
+    print(f"offline model: http://{host}:{port}/v1, {corpus.size} passages", flush=True)
+    serve(create_app(corpus), listener)
     return 0
 
 
-def books() -> Path | None:
-    """The folder of pages: what OFFLINE_MODEL_BOOKS names, else the course's own docs beside this package."""
+def docs_folder() -> Path | None:
+    """The folder of pages: OFFLINE_MODEL_BOOKS, else the course's docs; None when it does not exist."""
     folder = os.environ.get("OFFLINE_MODEL_BOOKS")
     path = Path(folder) if folder else Path(__file__).resolve().parents[2] / "docs"
     return path if path.is_dir() else None

@@ -1,4 +1,4 @@
-"""The server: one process, one event loop, a quick start and a quick end."""
+"""The server: uvicorn with one process, which stops at the first signal."""
 
 import asyncio
 import socket
@@ -10,21 +10,21 @@ from types import FrameType
 from uvicorn import Config, Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from offline_model.app import Front
+from offline_model.api.app import RequestIDMiddleware
 
-GRACE_SECONDS = 1
+SHUTDOWN_SECONDS = 1
 
 
 class Protocol(HttpToolsProtocol):
-    """Lets a request hang up on its client, which ASGI has no word for."""
+    """Lets a route close its connection, which ASGI has no message for."""
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["state"]["hang_up"] = self.transport.close
+        self.scope["state"]["close_connection"] = self.transport.close
 
 
 class OfflineServer(Server):
-    """Ends at the first signal with exit code 0, without waiting for uvicorn's next tick."""
+    """Exits with 0 at the first signal, without waiting for uvicorn's next tick."""
 
     wake: Callable[[], object] | None = None
 
@@ -32,7 +32,7 @@ class OfflineServer(Server):
         stopping = asyncio.Event()
         self.wake = partial(asyncio.get_running_loop().call_soon_threadsafe, stopping.set)
         while not self.should_exit:
-            await self.on_tick(0)  # the date header, once a second
+            await self.on_tick(0)  # updates the Date header once a second
             try:
                 await asyncio.wait_for(stopping.wait(), 1)
             except TimeoutError:
@@ -45,7 +45,7 @@ class OfflineServer(Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket; raises OSError when the port is taken or the host is not this machine's."""
+    """A listening socket; raises OSError when the port is taken or the host is not this machine."""
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -58,7 +58,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(app: Front, listener: socket.socket) -> None:
+def serve(app: RequestIDMiddleware, listener: socket.socket) -> None:
     config = Config(
         app,
         http=Protocol,
@@ -68,7 +68,7 @@ def serve(app: Front, listener: socket.socket) -> None:
         loop="asyncio" if sys.platform == "win32" else "uvloop",
         access_log=False,
         log_level="critical",
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         server_header=False,
     )
     OfflineServer(config).run([listener])

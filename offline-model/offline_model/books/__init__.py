@@ -1,1 +1,0 @@
-"""The books: the course's pages and Python's own documentation, searched by full text."""

@@ -1,0 +1,1 @@
+"""The corpus: search over the course's pages and Python's own documentation."""

@@ -1,0 +1,63 @@
+"""Query terms: the words of a question that say what it is about."""
+
+import re
+from itertools import pairwise
+from keyword import iskeyword
+
+from offline_model.corpus.stemming import stemmer, words_of
+
+# These say what a question is about only when nothing else in it does.
+WEAK_VERBS = frozenset("explain give know learn look make use understand work write".split())  # noqa: SIM905
+
+# These say how something is asked, not what about.
+STOP_WORDS = frozenset(
+    """hey hi hello dear a about after again all also an and any are as ask at be because been before
+    being both but by can could describe did do does doing don each else etc ever every explain few for
+    from get give given go happen happens had has have he help her here him his how i if in instead into
+    is it its just kindly know learn let like ll look make many may me mean means might mine more most
+    much must my need no not now of off on one only or other our out over own please possible purpose re
+    really s same say she should show so some something such t tell than thank thanks that the their
+    them then there these they thing this those to too understand until up us use used uses using usage
+    useful ve very want was way we well were what when where whether which while who why will with work
+    works would write you your briefly short shortly sentence sentences simple simply word words english
+    term terms question answer difference differ differs different compare compared versus vs
+    between example examples python""".split()  # noqa: SIM905
+)
+# The words that tell a keyword of Python from the English word.
+SYNTAX = frozenset({"statement", "statements", "clause", "keyword", "loop", "loops", "block", "operator"})
+PREFIX = frozenset({"async", "yield"})
+
+DEFINITION = re.compile(
+    r"^\W*(?:please |can you |could you )*"
+    r"(?:what(?:'s| is| are| an?)|define|explain|describe|tell me about)\b"
+    r"|^\W*what (?:do|does) .{1,80} (?:do|mean|stand for)\W*$",
+    re.IGNORECASE,
+)
+CLAUSE = re.compile(r",|\b(?:when|while|if)\b", re.IGNORECASE)
+
+
+def content_words(text: str) -> list[str]:
+    """The words of a text without stop words, as they are written."""
+    return [word for word in words_of(text) if word not in STOP_WORDS]
+
+
+def terms(text: str) -> list[str]:
+    """The stems of a question's content words, each once, in order. `with` counts in `the with statement`."""
+    words = words_of(text)
+    found = content_words(text) or [word for word in words if word in WEAK_VERBS]
+    for word, following in pairwise(words):
+        if iskeyword(word) and following in SYNTAX:
+            # The language reference calls a for loop the for statement.
+            found = [*(each for each in found if each not in {word, following}), word, "statement"]
+        elif word in PREFIX and iskeyword(following):
+            found.append(following)
+    return list(dict.fromkeys(stemmer.stem(found)))
+
+
+def topic(question: str) -> tuple[str, bool]:
+    """The part of a question that names its subject, and whether it asks for a definition.
+
+    A definition's subject ends where a clause begins: `What is a lease, and who has it?`
+    """
+    defines = DEFINITION.match(question) is not None
+    return (CLAUSE.split(question, maxsplit=1)[0] if defines else question), defines

@@ -1,0 +1,144 @@
+"""Ranking: whether a passage answers a question, how well, and with which of its sentences."""
+
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+
+from offline_model.corpus.passage import Hit, TokenizedPassage
+from offline_model.corpus.query_terms import STOP_WORDS
+from offline_model.corpus.stemming import stems
+
+# Least coverage, by weight of terms: of a definition, of any answer, and of a heading that names the subject.
+FULL, ENOUGH, MOST, PART = 0.99, 0.55, 0.5, 0.4
+# A question has to be covered by so many sentences that stand together.
+WINDOW = 3
+# A missing term is looked for in so many sentences before and after the first one.
+BEFORE, AFTER = 4, 8
+# A definition has at least so many words.
+MIN_DEFINITION_WORDS = 6
+
+# Sentences that begin so refer to the sentence before.
+DEPENDENT = re.compile(
+    r"^(?:it|its|this|these|those|that|they|their|he|she|such|otherwise|however|but|then|also|and|or|so|"
+    r"if so|if not|for instance|for example|therefore|thus|hence|instead|note|similarly|moreover|furthermore|"
+    r"in (?:this|that|such|contrast|particular|addition|both)|additionally|as (?:such|a result)|"
+    r"the (?:latter|former|other|same|above))\b",
+    re.IGNORECASE,
+)
+# The verbs of `A generator is ...` and `Graceful shutdown means ...`.
+DEFINING_VERBS = frozenset(stems("is are means mean refers"))
+STOP_STEMS = frozenset(stems(" ".join(STOP_WORDS)))
+ARTICLES = {"a", "an", "the"}
+# The course ranks before the language reference, and that before the library.
+KIND_SCORE = {"course": 0.6, "reference": 0.4, "library": 0.0}
+# Subtracted for each dot in a name: `json.loads` ranks before `json.decoder.JSONDecoder`.
+DOT_PENALTY = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Ranker:
+    """Scores passages for one question.
+
+    `weights` has the question's terms; their weights sum to 1. `names` has the names in it, in lower case.
+    `exact_names` are written with capitals or underscores, and are compared as they are written.
+    """
+
+    weights: dict[str, float]
+    names: set[str]
+    exact_names: set[str]
+    asks_definition: bool
+
+    def rank(self, passage: TokenizedPassage) -> Hit:
+        heading = self.coverage(passage.heading_terms)
+        matched = sum(term in self.weights for term in passage.heading_terms)
+        precision = matched / max(1, len(passage.heading_terms))
+        in_library = passage.kind == "library"
+        # A docstring only explains what it is named for.
+        relevant = not in_library or heading > 0
+        shares = [self.coverage(words) for words in passage.sentence_terms]
+        if in_library:
+            shares[0] = max(shares[0], heading)
+        subjects = self.subject_scores(passage, shares) if relevant else [0.0]
+        definition = max(subjects)
+        named = self.is_named(passage, heading) or (not in_library and min(heading, precision) >= FULL)
+        start = subjects.index(definition) if definition or named else self.opening(passage, shares, heading)
+        order = self.sentence_order(passage, start)
+        covered = self.coverage(
+            passage.title_terms.union(*[passage.sentence_terms[at] for at in order[:WINDOW]])
+        )
+        if self.asks_definition:
+            answers = definition > 0 or (len(self.weights) > 1 and heading >= PART and covered >= FULL)
+        else:
+            answers = relevant and covered >= ENOUGH
+        score = (3 * named + 2 * heading) * precision + covered + max(shares) + definition
+        score += KIND_SCORE[passage.kind] - DOT_PENALTY * passage.title.count(".")
+        return Hit(
+            passage.title, passage.location, passage.url, passage.sentences, order, score,
+            answers=named or answers, defines=definition > 0,
+        )  # fmt: skip
+
+    def coverage(self, words: frozenset[str]) -> float:
+        """The part of the question, by weight, that is among the words."""
+        return sum([weight for term, weight in self.weights.items() if term in words])
+
+    def is_named(self, passage: TokenizedPassage, heading: float) -> bool:
+        """Whether the question has the name of this passage's module, class or function."""
+        whole, last = passage.title, passage.title.rpartition(".")[2]
+        if whole in self.exact_names or ("." in whole and whole.lower() in self.names):
+            return True
+        if passage.kind != "library" or heading < MOST:
+            return False
+        return (
+            last in self.exact_names
+            or whole.lower() in self.names
+            or (self.asks_definition and last.lower() in self.names)
+        )
+
+    def subject_scores(self, passage: TokenizedPassage, shares: list[float]) -> list[float]:
+        """For each sentence, whether it defines the subject of a question that asks for a definition."""
+        if not self.asks_definition:
+            return [0.0]
+        return [
+            self.subject_score(line) if share >= FULL else 0.0
+            for line, share in zip(passage.sentence_stems, shares, strict=True)
+        ]
+
+    def subject_score(self, line: list[str]) -> float:
+        """1.5 if the terms are the subject of a definition, `A generator is ...`; 0.5 if of another verb."""
+        asked = list(self.weights)
+        for verb, called in pairwise(line):
+            if called == "call" and verb in DEFINING_VERBS:  # A function that yields is called a generator.
+                named = [word for word in line[line.index(called) + 1 :] if word not in ARTICLES]
+                return 1.5 if named[: len(asked)] == asked else 0
+        content = [
+            word for word in line if word not in STOP_STEMS or word in DEFINING_VERBS or word in self.weights
+        ]
+        first = content[: len(asked) + 1]
+        in_order = first[0] in asked and [word for word in first if word in asked] == asked
+        if len(line) < MIN_DEFINITION_WORDS or not in_order:
+            return 0
+        return 1.5 if DEFINING_VERBS & set(first[1:]) else 0.5
+
+    def opening(self, passage: TokenizedPassage, shares: list[float], heading: float) -> int:
+        """The sentence to begin with: it and the next two cover most, and it stands on its own."""
+        best, start = -10.0, 0
+        for at, text in enumerate(passage.sentences):
+            value = sum(shares[at : at + WINDOW]) + shares[at]
+            if at == 0:
+                # The first line of a docstring is its summary; a section often begins with its subject.
+                value += 3 if passage.kind == "library" else 0.4 + 2 * heading
+            elif DEPENDENT.match(text):
+                value -= 0.8
+            if value > best:
+                best, start = value, at
+        return start
+
+    def sentence_order(self, passage: TokenizedPassage, start: int) -> list[int]:
+        """The first sentence, then those near it that have a missing term, then those that follow it."""
+        words = passage.sentence_terms
+        order, missing = [start], self.weights.keys() - passage.title_terms - words[start]
+        for at in [*range(start + 1, min(start + AFTER, len(words))), *range(max(0, start - BEFORE), start)]:
+            if missing & words[at]:
+                order.append(at)
+                missing -= words[at]
+        return order + [at for at in range(start + 1, min(start + 5, len(words))) if at not in order]

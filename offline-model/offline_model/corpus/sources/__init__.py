@@ -1,0 +1,1 @@
+"""The sources that the corpus is read from, one module each."""

@@ -1,0 +1,60 @@
+"""Stemming: the words of a text without their English endings, so that `stopped` meets `stopping`."""
+
+import re
+import sqlite3
+
+# Longer runs of letters and digits are cut.
+WORD = re.compile(r"[^\W_]{1,64}")
+# The stems of so many words are remembered.
+CACHE_SIZE = 100_000
+
+# Questions say the first, Python's documentation says the second.
+SYNONYMS = {
+    "dictionary": "dict", "dictionaries": "dict", "string": "str", "strings": "str", "integer": "int",
+    "integers": "int", "asynchronous": "async", "asynchronously": "async", "catch": "handle",
+    "catching": "handle", "caught": "handle", "hung": "hang",
+}  # fmt: skip
+
+
+class PorterStemmer:
+    """The Porter stemmer of SQLite's full-text search.
+
+    SQLite offers it only as a tokenizer. Words are therefore put into a scratch index, and the terms that the
+    index made of them are read back: 60 microseconds a call, and 2 for each further word.
+    """
+
+    def __init__(self) -> None:
+        self.connection = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        self.connection.executescript(
+            "create virtual table scratch using fts5(words, tokenize='porter ascii');"
+            "create virtual table terms using fts5vocab(scratch, 'instance');"
+        )
+        self.known: dict[str, str] = {}
+
+    def stem(self, words: list[str]) -> list[str]:
+        """The stem of each word, in order."""
+        if len(self.known) > CACHE_SIZE:
+            self.known.clear()
+        new = list({word for word in words if word not in self.known})
+        if new:
+            self.learn(new)
+        return [self.known[word] for word in words]
+
+    def learn(self, words: list[str]) -> None:
+        text = " ".join(SYNONYMS.get(word, word) for word in words)
+        self.connection.execute("insert into scratch values (?)", (text,))
+        terms = self.connection.execute("select term from terms order by offset")
+        self.known.update(zip(words, (term for (term,) in terms), strict=True))
+        self.connection.execute("delete from scratch")
+
+
+stemmer = PorterStemmer()
+
+
+def words_of(text: str) -> list[str]:
+    return WORD.findall(text.lower())
+
+
+def stems(text: str) -> list[str]:
+    """The stem of each word of a text, in order."""
+    return stemmer.stem(words_of(text))

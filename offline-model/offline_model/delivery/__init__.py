@@ -1,0 +1,1 @@
+"""Delivery: send an answer at a chosen pace and with a chosen fault, notice disconnects, log calls."""

@@ -1,0 +1,1 @@
+"""Intents: one module for each kind of question that the model can answer."""

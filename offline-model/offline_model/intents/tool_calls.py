@@ -1,0 +1,102 @@
+"""Tool calls: choose the tools that the question needs, and fill in their arguments."""
+
+from offline_model.conversation.documents import documents_for
+from offline_model.conversation.messages import Conversation, Reply, Tool, ToolCall
+from offline_model.conversation.slot_filling import SlotValues
+from offline_model.conversation.tool_selection import (
+    can_fill_arguments,
+    is_answer_tool,
+    is_named,
+    is_relevant,
+    is_search_tool,
+)
+from offline_model.corpus.stemming import stems
+from offline_model.intents import greeting, memory
+from offline_model.intents.errors import UnusableSchema
+from offline_model.json_schema.generator import generate
+from offline_model.json_schema.references import InvalidSchema
+from offline_model.json_schema.validator import validator_of
+
+ORDER = 30
+
+SEARCH_REQUEST = frozenset(stems("search google browse"))
+
+
+def reply(conversation: Conversation) -> Reply | None:
+    if not conversation.tools or conversation.tool_choice == "none":
+        return None
+    if conversation.forced_tool:
+        return reply_with(conversation, forced_calls(conversation, conversation.forced_tool))
+    calls = [call for tool in needed_tools(conversation) for call in calls_of(conversation, tool)]
+    left = not_yet_made(conversation, calls)
+    if left:
+        return reply_with(conversation, left)
+    return (
+        None if calls or conversation.results or conversation.wants_json else ask_for_arguments(conversation)
+    )
+
+
+def reply_with(conversation: Conversation, calls: list[ToolCall]) -> Reply:
+    return Reply(calls=tuple(calls if conversation.parallel_tool_calls else calls[:1]))
+
+
+def ask_for_arguments(conversation: Conversation) -> Reply | None:
+    """Say which arguments are missing, instead of making them up."""
+    for tool in conversation.tools:
+        if is_named(tool, conversation.question) or is_relevant(tool, conversation.question):
+            needs = " and ".join(tool.required)
+            return Reply(f"To use {tool.name} I need to know: {needs}.") if needs else None
+    return None
+
+
+def needed_tools(conversation: Conversation) -> list[Tool]:
+    """Tools that the question names or is about; else a search tool, unless the question is small talk."""
+    if greeting.reply(conversation) or memory.reply(conversation):
+        return []
+    tools = [tool for tool in conversation.tools if not is_answer_tool(tool)]
+    named = [tool for tool in tools if is_named(tool, conversation.question)]
+    relevant = named or [tool for tool in tools if is_relevant(tool, conversation.question)]
+    fillable = [tool for tool in relevant if can_fill_arguments(conversation, tool)]
+    search_tools = [tool for tool in tools if is_search_tool(tool) and tool not in fillable]
+    if fillable:
+        asks_to_search = set(stems(conversation.question)) & SEARCH_REQUEST
+        return fillable + (search_tools[:1] if asks_to_search else [])
+    return search_tools[:1]
+
+
+def calls_of(conversation: Conversation, tool: Tool) -> list[ToolCall]:
+    """One call, or one for each of several places, names or numbers in the question."""
+    values = SlotValues(conversation, [], generous=False)
+    try:
+        arguments = generate(tool.schema, values, conversation.seed)
+    except InvalidSchema:
+        return []
+    if len(tool.required) != 1:
+        return [ToolCall(tool.name, arguments)]
+    name = tool.required[0]
+    several = values.all_values(name, tool.properties.get(name, {}))
+    validator = validator_of(tool.schema)
+    candidates = [{**arguments, name: value} for value in several] or [arguments]
+    return [ToolCall(tool.name, each) for each in candidates if validator.is_valid(each)]
+
+
+def forced_calls(conversation: Conversation, tool: Tool) -> list[ToolCall]:
+    """Calls of a tool that must be called, if need be with values from the corpus."""
+    calls = calls_of(conversation, tool) if can_fill_arguments(conversation, tool) else []
+    if calls:
+        return calls
+    values = SlotValues(conversation, documents_for(conversation), generous=False)
+    try:
+        return [ToolCall(tool.name, generate(tool.schema, values, conversation.seed))]
+    except InvalidSchema as problem:
+        raise UnusableSchema(problem, tool.name) from None
+
+
+def not_yet_made(conversation: Conversation, calls: list[ToolCall]) -> list[ToolCall]:
+    """Calls without those that have a result, and of each tool no more than its calls without a result."""
+    left: list[ToolCall] = []
+    for name in dict.fromkeys(call.name for call in calls):
+        of_tool = [call for call in calls if call.name == name]
+        made = [result.call for result in conversation.results if result.call.name == name]
+        left += [call for call in of_tool if call not in made][: max(0, len(of_tool) - len(made))]
+    return left

@@ -1,0 +1,1 @@
+"""JSON schemas: validation, and values that fit, generated from a conversation."""

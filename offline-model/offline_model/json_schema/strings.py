@@ -1,0 +1,101 @@
+"""Strings that fit a schema: its format, its pattern, its length."""
+
+import itertools
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import rstr
+
+from offline_model.json_schema.references import InvalidSchema
+
+MAX_LENGTH = 20_000
+# More repetitions than a pattern asks for.
+MAX_REPEATS = 4
+
+# Examples for each format, from the ranges that RFC 2606, 5737 and 3849 reserve for examples.
+FORMATS: dict[str, Callable[[int], str]] = {
+    "date": lambda n: f"2026-{n // 28 % 12 + 1:02}-{n % 28 + 1:02}",
+    "time": lambda n: f"{n // 60 % 24:02}:{n % 60:02}:00Z",
+    "date-time": lambda n: f"2026-{n // 28 % 12 + 1:02}-{n % 28 + 1:02}T12:00:00Z",
+    "duration": lambda n: f"PT{n + 1}H",
+    "email": lambda n: f"reader{n or ''}@example.org",
+    "idn-email": lambda n: f"reader{n or ''}@example.org",
+    "hostname": lambda n: f"host{n or ''}.example.org",
+    "idn-hostname": lambda n: f"host{n or ''}.example.org",
+    "ipv4": lambda n: f"192.0.2.{n % 254 + 1}",
+    "ipv6": lambda n: f"2001:db8::{n + 1:x}",
+    "uri": lambda n: f"https://example.org/{n or ''}",
+    "uri-reference": lambda n: f"/{n or ''}",
+    "iri": lambda n: f"https://example.org/{n or ''}",
+    "iri-reference": lambda n: f"/{n or ''}",
+    "uri-template": lambda n: f"https://example.org/{{id}}/{n or ''}",
+    "uuid": lambda n: f"00000000-0000-4000-8000-{n:012x}",
+    "json-pointer": lambda n: f"/{n}",
+    "relative-json-pointer": lambda n: f"{n}",
+    "regex": lambda n: f"^.{{{n}}}$",
+}
+
+
+class ShortRepeats(random.Random):
+    """Keeps repetitions short, so that `.*` gives a few characters and `(a{999}){999}` is refused."""
+
+    left = 2_000
+
+    def randint(self, a: int, b: int) -> int:
+        self.left -= a + 1
+        if self.left < 0:
+            raise InvalidSchema("the pattern asks for a text that is too long")
+        return super().randint(a, max(a, min(b, a + MAX_REPEATS)))
+
+
+def strings(schema: dict[str, Any], offered: Iterable[str], seed: int) -> Iterator[str]:
+    """Candidates, best first. `offered` are texts from the conversation."""
+    low = max(0, int(schema.get("minLength", 0)))
+    high = min(int(schema.get("maxLength", MAX_LENGTH)), MAX_LENGTH)
+    if low > high:
+        raise InvalidSchema(f"no text has at least {low} and at most {high} characters")
+    fixed = "pattern" in schema or schema.get("format") in FORMATS
+    for text in itertools.islice(offered, 40):
+        if fixed or low <= len(text) <= high:
+            yield text
+    yield from by_format(schema, seed)
+    yield from by_pattern(schema, low, seed)
+    for text in offered:
+        yield fitted(text, low, high)
+    yield fitted("Not known." if seed == 0 else f"Not known ({seed}).", low, high)
+
+
+def by_format(schema: dict[str, Any], seed: int) -> Iterator[str]:
+    make = FORMATS.get(schema.get("format", ""))
+    if make is not None:
+        yield from (make(seed + number) for number in range(8))
+
+
+def by_pattern(schema: dict[str, Any], low: int, seed: int) -> Iterator[str]:
+    pattern = schema.get("pattern")
+    if pattern is None:
+        return
+    for number in range(12):
+        # Each seed repeats another number of times, so that one may reach the minimal length.
+        chance = ShortRepeats(f"{seed}/{number}")
+        try:
+            text = rstr.Rstr(chance).xeger(pattern)
+        except (re.error, KeyError, IndexError, ValueError, TypeError, RecursionError, OverflowError):
+            return
+        yield text
+        if low > len(text) and not pattern.endswith("$"):
+            yield text + text[-1:] * (low - len(text))
+
+
+def fitted(text: str, low: int, high: int) -> str:
+    """The text, cut at a word if it is too long, repeated if it is too short."""
+    text = text or "-"
+    if len(text) > high:
+        cut = text[:high]
+        short = cut.rsplit(" ", 1)[0]
+        text = short if low <= len(short) and short else cut
+    while len(text) < low:
+        text = f"{text} {text}"[: max(low, 1)] if len(text) * 2 + 1 > low else f"{text} {text}"
+    return text

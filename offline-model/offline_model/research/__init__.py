@@ -1,0 +1,1 @@
+"""Research: plan search queries, read the results of tools, write a report with citations."""

@@ -1,1 +1,0 @@
-"""Schemas: values that fit a JSON schema, filled from a conversation."""
