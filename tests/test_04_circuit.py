@@ -51,7 +51,7 @@ def test_a_model_that_is_down_is_asked_no_more_and_asked_again_when_it_is_back(
     assert refused, "The model has failed three times in a row, and is asked again."
     assert_problem(refused[0], 503)
     wait = refused[0].headers.get("Retry-After")
-    assert wait == "1", f"Who is refused may try again in a second, and Retry-After says {wait}."
+    assert wait == "1", f"A refused client may try again in a second, and Retry-After says {wait}."
     assert metrics(server)[OPEN] == 1, "The circuit is open, and its metric says that it is closed."
     assert ask(server, "Is the circuit closed?").status_code == 200, (
         "An answer that is known already was refused, though no model was needed."
@@ -74,7 +74,7 @@ def test_only_one_run_tries_while_the_circuit_is_open(research_agent: App, close
     server = agent(research_agent, nobody)
     open_circuit(server)
     assert until(lambda: ask(server, "Is it time for a trial?").status_code == 502, 30), (
-        "The circuit stays open for ever: nobody tries whether the model is back."
+        "The circuit stays open for ever: no trial run checks whether the model is back."
     )
 
     def crowd() -> list[int]:
@@ -89,11 +89,11 @@ def test_only_one_run_tries_while_the_circuit_is_open(research_agent: App, close
         if 502 in statuses:
             break
     trials = statuses.count(502)
-    assert trials, "The circuit stays open for ever: nobody tries whether the model is back."
+    assert trials, "The circuit stays open for ever: no trial run checks whether the model is back."
     assert trials <= 1 + seconds, (  # one a second
         f"A model that may be coming back is met by a crowd: {trials} of 4 within {seconds:.1f} seconds."
     )
-    assert trials + statuses.count(503) == 4, f"Who does not try is refused, and here are {statuses}."
+    assert trials + statuses.count(503) == 4, f"Every run but a trial is refused, and here are {statuses}."
 
 
 def test_a_model_that_hangs_opens_the_circuit_too(research_agent: App, offline_model: str) -> None:

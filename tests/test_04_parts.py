@@ -59,8 +59,8 @@ async def test_a_stream_is_resumed_across_a_change_of_replica() -> None:
     for seen in range(len(ids)):
         told = [event.id async for batch in log.follow(ids[seen]) for event in batch]
         assert told == ids[seen + 1 :], (
-            "A run went on at another replica, and to a reader who comes back after the event "
-            f"{ids[seen]} were told {told}, not {ids[seen + 1 :]}."
+            "A run went on at another replica, and a reader who comes back after the event "
+            f"{ids[seen]} gets {told}, not {ids[seen + 1 :]}."
         )
 
 

@@ -75,7 +75,7 @@ def test_a_stream_resumes_at_another_replica_with_every_event_once(replica: Repl
     assert first + rest == resume(replica("a"), run_id), (
         "Events came twice, or not at all, when the stream was resumed at another replica."
     )
-    assert rest[-1].type == "done", "The run was ended although somebody followed it, at another replica."
+    assert rest[-1].type == "done", "The run was cancelled although a client followed it at another replica."
 
 
 def test_a_run_whose_replica_was_killed_goes_on_at_another_from_its_last_step(
@@ -100,11 +100,11 @@ def test_a_run_whose_replica_was_killed_goes_on_at_another_from_its_last_step(
     assert rest[-1].type == "done", f"Another replica went on with the run, and ended it with {rest[-1]}."
     result = state(other, run_id)["result"]
     assert text_of([*told, *rest]) == result["response"], (
-        "Who has followed the whole stream has another text on the screen than the run's answer, "
+        "A client that followed the whole stream shows another text than the run's answer, "
         "although half of it was withdrawn."
     )
     known = [event.data["n"] for event in told if event.type == "step"]
-    assert [step["n"] for step in result["steps"]] == known, "The steps that were told are not the result's."
+    assert [step["n"] for step in result["steps"]] == known, "The stream has other steps than the result."
     asked = [
         [message["role"] for message in call["body"]["messages"]] for call in calls(offline_model, query)
     ]
@@ -127,7 +127,7 @@ def test_a_waiting_caller_is_told_that_the_run_was_handed_over(replica: Replica,
         leaving.process.send_signal(signal.SIGTERM)
         reply = asked.result(30)
     assert_problem(reply, 503)
-    assert "Location" in reply.headers, "The caller is not told where the run goes on."
+    assert "Location" in reply.headers, "The answer has no Location of the run, which goes on elsewhere."
 
 
 def test_a_run_longer_than_the_drain_is_handed_over(replica: Replica) -> None:
@@ -148,7 +148,7 @@ def test_a_run_longer_than_the_drain_is_handed_over(replica: Replica) -> None:
     assert "reset" in [event.type for event in rest], "Half an answer stands, and nothing withdrew it."
     assert rest[-1].type == "done", f"Another replica went on with the run, and ended it with {rest[-1]}."
     assert text_of([*told, *rest]) == state(other, run_id)["result"]["response"], (
-        "Who has followed the whole stream has another text on the screen than the run's answer, "
+        "A client that followed the whole stream shows another text than the run's answer, "
         "although half of it was withdrawn."
     )
 
@@ -227,7 +227,7 @@ def test_a_long_run_that_redis_has_missed_is_written_when_it_is_back(
     assert told[-1].type == "done" and len(told) > 4000
     redis_server.start()
     assert until(lambda: state(replica("b"), run_id).get("state") == "done", 20), (
-        "A run of thousands of unwritten events is never stored, though its reader was told that it is done."
+        "A run of thousands of unwritten events is never stored, though its reader got the event `done`."
     )
     assert resume(replica("b"), run_id) == told
 
@@ -274,7 +274,7 @@ def test_no_client_is_told_of_an_end_that_is_not_stored(
             reply.result()
         last = client.xrevrange(f"events:{run_id}", count=1)
         assert last and b'"done"' in last[0][1][b"event"], (
-            "A client was told of an end that Redis does not know: a kill -9 would change it."
+            "A client has the last event and Redis has not: a kill -9 would change the answer."
         )
 
 

@@ -216,7 +216,7 @@ def test_a_run_can_be_read_when_it_is_over(server: Server) -> None:
         told = list(events)
     run = until_over(server, run_id)
     assert run["result"]["response"] == text_of(told), "The run's result is not the text that was streamed."
-    assert resume(server, run_id) == told, "A finished run tells other events than it told while it went on."
+    assert resume(server, run_id) == told, "A finished run has other events than it had while it went on."
 
 
 def test_a_resumed_stream_has_every_event_once(start: App) -> None:
@@ -318,7 +318,7 @@ def test_a_stream_that_nobody_follows_is_cancelled_after_a_while(
     ):
         next(events)
     ended = until_over(server, run_id)["state"]
-    assert ended == end, f"Nobody follows a run (background: {background}), and it ended as {ended!r}."
+    assert ended == end, f"No client follows a run (background: {background}), and it ended as {ended!r}."
 
 
 def test_a_run_has_one_deadline(start: App) -> None:
@@ -444,7 +444,7 @@ def test_a_caller_may_have_so_many_runs_at_once(start: App) -> None:
     ids = [ask(server, f"Mine, {n}", background=True).json()["id"] for n in range(2)]
     refused = ask(server, "Mine, too", background=True)
     assert_problem(refused, 429)
-    assert refused.headers.get("retry-after"), "A caller is refused, and not told when to come back."
+    assert refused.headers.get("retry-after"), "A caller is refused without a Retry-After."
     for run_id in ids:
         httpx2.delete(f"{server}/v1/research/{run_id}")
     assert until(lambda: ask(server, "And now?", background=True).status_code == 202, 20), (
@@ -531,7 +531,7 @@ def test_load_beyond_the_queue_is_shed(start: App) -> None:
     )
     assert_problem(replies[2], 503)
     wait = replies[2].headers.get("retry-after")
-    assert wait == "1", f"Who is shed may come back in a second, and Retry-After says {wait}."
+    assert wait == "1", f"A client that was shed may come back in a second, and Retry-After says {wait}."
 
 
 def test_a_body_over_the_limit_is_a_413(server: Server) -> None:

@@ -116,7 +116,7 @@ async def test_a_cancel_request_reaches_the_owner_of_the_run(store: Store) -> No
     mine = record()
     await store.create(mine, None, 10)
     lease = (await store.renew_leases([mine.run.id]))[mine.run.id]
-    assert not lease.cancelled, "A run is to be cancelled that nobody has cancelled."
+    assert not lease.cancelled, "A run that was not cancelled is reported as cancelled."
     await store.cancel(mine.run.id)
     lease = (await store.renew_leases([mine.run.id]))[mine.run.id]
     assert lease.held, "Word to cancel a run has ended its lease."
@@ -198,9 +198,9 @@ async def test_a_run_whose_lease_has_ended_is_claimed_once_and_in_its_next_epoch
     assert await third.claim() is None, "Two replicas have claimed one run."
     assert await append(owner, mine, tokens(2)) == "lost", "Two replicas write one run."
     lease = (await owner.renew_leases([mine.run.id]))[mine.run.id]
-    assert not lease.held, "A replica is told that it holds a run which another has claimed."
+    assert not lease.held, "A replica still holds a run that another one has claimed."
     assert await append(second, claimed, tokens(1, epoch=1)) == "written", (
-        "Who has claimed a run cannot write it."
+        "The replica that has claimed a run cannot write it."
     )
     events = (await third.read_events({mine.run.id: (0, 0)}))[mine.run.id]
     assert [event.id for event in events] == [(0, 1), (1, 1)], (
@@ -232,7 +232,7 @@ async def test_a_released_run_can_be_claimed_at_once(another: MakeStore) -> None
     await owner.create(mine, None, 10)
     await owner.release(mine.run.id)
     claimed = await other.claim()
-    assert claimed and claimed.run.id == mine.run.id, "A run was released, and nobody else can have it."
+    assert claimed and claimed.run.id == mine.run.id, "A released run cannot be claimed by another replica."
 
 
 async def test_a_finished_run_cannot_be_claimed_and_expires(another: MakeStore) -> None:
@@ -301,7 +301,7 @@ async def test_a_run_that_redis_has_lost_is_written_anew(another: MakeStore) -> 
     await append(owner, mine, tokens(1), first=True)
     await owner.redis.flushdb()
     assert await append(owner, mine, tokens(2)) == "forgotten", (
-        "Redis has lost a run, and its replica is not told."
+        "Redis has lost a run, and the replica does not learn of it."
     )
     assert await append(owner, mine, tokens(1, 2), first=True) == "written", (
         "A lost run cannot be written anew."
@@ -320,7 +320,7 @@ async def test_redis_down_is_reported_quickly_and_its_return_is_noticed(
     for broken in (store.ping(), store.load(mine.run.id), store.claim(), store.renew_leases([mine.run.id])):
         with pytest.raises(StoreDown):
             await broken
-    assert time.monotonic() - began < 20, "Redis is away, and it takes long until that is told."
+    assert time.monotonic() - began < 20, "Redis is down, and it takes long until commands fail."
     redis_server.start()
     await store.ping()
     assert await store.load(mine.run.id) == mine, "What Redis had said it had stored is gone."

@@ -78,5 +78,5 @@ def test_without_a_collector_no_exporter_is_imported(lesson_root: Path) -> None:
         check=True,
     )
     assert run.stdout.strip() == "[]", (
-        f"Nobody collects traces, and their exporter is imported: {run.stdout!r}."
+        f"There is no collector of traces, and their exporter is imported: {run.stdout!r}."
     )
