@@ -1,6 +1,6 @@
-"""Compile the installed packages to bytecode, and cache it for the next build. `Dockerfile` runs this.
+"""Compile installed packages to bytecode, except those that an earlier build has compiled.
 
-Usage: bytecode.py LAYER CACHE (two folders). Without the cache, compiling takes most of the build.
+`Dockerfile` runs `bytecode.py LAYER CACHE` (two folders). Compiling takes longer than installing.
 """
 
 import csv
@@ -16,7 +16,7 @@ layer, cache = map(Path, sys.argv[1:])
 
 
 def compile_package(record: Path) -> None:
-    """Compile the files in a package's RECORD, or copy them from the cache; its key is the RECORD's hash."""
+    """Compile the files that a package's RECORD lists, or copy them from the cache (by its hash)."""
     cached = cache / hashlib.sha256(MAGIC_NUMBER + record.read_bytes()).hexdigest()
     site = record.parent.parent
     with record.open(encoding="utf-8") as rows:
@@ -24,11 +24,11 @@ def compile_package(record: Path) -> None:
     if not cached.exists():
         new = cached.with_suffix(".new")
         for source in sources:
-            # Python must use the bytecode without comparing timestamps, because the image resets all of them.
+            # Python must not compare the date of the source: the build sets all dates to 0.
             mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
-            place = f"/{(site / source).relative_to(layer)}"
+            installed = f"/{(site / source).relative_to(layer)}"
             py_compile.compile(
-                str(site / source), f"{new / source}c", place, doraise=True, invalidation_mode=mode
+                str(site / source), f"{new / source}c", installed, doraise=True, invalidation_mode=mode
             )
         new.mkdir(exist_ok=True)
         new.rename(cached)
@@ -39,6 +39,6 @@ def compile_package(record: Path) -> None:
 
 
 if __name__ == "__main__":
-    # A new process for each package: bytecode depends on what the process has compiled before.
+    # A new process for each package: bytecode depends on what its process has compiled before.
     with multiprocessing.Pool(maxtasksperchild=1) as pool:
         pool.map(compile_package, sorted(layer.glob("**/*.dist-info/RECORD")), chunksize=1)

@@ -1,6 +1,6 @@
-"""The HEALTHCHECK of the images: exit 0 if /health answers 200. It takes a few hundredths of a second of CPU.
+"""The image's HEALTHCHECK: exit 0 if /health answers 200. It takes a few hundredths of a second of CPU.
 
-It runs every few seconds, so it imports little: importing the app would cost more than serving requests.
+It runs every few seconds, so it imports only what it needs: the app's imports would cost more than its work.
 """
 
 import os

@@ -288,7 +288,7 @@ async def test_cached_results_expire() -> None:
 # --- The setting SEARCH_BACKEND ---
 
 
-@pytest.mark.parametrize(("name", "kind"), [("offline", SearXNG), ("ddgs", DuckDuckGo)])
+@pytest.mark.parametrize(("name", "kind"), [("searxng", SearXNG), ("offline", SearXNG), ("ddgs", DuckDuckGo)])
 def test_search_backend_chooses_the_engine(name: str, kind: type) -> None:
     made = make_search(Settings.model_construct(search_backend=name))
     assert isinstance(made, kind), f"SEARCH_BACKEND={name} chooses {type(made).__name__}."

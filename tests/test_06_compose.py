@@ -179,7 +179,7 @@ def test_without_a_key_file_the_offline_model_is_used(config: Config, lesson_roo
         env = config(dotenv=dotenv, **exported)["services"]["agent"]["environment"]
         model = tuple(map(env.get, ("OPENAI_BASE_URL", "MODEL_NAME", "OPENAI_API_KEY")))
         assert model == ("http://model:9000/v1", "offline", "offline"), "A key that nobody named is used."
-        assert (env["SEARCH_BACKEND"], env.get("SEARCH_URL")) == ("offline", "http://model:9000"), (
+        assert (env["SEARCH_BACKEND"], env.get("SEARCH_URL")) == ("searxng", "http://model:9000"), (
             "Without a key the agent searches the real web."
         )
 
