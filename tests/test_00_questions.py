@@ -72,11 +72,11 @@ def test_forty_five_of_fifty_questions_are_answered_by_research(client: OpenAI, 
 def url_of(place: str) -> str:
     """The last part of the URL of a place. A section of the language reference has the URL of its page."""
     if place.startswith("docs/"):
-        url = urls.of_page(place)
+        url = urls.page_url(place)
     else:
         name = place.removeprefix("pydoc ")
-        page = urls.PAGE_OF_TOPIC.get(name)
-        url = f"{page}.html#" if page else urls.of_name(name)
+        page = urls.PAGE_BY_TOPIC.get(name)
+        url = f"{page}.html#" if page else urls.object_url(name)
     return url.rpartition("/")[2]
 
 

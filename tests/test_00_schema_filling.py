@@ -1,4 +1,4 @@
-"""Properties of the offline model that hold for every input: filled schemas, options, tokens."""
+"""Properties of the offline model that hold for every input: filled schemas, options, tokens, stems."""
 
 from typing import Any
 
@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from offline_model.api import answers
+from offline_model.corpus.stemming import stems, words_of
 from offline_model.delivery.faults import DeliveryOptions, InvalidOptions, parse_model_name, parse_options
-from offline_model.json_schema.generator import fill
-from offline_model.json_schema.references import BadSchema
+from offline_model.json_schema.generator import generate
+from offline_model.json_schema.references import InvalidSchema
 from offline_model.json_schema.validator import validator_options
 
 Schema = dict[str, Any]
@@ -124,7 +125,7 @@ schemas = objects(st.recursive(leaves, composed, max_leaves=8)).map(
 @given(schemas, st.integers(0, 5))
 @settings(max_examples=150, deadline=None)
 def test_every_filled_value_fits_its_schema(schema: Schema, seed: int) -> None:
-    value = fill(schema, Nothing(), seed)
+    value = generate(schema, Nothing(), seed)
     Draft202012Validator(schema, **validator_options()).validate(value)
 
 
@@ -144,8 +145,8 @@ KEYWORDS = [
 @settings(max_examples=150, deadline=None)
 def test_a_nonsense_schema_is_refused_or_filled_but_never_breaks(schema: Schema) -> None:
     try:
-        fill(schema, Nothing())
-    except BadSchema as problem:
+        generate(schema, Nothing())
+    except InvalidSchema as problem:
         assert str(problem)
 
 
@@ -179,3 +180,19 @@ def test_tokens_join_to_the_text(text: str) -> None:
     assert "".join(pieces) == text
     assert answers.count_tokens(text) == len(pieces)
     assert all(pieces)
+
+
+@given(st.text())
+def test_every_word_of_a_text_has_one_stem(text: str) -> None:
+    assert len(stems(text)) == len(words_of(text))
+
+
+def test_the_forms_of_a_word_have_one_stem() -> None:
+    assert len(set(stems("stop stops stopped stopping"))) == 1
+    assert stems("dictionaries") == stems("dict"), "Questions say dictionary, Python says dict."
+
+
+def test_a_reference_may_be_percent_encoded() -> None:
+    schema = {"type": "object", "properties": {"a": {"$ref": "#/$defs/one%20word"}}, "required": ["a"]}
+    schema["$defs"] = {"one word": {"const": 1}}
+    assert generate(schema, Nothing()) == {"a": 1}

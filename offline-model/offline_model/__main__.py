@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from offline_model.api.app import create_app
-from offline_model.corpus.search import open_library
+from offline_model.corpus.search import open_corpus
 from offline_model.server import listen, serve
 
 
@@ -28,7 +28,7 @@ def main() -> int:
         print(f"offline model: cannot listen on {options.host}:{options.port}: {why}", file=sys.stderr)
         return 1
     try:
-        library = open_library(docs_folder())
+        corpus = open_corpus(docs_folder())
     except sqlite3.Error as problem:
         print(
             f"offline model: the SQLite of this Python has no full-text search (FTS5): {problem}",
@@ -40,8 +40,8 @@ def main() -> int:
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
     host, port = listener.getsockname()[:2]
-    print(f"offline model: http://{host}:{port}/v1, {library.size} passages", flush=True)
-    serve(create_app(library), listener)
+    print(f"offline model: http://{host}:{port}/v1, {corpus.size} passages", flush=True)
+    serve(create_app(corpus), listener)
     return 0
 
 

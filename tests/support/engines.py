@@ -6,10 +6,10 @@ import uuid
 from pathlib import Path
 
 import pytest
-from support.locks import turn
 
 from course import engines
 from course.containers import images
+from support.locks import turn
 
 
 def require(name: str) -> str:

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from openapi_spec_validator import validate
 from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
 from schemathesis import GenerationMode
+
 from support.problems import PROBLEM
 
 BOTH = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)

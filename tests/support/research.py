@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx2
-from support.servers import calls
-from support.streams import Event, assert_streamed, read_events
 
 from course.polling import until
+from support.servers import calls
+from support.streams import Event, assert_streamed, read_events
 
 DEEP = "Research as deeply as you can: what is a container image?"
 

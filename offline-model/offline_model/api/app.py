@@ -16,7 +16,7 @@ from offline_model.api.chat_completions import ChatCompletions, Scope, authorize
 from offline_model.api.errors import ApiError
 from offline_model.api.request_body import discard
 from offline_model.api.search_routes import SearchRoutes
-from offline_model.corpus.search import Library
+from offline_model.corpus.search import Corpus
 from offline_model.delivery.call_log import CallLog
 from offline_model.delivery.disconnect import Receive
 from offline_model.delivery.faults import MODEL, InvalidOptions, parse_model_name
@@ -25,12 +25,12 @@ from offline_model.delivery.streaming import Send
 MODEL_CREATED = 1_700_000_000
 
 
-def create_app(library: Library) -> "RequestIDMiddleware":
+def create_app(corpus: Corpus) -> "RequestIDMiddleware":
     log = CallLog()
-    search_routes = SearchRoutes(library)
+    search_routes = SearchRoutes(corpus)
 
     async def health(request: Request) -> Response:
-        return JSONResponse({"status": "ok", "model": MODEL, "passages": library.size})
+        return JSONResponse({"status": "ok", "model": MODEL, "passages": corpus.size})
 
     async def models(request: Request) -> Response:
         authorize(request.scope["headers"])
@@ -53,7 +53,7 @@ def create_app(library: Library) -> "RequestIDMiddleware":
         return JSONResponse(log.as_dicts(request.query_params.get("contains", "")))
 
     routes = [
-        Route("/v1/chat/completions", ChatCompletions(library, log), methods=["POST"]),
+        Route("/v1/chat/completions", ChatCompletions(corpus, log), methods=["POST"]),
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", model),
         Route("/search", search_routes.search),

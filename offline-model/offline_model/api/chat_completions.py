@@ -10,14 +10,14 @@ from pydantic import ValidationError
 from offline_model.api import answers, encoding, errors, request_body, validation
 from offline_model.api.conversion import to_conversation
 from offline_model.api.requests import CompletionRequest
-from offline_model.corpus.search import Library
+from offline_model.corpus.search import Corpus
 from offline_model.delivery import faults
 from offline_model.delivery.call_log import CallLog, LoggedCall
 from offline_model.delivery.disconnect import ClientConnection, ClientDisconnected, Receive
 from offline_model.delivery.streaming import ResponseSender, Send
 from offline_model.intents import registry
 from offline_model.intents.errors import UnusableSchema
-from offline_model.json_schema.references import BadSchema
+from offline_model.json_schema.references import InvalidSchema
 
 FINGERPRINT = "fp_offline"
 
@@ -27,8 +27,8 @@ Scope = MutableMapping[str, Any]
 class ChatCompletions:
     """An ASGI endpoint and not a function, because it must notice a client that leaves while it waits."""
 
-    def __init__(self, library: Library, log: CallLog) -> None:
-        self.library = library
+    def __init__(self, corpus: Corpus, log: CallLog) -> None:
+        self.corpus = corpus
         self.log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,8 +82,8 @@ class ChatCompletions:
         self, request: CompletionRequest, options: faults.DeliveryOptions, identity: str
     ) -> answers.Answer:
         try:
-            reply = registry.answer(to_conversation(request, self.library))
-        except (BadSchema, UnusableSchema) as problem:
+            reply = registry.answer(to_conversation(request, self.corpus))
+        except (InvalidSchema, UnusableSchema) as problem:
             raise errors.from_schema_error(problem, request) from None
         if options.fault == "long":
             reply = answers.repeat(reply, options.tokens)

@@ -10,10 +10,10 @@ from offline_model.api.requests import (
     NamedToolChoice,
 )
 from offline_model.conversation.messages import Conversation, Tool, ToolCall, Turn, parse_json
-from offline_model.corpus.search import Library
+from offline_model.corpus.search import Corpus
 
 
-def to_conversation(request: CompletionRequest, library: Library) -> Conversation:
+def to_conversation(request: CompletionRequest, corpus: Corpus) -> Conversation:
     tools, choice = [to_tool(tool) for tool in request.tools or []], request.tool_choice or "auto"
     forced_tool = None
     if isinstance(choice, NamedToolChoice):
@@ -26,7 +26,7 @@ def to_conversation(request: CompletionRequest, library: Library) -> Conversatio
     response_format = request.response_format
     json_schema = response_format.json_schema if response_format else None
     return Conversation(
-        library,
+        corpus,
         [to_turn(message) for message in request.messages],
         tools,
         choice,

@@ -1,4 +1,4 @@
-"""Search routes: SearXNG's JSON search over the library, and the text of its pages.
+"""Search routes: SearXNG's JSON search over the corpus, and the text of its pages.
 
 These routes need no API key, and the call log does not list them.
 """
@@ -7,14 +7,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from offline_model.api.errors import ApiError, bad_request
-from offline_model.corpus.search import Library
+from offline_model.corpus.search import Corpus
 
 MAX_QUERY_CHARACTERS = 2_000
 
 
 class SearchRoutes:
-    def __init__(self, library: Library) -> None:
-        self.library = library
+    def __init__(self, corpus: Corpus) -> None:
+        self.corpus = corpus
 
     async def search(self, request: Request) -> Response:
         """`/search?q=&format=json`. Refuses other formats; SearXNG sends HTML when the format is missing."""
@@ -28,8 +28,8 @@ class SearchRoutes:
         if request.query_params.get("format") != "json":
             raise bad_request("Invalid 'format': this server sends results only as 'json'.", "format")
         results = [
-            {"title": found.title, "url": found.url, "content": " ".join(found.best(2))}
-            for found in self.library.results(query)
+            {"title": found.title, "url": found.url, "content": " ".join(found.best_sentences(2))}
+            for found in self.corpus.web_results(query)
         ]
         return JSONResponse({"query": query, "number_of_results": len(results), "results": results})
 
@@ -38,7 +38,7 @@ class SearchRoutes:
         url = request.query_params.get("url", "")
         if not url:
             raise bad_request("Missing required parameter: 'url'.", "url", "missing_required_parameter")
-        text = self.library.page(url)
+        text = self.corpus.page(url)
         if not text:
             raise ApiError(404, f"The library has no page {url[:200]}.", param="url", code="page_not_found")
         return PlainTextResponse(text)

@@ -7,8 +7,8 @@ from typing import Any
 from offline_model.api.errors import ApiError, bad_request
 from offline_model.api.message_validation import message_problems
 from offline_model.api.requests import AllowedToolChoice, CompletionRequest, NamedToolChoice
-from offline_model.json_schema.references import BadSchema
-from offline_model.json_schema.strict_mode import strict_problem
+from offline_model.json_schema.references import InvalidSchema
+from offline_model.json_schema.strict_mode import strict_mode_error
 from offline_model.json_schema.validator import validator_of
 
 
@@ -94,12 +94,12 @@ def schema_problem(schema: dict[str, Any], strict: bool | None) -> str:
     """The problem of a schema, or an empty string. A schema with `$ref` or `allOf` needs no `type`."""
     try:
         validator_of(schema)
-    except BadSchema as problem:
+    except InvalidSchema as problem:
         return str(problem)
     if schema.get("type") != "object" and not schema.keys() & {"$ref", "allOf"}:
         got = json.dumps(schema.get("type"))
         return f"schema must be a JSON Schema of 'type: \"object\"', got 'type: {got}'"
-    return strict_problem(schema) if strict else ""
+    return strict_mode_error(schema) if strict else ""
 
 
 def response_format_problems(request: CompletionRequest) -> Iterator[ApiError]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from offline_model.conversation.messages import Conversation, ToolResult, parse_json
-from offline_model.corpus.plain_text import inline, sentences, split
+from offline_model.corpus.plain_text import sentences, split_sentences, strip_markup
 
 # Instructions for a model inside a text. Answers never quote them.
 INJECTED_INSTRUCTION = re.compile(
@@ -38,8 +38,8 @@ def documents_for(conversation: Conversation) -> list[Document]:
     ]
     if returned:
         return returned
-    found = conversation.library.search(conversation.question)
-    return [Document(each.title, each.place, each.sentences) for each in found[:3]]
+    found = conversation.corpus.search(conversation.question)
+    return [Document(each.title, each.location, each.sentences) for each in found[:3]]
 
 
 def documents_in(result: ToolResult) -> list[Document]:
@@ -63,7 +63,7 @@ def to_document(value: dict[str, Any]) -> Document | None:
     content, place = first_text(value, CONTENT_KEYS), first_text(value, PLACE_KEYS)
     if not content or not (place or first_text(value, TITLE_KEYS)):
         return None
-    return Document(inline(first_text(value, TITLE_KEYS)) or place, place, clean_sentences(content))
+    return Document(strip_markup(first_text(value, TITLE_KEYS)) or place, place, clean_sentences(content))
 
 
 def first_text(value: dict[str, Any], keys: tuple[str, ...]) -> str:
@@ -75,7 +75,7 @@ def clean_sentences(text: str) -> list[str]:
     found = [
         sentence
         for block in text[:MAX_CHARACTERS].splitlines()
-        for sentence in (sentences(block) or split(inline(block)))
+        for sentence in (sentences(block) or split_sentences(strip_markup(block)))
     ]
     return [
         sentence

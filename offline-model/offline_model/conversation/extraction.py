@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from offline_model.corpus.plain_text import split
+from offline_model.corpus.plain_text import split_sentences
 
 Number = int | float
 
@@ -118,4 +118,4 @@ def key_values(value: Any, key: str = "") -> list[tuple[str, str]]:
 
 
 def sentences_in(text: str) -> list[str]:
-    return [part.strip() for line in text.splitlines() for part in split(line) if part.strip()]
+    return [part.strip() for line in text.splitlines() for part in split_sentences(line) if part.strip()]

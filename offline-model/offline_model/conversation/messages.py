@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from offline_model.corpus.search import Library
+    from offline_model.corpus.search import Corpus
 
 MAX_QUESTION_CHARACTERS = 4_000
 
@@ -76,13 +76,13 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """One request. `library` is searched for answers; `seed` chooses among equally good ones.
+    """One request. `corpus` is searched for answers; `seed` chooses among equally good ones.
 
     `tools` are those that may be called, `forced_tool` is the one that must be. With `wants_json` the answer
     is a JSON object, of `response_schema` if there is one.
     """
 
-    library: Library
+    corpus: Corpus
     turns: list[Turn]
     tools: list[Tool] = field(default_factory=list)
     tool_choice: Literal["none", "auto", "required"] = "auto"

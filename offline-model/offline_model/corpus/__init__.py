@@ -1,1 +1,1 @@
-"""The books: the course's pages and Python's own documentation, searched by full text."""
+"""The corpus: search over the course's pages and Python's own documentation."""

@@ -1,4 +1,4 @@
-"""The library: which passages answer a question, and whether any does."""
+"""Search: which passages of the corpus answer a question, and whether any of them does."""
 
 import math
 import re
@@ -8,155 +8,158 @@ from itertools import pairwise
 from pathlib import Path
 
 from offline_model.corpus.index import open_index
+from offline_model.corpus.passage import Hit, TokenizedPassage
 from offline_model.corpus.query_terms import content_words, terms, topic
-from offline_model.corpus.ranking import Entry, Found, Judge
+from offline_model.corpus.ranking import Ranker
 
-# How many passages of a search are judged.
-CANDIDATES = 12
-RAREST = 4
-MOST_RESULTS = 8
-SHORT = 2
-MOST_PAGE = 200_000
-# Nobody asks more at once; a longer text is searched by the rarest terms of its beginning.
-MOST_TERMS = 16
+# How many passages of a full-text search are ranked.
+MAX_CANDIDATES = 12
+# The full-text search asks for the rarest terms of a question only.
+RAREST_TERMS = 4
+# A long question is ranked by its rarest terms.
+MAX_TERMS = 16
+# Results of the web search, and characters of a page.
+MAX_RESULTS, MAX_PAGE = 8, 200_000
+# A web search for so few words asks for their definition first.
+KEYWORDS = 2
 
 IDENTIFIER = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+|[A-Za-z_]\w+")
 
 
-class Library:
-    """Search over the index. Every answer is the same for the same question."""
+class Corpus:
+    """Search over the index. The same question always gets the same hits."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         connection.execute("pragma cache_size = -32768")
         self.connection = connection
         self.size: int = connection.execute("select count(*) from passages").fetchone()[0]
         self.frequency: dict[str, int] = dict(connection.execute("select term, doc from vocabulary"))
-        self.titles: dict[str, list[int]] = {}
-        self.called: dict[str, list[int]] = {}
-        for number, title in connection.execute("select id, title from passages where kind = 'library'"):
-            self.titles.setdefault(title.lower(), []).append(number)
-            self.called.setdefault(title.rpartition(".")[2].lower(), []).append(number)
-        self.headings: dict[frozenset[str], list[int]] = {}
-        for number, title in connection.execute("select id, title from passages where kind <> 'library'"):
-            self.headings.setdefault(frozenset(terms(title.rpartition(": ")[2])), []).append(number)
-        # Pages and manual come first in the index.
-        self.told = min(map(min, self.titles.values()))
-        self.entry = cache(self.read_entry)
+        # Numbers of passages: by the whole name in the library, by its last part, by the terms of a heading.
+        self.by_name: dict[str, list[int]] = {}
+        self.by_last_name: dict[str, list[int]] = {}
+        self.by_heading: dict[frozenset[str], list[int]] = {}
+        for number, kind, title in connection.execute("select id, kind, title from passages order by id"):
+            if kind == "library":
+                self.by_name.setdefault(title.lower(), []).append(number)
+                self.by_last_name.setdefault(title.rpartition(".")[2].lower(), []).append(number)
+            else:
+                self.by_heading.setdefault(frozenset(terms(title.rpartition(": ")[2])), []).append(number)
+        # The course and the language reference come first in the index.
+        self.first_in_library = min(map(min, self.by_name.values()))
+        self.passage = cache(self.read_passage)
         self.search = lru_cache(maxsize=512)(self.find)
-        self.results = lru_cache(maxsize=2048)(self.find_results)
+        self.web_results = lru_cache(maxsize=2048)(self.find_web_results)
         self.page = lru_cache(maxsize=256)(self.read_page)
 
     def weight(self, term: str) -> float:
-        """A term's weight: rare words say most (inverse document frequency)."""
+        """The inverse document frequency of a term: rare words weigh more."""
         return math.log(1 + self.size / (1 + self.frequency.get(term, 0)))
 
-    def find_results(self, query: str) -> list[Found]:
-        """What a search engine shows: of each URL the best passage, best first."""
-        every = self.find(query)
-        if len(terms(query)) <= SHORT and not topic(query)[1]:
-            # A word or two: first of all what that is.
-            every = self.find(f"What is {query}?") + every
-        found: dict[str, Found] = {}
-        for each in every:
-            found.setdefault(each.url, each)
-        return list(found.values())[:MOST_RESULTS]
+    def find_web_results(self, query: str) -> list[Hit]:
+        """The results that a search engine shows: the best passage of each URL."""
+        hits = self.find(query)
+        if len(terms(query)) <= KEYWORDS and not topic(query)[1]:
+            hits = self.find(f"What is {query}?") + hits
+        by_url: dict[str, Hit] = {}
+        for hit in hits:
+            by_url.setdefault(hit.url, hit)
+        return list(by_url.values())[:MAX_RESULTS]
 
     def read_page(self, url: str) -> str:
-        """The text of a section, or of a page when the URL names no section; empty when there is none such.
+        """The text of a section, or of the whole page when the URL has no anchor; empty for an unknown URL.
 
-        A section of the library has the members of its class after it.
+        The section of a class is followed by its methods.
         """
         page, _, anchor = url.partition("#")
         rows = self.connection.execute(
             "select url, title, text from sections where page = ? order by id", (page,)
         )
-        members = f"{url}."
-        told = [
+        sections = [
             f"# {title}\n\n{text.strip()}"
-            for at, title, text in rows
-            if not anchor or at == url or at.startswith(members)
+            for address, title, text in rows
+            if not anchor or address == url or address.startswith(f"{url}.")
         ]
-        return "\n\n".join(told)[:MOST_PAGE]
+        return "\n\n".join(sections)[:MAX_PAGE]
 
-    def find(self, question: str, most: int = CANDIDATES) -> list[Found]:
-        """Passages that speak of what is asked, best first; those that answer it stand before the others."""
-        judge = self.judge(question)
+    def find(self, question: str) -> list[Hit]:
+        """Ranked passages. Those that answer the question come first."""
+        ranker = self.ranker(question)
         known = sorted(
-            (term for term in judge.weights if term in self.frequency), key=self.frequency.__getitem__
+            (term for term in ranker.weights if term in self.frequency), key=self.frequency.__getitem__
         )
         if all(term.isdigit() for term in known):
             return []
-        hits = self.called_whole(question) if judge.defines else {}
-        hits = hits or self.candidates(judge, known)
-        found = [judge.read(self.entry(number)) for number in hits]
-        return sorted(found, key=lambda each: (not each.direct, -each.score))[:most]
+        numbers = self.with_dotted_name(question) if ranker.asks_definition else {}
+        numbers = numbers or self.candidates(ranker, known)
+        hits = [ranker.rank(self.passage(number)) for number in numbers]
+        return sorted(hits, key=lambda hit: (not hit.answers, -hit.score))[:MAX_CANDIDATES]
 
-    def judge(self, question: str) -> Judge:
-        about, defines = topic(question)
-        weights = {term: self.weight(term) for term in terms(about) or terms(question)}
-        if len(weights) > MOST_TERMS:
-            rarest = sorted(weights, key=weights.__getitem__, reverse=True)[:MOST_TERMS]
-            weights = {term: weights[term] for term in rarest}
+    def ranker(self, question: str) -> Ranker:
+        subject, asks_definition = topic(question)
+        weights = {term: self.weight(term) for term in terms(subject) or terms(question)}
+        rarest = sorted(weights, key=weights.__getitem__, reverse=True)[:MAX_TERMS]
+        weights = {term: weight for term, weight in weights.items() if term in rarest}
         total = sum(weights.values())
         words = set(IDENTIFIER.findall(question))
-        exact = {word for word in words if word[1:] != word[1:].lower() or "_" in word}
-        # "asyncio gather" names asyncio.gather too.
-        names = {word.lower() for word in words - exact} | {
-            ".".join(pair) for pair in pairwise(content_words(question))
-        }
+        exact_names = {word for word in words if word[1:] != word[1:].lower() or "_" in word}
+        names = {word.lower() for word in words - exact_names}
+        # "asyncio gather" is a name of asyncio.gather too.
+        names |= {".".join(pair) for pair in pairwise(content_words(question))}
         names |= {word.removesuffix(ending) for word in names if "." not in word for ending in ("s", "es")}
         shares = {term: weight / total for term, weight in weights.items()}
-        return Judge(shares, names, exact, defines)
+        return Ranker(shares, names, exact_names, asks_definition)
 
-    def candidates(self, judge: Judge, known: list[str]) -> dict[int, None]:
-        """Passages that may answer: things of this name, sections of this heading, a search's results."""
-        hits = self.named(judge) | dict.fromkeys(self.headings.get(frozenset(judge.weights), ()))
-        if judge.defines:
-            # Running text defines; a docstring does so for the thing of its name.
-            hits |= self.query(" AND ".join(f'"{term}"' for term in known[:RAREST]), self.told)
-        return hits if judge.defines and hits else hits | self.matching(known)
+    def candidates(self, ranker: Ranker, known: list[str]) -> dict[int, None]:
+        """Numbers of passages to rank: by name, by heading, and by full-text search."""
+        numbers = self.with_name(ranker) | dict.fromkeys(self.by_heading.get(frozenset(ranker.weights), ()))
+        if ranker.asks_definition:
+            # Prose defines any subject, a docstring only what it is named for.
+            every = " AND ".join(f'"{term}"' for term in known[:RAREST_TERMS])
+            numbers |= self.full_text(every, before=self.first_in_library)
+        return numbers if ranker.asks_definition and numbers else numbers | self.with_terms(known)
 
-    def called_whole(self, question: str) -> dict[int, None]:
-        """What is called by its whole name, such as `json.dumps`, needs no search."""
-        words = [word.lower() for word in IDENTIFIER.findall(question) if "." in word]
-        return {number: None for word in words for number in self.titles.get(word, ())}
+    def with_dotted_name(self, question: str) -> dict[int, None]:
+        """Passages whose whole name stands in the question, such as `json.dumps`."""
+        names = [word.lower() for word in IDENTIFIER.findall(question) if "." in word]
+        return {number: None for name in names for number in self.by_name.get(name, ())}
 
-    def matching(self, known: list[str]) -> dict[int, None]:
-        """Passages with all of the rarest terms; when there is none, with the rarest or the next two.
+    def with_name(self, ranker: Ranker) -> dict[int, None]:
+        """Passages of the library whose whole or last name stands in the question."""
+        numbers: dict[int, None] = {}
+        for name in sorted(ranker.names | {name.lower() for name in ranker.exact_names}):
+            numbers |= dict.fromkeys(self.by_name.get(name, ()))
+            if ranker.asks_definition:
+                numbers |= dict.fromkeys(self.by_last_name.get(name, ())[:MAX_CANDIDATES])
+        return numbers
 
-        Any passage that covers half of a question has one of these, and a search for any term at all
-        would rank half of the books.
+    def with_terms(self, known: list[str]) -> dict[int, None]:
+        """Passages with all of the rarest terms; if there is none, with the rarest or with the next two.
+
+        A search for any of the terms would rank half of the corpus.
         """
-        first, *others = [f'"{term}"' for term in known[:RAREST]]
-        hits = self.query(" AND ".join([first, *others]))
-        if not hits and others:
-            hits = self.query(first + (f" OR ({others[0]} AND {others[1]})" if len(others) > 1 else ""))
-        return hits
+        first, *others = [f'"{term}"' for term in known[:RAREST_TERMS]]
+        numbers = self.full_text(" AND ".join([first, *others]))
+        if not numbers and others:
+            more = f" OR ({others[0]} AND {others[1]})" if len(others) > 1 else ""
+            numbers = self.full_text(first + more)
+        return numbers
 
-    def query(self, words: str, below: int = 2**31) -> dict[int, None]:
-        """Passages by number, the most relevant first."""
-        found = self.connection.execute(
-            "select rowid from words where words match ? and rowid < ? "
-            "order by bm25(words, 8.0, 1.0) limit ?",
-            (words, below, CANDIDATES),
+    def full_text(self, query: str, before: int = 2**31) -> dict[int, None]:
+        """Numbers of passages below `before`, the most relevant first; a word in a heading counts 8 times."""
+        rows = self.connection.execute(
+            "select rowid from passage_words where passage_words match ? and rowid < ? "
+            "order by bm25(passage_words, 8.0, 1.0) limit ?",
+            (query, before, MAX_CANDIDATES),
         )
-        return dict.fromkeys(number for (number,) in found)
+        return dict.fromkeys(number for (number,) in rows)
 
-    def named(self, judge: Judge) -> dict[int, None]:
-        """Things of the library whose whole or last name stands in the question."""
-        hits: dict[int, None] = {}
-        for name in sorted(judge.names | {name.lower() for name in judge.exact}):
-            hits |= dict.fromkeys(self.titles.get(name, ()))
-            if judge.defines:
-                hits |= dict.fromkeys(self.called.get(name, ())[:CANDIDATES])
-        return hits
-
-    def read_entry(self, number: int) -> Entry:
-        title, place, kind, url, sentences, lines = self.connection.execute(
-            "select title, place, kind, url, sentences, stems from passages where id = ?", (number,)
+    def read_passage(self, number: int) -> TokenizedPassage:
+        title, location, kind, url, sentences, lines = self.connection.execute(
+            "select title, location, kind, url, sentences, stems from passages where id = ?", (number,)
         ).fetchone()
-        return Entry(title, place, kind, url, sentences.split("\n"), lines.split("\n"))
+        return TokenizedPassage(title, location, kind, url, sentences.split("\n"), lines.split("\n"))
 
 
-def open_library(books: Path | None) -> Library:
-    return Library(open_index(books))
+def open_corpus(pages: Path | None) -> Corpus:
+    """The corpus of these pages (a folder of Markdown files) and of Python's own documentation."""
+    return Corpus(open_index(pages))

@@ -1,4 +1,4 @@
-"""Addresses: the URL at which a passage of the books stands on the web."""
+"""URLs: the address of a passage, in the course's pages or in Python's documentation on the web."""
 
 import asyncio
 import builtins
@@ -6,12 +6,12 @@ import re
 import sys
 import unicodedata
 
-# The course has no site; RFC 2606 keeps `.example` free, so nobody else's page stands at these.
-COURSE = "https://agents-in-containers.example"
-PYTHON = "https://docs.python.org/3"
+# The course has no site. RFC 2606 reserves `.example`, so these URLs can belong to nobody else.
+COURSE_SITE = "https://agents-in-containers.example"
+PYTHON_DOCS = "https://docs.python.org/3"
 
-# The pages of the manual with the labels that help() calls topics.
-TOPICS = {
+# Pages of the language reference, each with the topics of help() that it explains.
+TOPICS_BY_PAGE = {
     "library/__main__": "__main__",
     "library/pdb": "debugger",
     "library/stdtypes": "bltin-code-objects bltin-ellipsis-object bltin-null-object bltin-type-objects "
@@ -29,9 +29,9 @@ TOPICS = {
     "reference/simple_stmts": "assert assignment augassign break continue del global import nonlocal pass "
     "raise return yield",
 }
-PAGE_OF_TOPIC = {label: page for page, labels in TOPICS.items() for label in labels.split()}
+PAGE_BY_TOPIC = {topic: page for page, topics in TOPICS_BY_PAGE.items() for topic in topics.split()}
 
-# The submodules that have a page of their own; all others stand on their package's.
+# The submodules with a page of their own. All others are documented on the page of their package.
 SUBMODULES = frozenset(
     """collections.abc compression.zstd concurrent.futures concurrent.interpreters curses.ascii
     curses.panel email.charset email.contentmanager email.encoders email.errors email.generator
@@ -43,8 +43,8 @@ SUBMODULES = frozenset(
     xml.dom.pulldom xml.etree.ElementTree xml.sax xml.sax.handler xml.sax.saxutils xml.sax.xmlreader
     xmlrpc.client xmlrpc.server""".split()  # noqa: SIM905
 )
-# Modules whose page has another name.
-RENAMED = {
+# Modules that are documented under another name.
+PAGE_BY_MODULE = {
     "_blake2": "hashlib", "_lsprof": "profile", "_md5": "hashlib",
     "_posixshmem": "multiprocessing.shared_memory", "_posixsubprocess": "subprocess",
     "_sha1": "hashlib", "_sha2": "hashlib", "_sha256": "hashlib", "_sha3": "hashlib",
@@ -53,8 +53,8 @@ RENAMED = {
     "sre_constants": "re", "sre_parse": "re", "xml.sax.saxutils": "xml.sax.utils",
     "xml.sax.xmlreader": "xml.sax.reader",
 }  # fmt: skip
-# What asyncio offers, by the module that it comes from.
-ASYNCIO = {
+# The pages about asyncio, each with the modules that define what it documents.
+ASYNCIO_MODULES_BY_PAGE = {
     "asyncio-eventloop": "events base_events selector_events unix_events _asyncio",
     "asyncio-exceptions": "exceptions",
     "asyncio-future": "futures base_futures",
@@ -66,23 +66,27 @@ ASYNCIO = {
     "asyncio-sync": "locks",
     "asyncio-task": "tasks taskgroups timeouts threads coroutines",
 }
-PAGE_OF_ASYNCIO = {home: page for page, homes in ASYNCIO.items() for home in homes.split()}
-TYPES = frozenset(
+ASYNCIO_PAGE_BY_MODULE = {
+    module: page for page, modules in ASYNCIO_MODULES_BY_PAGE.items() for module in modules.split()
+}
+BUILTIN_TYPES = frozenset(
     "bool bytearray bytes complex dict float frozenset int list memoryview range set str tuple".split()  # noqa: SIM905
 )
 
 
-def of_page(place: str) -> str:
-    """Of `docs/01-basic-api.md#run-it`; the folder is always `docs` on the web."""
-    path, _, anchor = place.partition("#")
+def page_url(location: str) -> str:
+    """The URL of a section such as `docs/01-basic-api.md#run-it`; on the web the folder is always `docs`."""
+    path, _, anchor = location.partition("#")
     name = path.rpartition("/")[2].removesuffix(".md")
-    return f"{COURSE}/docs/{name}.html" + (f"#{anchor}" if anchor else "")
+    return f"{COURSE_SITE}/docs/{name}.html" + (f"#{anchor}" if anchor else "")
 
 
-def of_topic(topic: str, heading: str) -> str:
-    """Of a section of the manual. A topic that this table does not know is sought in the manual's index."""
-    page = PAGE_OF_TOPIC.get(topic)
-    return f"{PYTHON}/{page}.html#{section_id(heading)}" if page else f"{PYTHON}/genindex.html#{topic}"
+def topic_url(topic: str, heading: str) -> str:
+    """The URL of a section of the language reference; for an unlisted topic, its entry in the index."""
+    page = PAGE_BY_TOPIC.get(topic)
+    return (
+        f"{PYTHON_DOCS}/{page}.html#{section_id(heading)}" if page else f"{PYTHON_DOCS}/genindex.html#{topic}"
+    )
 
 
 def section_id(heading: str) -> str:
@@ -91,18 +95,18 @@ def section_id(heading: str) -> str:
     return re.sub(r"^[-0-9]+|-+$", "", re.sub(r"[^a-z0-9]+", "-", plain))
 
 
-def of_name(name: str) -> str:
-    """Of a module, or of a thing in one, by its dotted name."""
-    module = module_of(name)
+def object_url(name: str) -> str:
+    """The URL of a module, class or function of the standard library, by its dotted name."""
+    module = documented_module(name)
     if not module:
-        return f"{PYTHON}/library/{builtin_page(name)}.html#{name}"
-    page = RENAMED.get(module, asyncio_page(name) if module == "asyncio" else module).lower()
-    # Pages are in lower case, anchors as they are written.
-    return f"{PYTHON}/library/{page}.html#{f'module-{name}' if name == module else name}"
+        return f"{PYTHON_DOCS}/library/{builtin_page(name)}.html#{name}"
+    # Pages are in lower case, anchors are not.
+    page = PAGE_BY_MODULE.get(module, asyncio_page(name) if module == "asyncio" else module).lower()
+    return f"{PYTHON_DOCS}/library/{page}.html#{f'module-{name}' if name == module else name}"
 
 
-def module_of(name: str) -> str:
-    """The documented module that a name belongs to; empty for a builtin."""
+def documented_module(name: str) -> str:
+    """The module on whose page a name is documented; empty for a builtin."""
     parts = name.split(".")
     for end in range(len(parts), 1, -1):
         if (module := ".".join(parts[:end])) in SUBMODULES:
@@ -115,16 +119,16 @@ def builtin_page(name: str) -> str:
     value = getattr(builtins, first, None)
     if isinstance(value, type) and issubclass(value, BaseException):
         return "exceptions"
-    return "stdtypes" if first in TYPES else "functions"
+    return "stdtypes" if first in BUILTIN_TYPES else "functions"
 
 
 def asyncio_page(name: str) -> str:
-    """The part of asyncio's documentation that has this name."""
+    """The page of asyncio's documentation that has a name such as `asyncio.gather`."""
     if name == "asyncio":
         return name
-    thing = name.split(".")[1]
-    if thing in {"Task", "Future"}:
-        # Both come from C, which does not say from where.
-        return f"asyncio-{thing.lower()}"
-    home = getattr(getattr(asyncio, thing, None), "__module__", thing)
-    return PAGE_OF_ASYNCIO.get(home.removeprefix("asyncio."), "asyncio-llapi-index")
+    first = name.split(".")[1]
+    if first in {"Task", "Future"}:
+        # Both are written in C and do not name the module that defines them.
+        return f"asyncio-{first.lower()}"
+    module = getattr(getattr(asyncio, first, None), "__module__", first)
+    return ASYNCIO_PAGE_BY_MODULE.get(module.removeprefix("asyncio."), "asyncio-llapi-index")

@@ -4,7 +4,7 @@ from offline_model.conversation.documents import documents_for
 from offline_model.conversation.messages import Conversation, Reply, Tool, ToolCall
 from offline_model.conversation.slot_filling import SlotValues
 from offline_model.conversation.tool_selection import is_answer_tool, most_relevant_tool
-from offline_model.json_schema.generator import fill
+from offline_model.json_schema.generator import generate
 
 
 def call_answer_tool(conversation: Conversation, answer: str) -> Reply:
@@ -12,7 +12,7 @@ def call_answer_tool(conversation: Conversation, answer: str) -> Reply:
     values = SlotValues(
         conversation, documents_for(conversation), generous=is_answer_tool(tool), answer=answer
     )
-    return Reply(calls=(ToolCall(tool.name, fill(tool.schema, values, conversation.seed)),))
+    return Reply(calls=(ToolCall(tool.name, generate(tool.schema, values, conversation.seed)),))
 
 
 def choose_tool(conversation: Conversation) -> Tool:

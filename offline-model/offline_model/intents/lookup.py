@@ -17,9 +17,11 @@ def reply(conversation: Conversation) -> Reply | None:
     length = 3 - conversation.seed // len(OPENINGS) % 2
     answers: dict[str, str] = {}
     for question in split_questions(conversation):
-        for found in conversation.library.search(question)[:1]:
-            if found.direct:
-                answers.setdefault(f"{found.title} ({found.place})", " ".join(found.best(length)))
+        for found in conversation.corpus.search(question)[:1]:
+            if found.answers:
+                answers.setdefault(
+                    f"{found.title} ({found.location})", " ".join(found.best_sentences(length))
+                )
     if not answers:
         return None
     sources = "\n".join(f"Source: [{number}] {source}" for number, source in enumerate(answers, start=1))
@@ -32,7 +34,7 @@ def split_questions(conversation: Conversation) -> tuple[str, ...]:
     if not SEVERAL_QUESTIONS.search(question):
         return (question,)
     plan = plan_queries(question)
-    best = conversation.library.search(question)[:1] if plan.compares else []
-    if any(found.defined for found in best):
+    best = conversation.corpus.search(question)[:1] if plan.compares else []
+    if any(found.defines for found in best):
         return (question,)
     return plan.questions[:MAX_QUESTIONS]

@@ -79,7 +79,7 @@ def quotation(conversation: Conversation) -> Reply | None:
 
 def coverage_test(conversation: Conversation) -> Callable[[Iterable[str]], bool]:
     """A test whether words cover the question. Questions about the user need fewer."""
-    weights = {term: conversation.library.weight(term) for term in terms(conversation.question)}
+    weights = {term: conversation.corpus.weight(term) for term in terms(conversation.question)}
     share = MIN_PERSONAL_COVERAGE if PERSONAL.search(conversation.question) else MIN_COVERAGE
     enough = share * sum(weights.values())
     return lambda words: sum(weights.get(stem, 0) for stem in set(words)) >= enough > 0

@@ -9,8 +9,8 @@ from offline_model.conversation.extraction import json_objects_in
 from offline_model.conversation.messages import Conversation, Reply
 from offline_model.conversation.slot_filling import SlotValues
 from offline_model.intents.errors import UnusableSchema
-from offline_model.json_schema.generator import fill
-from offline_model.json_schema.references import BadSchema
+from offline_model.json_schema.generator import generate
+from offline_model.json_schema.references import InvalidSchema
 
 ORDER = 40
 
@@ -26,8 +26,8 @@ def reply(conversation: Conversation) -> Reply | None:
         schema = schema_in_prompt(conversation)
     values = SlotValues(conversation, documents_for(conversation), generous=True)
     try:
-        value = fill(schema, values, conversation.seed)
-    except BadSchema as problem:
+        value = generate(schema, values, conversation.seed)
+    except InvalidSchema as problem:
         raise UnusableSchema(problem) from None
     return Reply(json.dumps(value, ensure_ascii=False))
 

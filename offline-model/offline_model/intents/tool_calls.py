@@ -13,8 +13,8 @@ from offline_model.conversation.tool_selection import (
 from offline_model.corpus.stemming import stems
 from offline_model.intents import greeting, memory
 from offline_model.intents.errors import UnusableSchema
-from offline_model.json_schema.generator import fill
-from offline_model.json_schema.references import BadSchema
+from offline_model.json_schema.generator import generate
+from offline_model.json_schema.references import InvalidSchema
 from offline_model.json_schema.validator import validator_of
 
 ORDER = 30
@@ -68,8 +68,8 @@ def calls_of(conversation: Conversation, tool: Tool) -> list[ToolCall]:
     """One call, or one for each of several places, names or numbers in the question."""
     values = SlotValues(conversation, [], generous=False)
     try:
-        arguments = fill(tool.schema, values, conversation.seed)
-    except BadSchema:
+        arguments = generate(tool.schema, values, conversation.seed)
+    except InvalidSchema:
         return []
     if len(tool.required) != 1:
         return [ToolCall(tool.name, arguments)]
@@ -87,8 +87,8 @@ def forced_calls(conversation: Conversation, tool: Tool) -> list[ToolCall]:
         return calls
     values = SlotValues(conversation, documents_for(conversation), generous=False)
     try:
-        return [ToolCall(tool.name, fill(tool.schema, values, conversation.seed))]
-    except BadSchema as problem:
+        return [ToolCall(tool.name, generate(tool.schema, values, conversation.seed))]
+    except InvalidSchema as problem:
         raise UnusableSchema(problem, tool.name) from None
 
 

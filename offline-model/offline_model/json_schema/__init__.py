@@ -1,1 +1,1 @@
-"""Schemas: values that fit a JSON schema, filled from a conversation."""
+"""JSON schemas: validation, and values that fit, generated from a conversation."""

@@ -1,4 +1,4 @@
-"""Arrays and objects that fit: which members they have, and how many."""
+"""Arrays and objects that fit a schema: which items and properties they have, and how many."""
 
 import itertools
 import json
@@ -10,30 +10,32 @@ from typing import Any
 import rstr
 
 from offline_model.json_schema.merging import Schema, merged
-from offline_model.json_schema.references import BadSchema
-from offline_model.json_schema.validator import search
+from offline_model.json_schema.references import InvalidSchema
+from offline_model.json_schema.validator import pattern_matches
 
-# (schema, name, depth, seed) to candidates that fit the schema.
-Members = Callable[[Any, str, int, int], Iterator[Any]]
+# From (schema, name, depth, seed) to values that fit the schema, best first.
+Values = Callable[[Any, str, int, int], Iterator[Any]]
 
-LARGEST = 2_000
+MAX_SIZE = 2_000
+# Stands for a value that could not be generated; None is a value.
+NO_VALUE = object()
 
 
 def array(
-    schema: Schema, name: str, depth: int, seed: int, members: Members, usual: int
+    schema: Schema, name: str, depth: int, seed: int, values: Values, usual: int
 ) -> Iterator[list[Any]]:
-    low, high = int(schema.get("minItems", 0)), int(schema.get("maxItems", LARGEST))
+    low, high = int(schema.get("minItems", 0)), int(schema.get("maxItems", MAX_SIZE))
     contains = schema.get("contains")
     if contains is not None:
         low = max(low, int(schema.get("minContains", 1)))
-    if low > LARGEST:
-        raise BadSchema(f"an array of {low} items is too long")
+    if low > MAX_SIZE:
+        raise InvalidSchema(f"an array of {low} items is too long")
     for length in dict.fromkeys([max(low, min(usual, high)), max(low, min(1, high)), low]):
-        yield from filled_array(schema, name, depth, seed, members, length)
+        yield from array_of_length(schema, name, depth, seed, values, length)
 
 
-def filled_array(
-    schema: Schema, name: str, depth: int, seed: int, members: Members, length: int
+def array_of_length(
+    schema: Schema, name: str, depth: int, seed: int, values: Values, length: int
 ) -> Iterator[list[Any]]:
     items = schema.get("items", True)
     prefix = schema.get("prefixItems", items if isinstance(items, list) else [])
@@ -46,57 +48,54 @@ def filled_array(
         if index >= len(prefix) and wanted > 0 and isinstance(contains, dict):
             part = merged(part, contains) if isinstance(part, dict) else contains
             wanted -= 1
-        value = fresh(members, part, name, depth + 1, seed + index, found, bool(schema.get("uniqueItems")))
-        if value is NOTHING:
+        value = next_item(values, part, name, depth + 1, seed + index, found, bool(schema.get("uniqueItems")))
+        if value is NO_VALUE:
             break
         found.append(value)
     if len(found) >= int(schema.get("minItems", 0)):
         yield found
 
 
-NOTHING = object()
-
-
-def fresh(
-    members: Members, schema: Any, name: str, depth: int, seed: int, taken: list[Any], must: bool
+def next_item(
+    values: Values, schema: Any, name: str, depth: int, seed: int, taken: list[Any], must: bool
 ) -> Any:
-    """The first candidate that is not there yet, or NOTHING; the first at all when it need not be new."""
+    """The first value that is not taken yet. Without `must`, a taken one is better than NO_VALUE."""
     known = {json.dumps(each, sort_keys=True) for each in taken}
-    fallback: Any = NOTHING
+    fallback: Any = NO_VALUE
     for turn in range(4 if must else 1):
-        for value in itertools.islice(members(schema, name, depth, seed + turn), 60 if must else 6):
-            # Two numbers of an object may well be the same, two texts hardly.
+        for value in itertools.islice(values(schema, name, depth, seed + turn), 60 if must else 6):
+            # Equal numbers in one object are plausible, equal texts are not.
             if json.dumps(value, sort_keys=True) not in known or not (must or isinstance(value, str)):
                 return value
-            fallback = fallback if must or fallback is not NOTHING else value
+            fallback = fallback if must or fallback is not NO_VALUE else value
     return fallback
 
 
 def object_(
-    schema: Schema, depth: int, seed: int, members: Members, wants: Callable[[str, Any], bool]
+    schema: Schema, depth: int, seed: int, values: Values, wants: Callable[[str, Any], bool]
 ) -> Iterator[dict[str, Any]]:
-    """First with every member that is wanted, then with the required ones alone."""
+    """First with every property that is wanted, then with the required ones only."""
     properties: Schema = schema.get("properties", {})
     required = list(schema.get("required", []))
     optional = [name for name in properties if name not in required and wants(name, properties[name])]
     for extra in [optional, []] if optional else [[]]:
         names = [name for name in properties if name in required or name in extra]
         names += [name for name in required if name not in properties]
-        names = with_dependents(schema, names)
-        low, high = int(schema.get("minProperties", 0)), int(schema.get("maxProperties", LARGEST))
-        if low > LARGEST:
-            raise BadSchema(f"an object of {low} members is too large")
+        names = add_dependents(schema, names)
+        low, high = int(schema.get("minProperties", 0)), int(schema.get("maxProperties", MAX_SIZE))
+        if low > MAX_SIZE:
+            raise InvalidSchema(f"an object of {low} properties is too large")
         surplus = [name for name in names if name not in required][: max(0, len(names) - high)]
         names = [name for name in names if name not in surplus]
-        more = (name for name in more_names(schema, seed) if name not in names)
+        more = (name for name in extra_names(schema, seed) if name not in names)
         names += itertools.islice(more, max(0, low - len(names)))
-        value = members_of(schema, names, required, depth, seed, members)
+        value = object_with(schema, names, required, depth, seed, values)
         if value is not None:
             yield value
 
 
-def members_of(
-    schema: Schema, names: list[str], required: list[str], depth: int, seed: int, members: Members
+def object_with(
+    schema: Schema, names: list[str], required: list[str], depth: int, seed: int, values: Values
 ) -> dict[str, Any] | None:
     for name in names:
         dependent = schema.get("dependentSchemas", {}).get(name)
@@ -104,34 +103,38 @@ def members_of(
             schema = merged(schema, dependent)
     found: dict[str, Any] = {}
     for name in [*names, *(each for each in schema.get("required", []) if each not in names)]:
-        value = fresh(
-            members, member_schema(schema, name), name, depth + 1, seed, list(found.values()), False
+        value = next_item(
+            values, property_schema(schema, name), name, depth + 1, seed, list(found.values()), False
         )
-        if value is not NOTHING:
+        if value is not NO_VALUE:
             found[name] = value
         elif name in required:
             return None
     return found
 
 
-def with_dependents(schema: Schema, names: list[str]) -> list[str]:
+def add_dependents(schema: Schema, names: list[str]) -> list[str]:
     needs = schema.get("dependentRequired", {})
     for name in names:
         names += [each for each in needs.get(name, []) if each not in names]
     return names
 
 
-def member_schema(schema: Schema, name: str) -> Any:
-    """All that is said of a member of this name."""
-    said = [schema["properties"][name]] if name in schema.get("properties", {}) else []
-    said += [part for pattern, part in schema.get("patternProperties", {}).items() if search(pattern, name)]
-    if not said:
+def property_schema(schema: Schema, name: str) -> Any:
+    """The schema of a property: by its name, by the patterns that match it, or for additional properties."""
+    parts = [schema["properties"][name]] if name in schema.get("properties", {}) else []
+    parts += [
+        part
+        for pattern, part in schema.get("patternProperties", {}).items()
+        if pattern_matches(pattern, name)
+    ]
+    if not parts:
         return schema.get("additionalProperties", True)
-    return said[0] if len(said) == 1 else {"allOf": said}
+    return parts[0] if len(parts) == 1 else {"allOf": parts}
 
 
-def more_names(schema: Schema, seed: int) -> Iterator[str]:
-    """Names for members that are only asked for by number."""
+def extra_names(schema: Schema, seed: int) -> Iterator[str]:
+    """Names for the properties that minProperties asks for without naming them."""
     yield from schema.get("properties", {})
     chance = random.Random(seed)  # noqa: S311 - the same request must get the same answer
     rule = schema.get("propertyNames", {})
@@ -143,4 +146,4 @@ def more_names(schema: Schema, seed: int) -> Iterator[str]:
             continue
     if isinstance(rule, dict):
         yield from (str(value) for value in rule.get("enum", []))
-    yield from (f"item_{number}" for number in range(1, LARGEST))
+    yield from (f"item_{number}" for number in range(1, MAX_SIZE))

@@ -1,4 +1,8 @@
-"""Filling: a value for a JSON schema, sensible where the conversation helps, valid always."""
+"""Generation: a value that fits a JSON schema, from a conversation where that has one.
+
+Libraries such as hypothesis-jsonschema generate random values. The arguments of a tool call have to come from
+the conversation.
+"""
 
 from __future__ import annotations
 
@@ -9,58 +13,67 @@ from typing import TYPE_CHECKING, Any, Protocol
 from offline_model.json_schema.arrays_and_objects import array, object_
 from offline_model.json_schema.merging import Schema, merged, types
 from offline_model.json_schema.numbers import Number, numbers
-from offline_model.json_schema.references import BadSchema, resolve
+from offline_model.json_schema.references import InvalidSchema, resolve
 from offline_model.json_schema.strings import strings
-from offline_model.json_schema.validator import fits, validator_of
+from offline_model.json_schema.validator import is_valid, validator_of
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
-DEEPEST = 24
-# From this depth on only what is required is filled, so that a recursive schema ends.
-SPARSE = 4
-TRIES = 24
-WORK = 5_000
+MAX_DEPTH = 24
+# From this depth on only required properties are generated, so that a recursive schema ends.
+SPARSE_DEPTH = 4
+# Seeds that are tried, and values for each seed.
+MAX_TRIES = 24
+# Schemas that are visited for one value.
+MAX_VISITS = 5_000
+
+# The keywords from which the type of a schema without `type` is guessed.
+TYPE_HINTS = {
+    "object": {"properties", "required", "additionalProperties", "patternProperties", "minProperties"},
+    "array": {"items", "prefixItems", "minItems", "uniqueItems", "contains"},
+    "number": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"},
+}
 
 
-class Source(Protocol):
-    """What a conversation offers for a field of this name; every list is in order of sense."""
+class ValueSource(Protocol):
+    """The values that a conversation has for a field of this name; the best stand first in each list."""
 
     def texts(self, name: str, schema: Schema) -> list[str]: ...
     def numbers(self, name: str, schema: Schema) -> list[Number]: ...
     def choices(self, name: str, schema: Schema, options: list[Any]) -> list[Any]: ...
     def truths(self, name: str, schema: Schema) -> list[bool]: ...
     def wants(self, name: str, schema: Schema) -> bool: ...
-    def things(self) -> Sequence[Source]: ...
+    def things(self) -> Sequence[ValueSource]: ...
 
 
-def fill(schema: Schema, source: Source, seed: int = 0) -> Any:
-    """A value that fits; raises BadSchema when the schema is invalid or no value was found."""
-    checker = validator_of(schema)
+def generate(schema: Schema, source: ValueSource, seed: int = 0) -> Any:
+    """A value that fits; raises InvalidSchema if the schema is invalid or no value was found."""
+    validator = validator_of(schema)
     try:
-        schema = dict(checker.schema)  # type: ignore[arg-type]  # an object: `asked` has seen to that
-        filler = Filler(schema, checker, source)
-        for variant in range(TRIES):
-            for value in itertools.islice(filler.values(schema, "", 0, seed + variant), TRIES):
-                if fits(checker, schema, value):
+        schema = dict(validator.schema)  # type: ignore[arg-type]  # the request's validation allows objects only
+        generator = ValueGenerator(schema, validator, source)
+        for variant in range(MAX_TRIES):
+            for value in itertools.islice(generator.values(schema, "", 0, seed + variant), MAX_TRIES):
+                if is_valid(validator, schema, value):
                     return value
     except (RecursionError, OverflowError):
-        raise BadSchema("nested too deeply, or its numbers are too large") from None
-    raise BadSchema("no value that fits it was found")
+        raise InvalidSchema("nested too deeply, or its numbers are too large") from None
+    raise InvalidSchema("no value that fits it was found")
 
 
-class Filler:
-    """Walks one schema. `values` yields candidates; whether they fit is checked by jsonschema."""
+class ValueGenerator:
+    """Walks one schema and yields candidates, best first. jsonschema decides which of them fit."""
 
-    def __init__(self, root: Schema, checker: Validator, source: Source) -> None:
+    def __init__(self, root: Schema, validator: Validator, source: ValueSource) -> None:
         self.root = root
-        self.checker = checker
+        self.validator = validator
         self.source = source
-        self.work = WORK
+        self.visits_left = MAX_VISITS
 
     def values(self, schema: Any, name: str, depth: int, seed: int) -> Iterator[Any]:
-        self.work -= 1
-        if self.work < 0 or depth > DEEPEST:
+        self.visits_left -= 1
+        if self.visits_left < 0 or depth > MAX_DEPTH:
             return
         if schema is True or schema == {}:
             yield from self.source.texts(name, {})[:3] or ["text"]
@@ -99,11 +112,11 @@ class Filler:
         yield from options[turn:] + options[:turn]
 
     def branches(self, schema: Schema, name: str, depth: int, seed: int) -> Iterator[Any]:
-        """One branch after the other; deep down the simplest first, so that recursion ends."""
+        """One branch after the other; deep in the schema the simplest first, so that recursion ends."""
         key = "anyOf" if "anyOf" in schema else "oneOf"
         rest = {each: value for each, value in schema.items() if each != key}
         branches = [branch for branch in schema[key] if branch is not False]
-        if depth >= SPARSE or not self.source.wants(name, schema):
+        if depth >= SPARSE_DEPTH or not self.source.wants(name, schema):
             branches.sort(key=lambda branch: len(str(branch)) if "$ref" not in str(branch) else 10**6)
         elif any(isinstance(branch, dict) and branch.get("type") == "null" for branch in branches):
             branches.sort(key=lambda branch: isinstance(branch, dict) and branch.get("type") == "null")
@@ -117,7 +130,7 @@ class Filler:
             for branch in branches
         ]
         for value in itertools.chain.from_iterable(found):
-            if fits(self.checker, schema, value):
+            if is_valid(self.validator, schema, value):
                 yield value
 
     def conditional(self, schema: Schema, name: str, depth: int, seed: int) -> Iterator[Any]:
@@ -129,22 +142,11 @@ class Filler:
             yield from self.values(whole, name, depth + 1, seed)
 
     def kinds(self, schema: Schema, depth: int) -> list[str]:
-        """The types a value may have, told or guessed from the other keywords."""
+        """The types that a value may have, from `type` or guessed from the other keywords."""
         if "type" in schema:
-            return sorted(types(schema["type"]), key=lambda kind: (kind == "null") is (depth < SPARSE))
-        guesses = {
-            "object": (
-                "properties",
-                "required",
-                "additionalProperties",
-                "patternProperties",
-                "minProperties",
-            ),
-            "array": ("items", "prefixItems", "minItems", "uniqueItems", "contains"),
-            "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
-        }
-        found = [kind for kind, keys in guesses.items() if any(key in schema for key in keys)]
-        return [*found, "string", "integer", "boolean", "null"]
+            return sorted(types(schema["type"]), key=lambda kind: (kind == "null") is (depth < SPARSE_DEPTH))
+        guessed = [kind for kind, keywords in TYPE_HINTS.items() if keywords & schema.keys()]
+        return [*guessed, "string", "integer", "boolean", "null"]
 
     def of_kind(self, kind: str, schema: Schema, name: str, depth: int, seed: int) -> Iterator[Any]:
         if kind == "string":
@@ -156,36 +158,38 @@ class Filler:
         elif kind == "null":
             yield None
         elif kind == "array":
-            yield from self.one_for_each_thing(schema, name, depth, seed)
-            yield from array(schema, name, depth, seed, self.members, self.usual(schema, name, depth))
+            yield from self.object_for_each_thing(schema, name, depth, seed)
+            yield from array(
+                schema, name, depth, seed, self.valid_values, self.default_length(schema, name, depth)
+            )
         elif kind == "object":
             yield from object_(
-                schema, depth, seed, self.members, lambda each, part: self.wants(each, part, depth)
+                schema, depth, seed, self.valid_values, lambda each, part: self.wants(each, part, depth)
             )
 
-    def members(self, schema: Any, name: str, depth: int, seed: int) -> Iterator[Any]:
+    def valid_values(self, schema: Any, name: str, depth: int, seed: int) -> Iterator[Any]:
         for value in itertools.islice(self.values(schema, name, depth, seed), 80):
-            if fits(self.checker, schema, value):
+            if is_valid(self.validator, schema, value):
                 yield value
 
-    def one_for_each_thing(self, schema: Schema, name: str, depth: int, seed: int) -> Iterator[list[Any]]:
-        """A list of objects, one for each thing that the conversation lists."""
+    def object_for_each_thing(self, schema: Schema, name: str, depth: int, seed: int) -> Iterator[list[Any]]:
+        """An array of objects, one for each thing that the conversation lists."""
         items = schema.get("items")
         while isinstance(items, dict) and "$ref" in items:
             items = resolve(self.root, items["$ref"])
-        if not isinstance(items, dict) or items.get("type") != "object" or depth >= SPARSE:
+        if not isinstance(items, dict) or items.get("type") != "object" or depth >= SPARSE_DEPTH:
             return
-        fillers = [Filler(self.root, self.checker, thing) for thing in self.source.things()]
-        found = [next(each.members(items, name, depth + 1, seed), None) for each in fillers]
+        generators = [ValueGenerator(self.root, self.validator, thing) for thing in self.source.things()]
+        found = [next(each.valid_values(items, name, depth + 1, seed), None) for each in generators]
         if found and None not in found:
             yield found
 
-    def usual(self, schema: Schema, name: str, depth: int) -> int:
-        """How many members an array has when nothing is said: as many as there are texts for, up to three."""
+    def default_length(self, schema: Schema, name: str, depth: int) -> int:
+        """How many items an array has: one for each text that the conversation has, at most three."""
         items = schema.get("items")
-        if depth >= SPARSE or not isinstance(items, dict):
-            return 0 if depth >= SPARSE else 1
+        if depth >= SPARSE_DEPTH or not isinstance(items, dict):
+            return 0 if depth >= SPARSE_DEPTH else 1
         return min(3, len(self.source.texts(name, items)) or 1) if items.get("type") == "string" else 3
 
     def wants(self, name: str, schema: Any, depth: int) -> bool:
-        return depth < SPARSE and isinstance(schema, dict) and self.source.wants(name, schema)
+        return depth < SPARSE_DEPTH and isinstance(schema, dict) and self.source.wants(name, schema)

@@ -1,22 +1,24 @@
-"""Merging: two schemas that both apply, as one that is easier to fill."""
+"""Merging: two schemas that both apply, as one from which a value can be generated."""
 
 from typing import Any
 
 Schema = dict[str, Any]
 
-LOWER = {"minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties", "minContains"}
-UPPER = {"maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties", "maxContains"}
-NOTES = {"title", "description", "default", "examples", "$comment", "$schema", "$id", "$defs", "definitions"}
+LOWER_BOUNDS = {"minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties", "minContains"}
+UPPER_BOUNDS = {"maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties", "maxContains"}
+ANNOTATIONS = {
+    "title", "description", "default", "examples", "$comment", "$schema", "$id", "$defs", "definitions",
+}  # fmt: skip
 
 
 def merged(one: Schema, other: Schema) -> Schema:
-    """What cannot be said in one keyword stays behind in allOf; the final check still sees the originals."""
+    """Both schemas as one. Keywords that cannot be joined go to allOf; the result is validated in the end."""
     result = dict(one)
     for key, value in other.items():
         if key not in result or result[key] == value:
             result[key] = value
-        elif key not in NOTES:
-            joined = join(key, result[key], value)
+        elif key not in ANNOTATIONS:
+            joined = join_keyword(key, result[key], value)
             if joined is None:
                 result["allOf"] = [*result.get("allOf", []), {key: value}]
             else:
@@ -24,25 +26,25 @@ def merged(one: Schema, other: Schema) -> Schema:
     return result
 
 
-def join(key: str, one: Any, other: Any) -> Any:
-    if key in LOWER:
+def join_keyword(key: str, one: Any, other: Any) -> Any:
+    if key in LOWER_BOUNDS:
         return max(one, other)
-    if key in UPPER:
+    if key in UPPER_BOUNDS:
         return min(one, other)
     if key == "required":
         return [*one, *(name for name in other if name not in one)]
     if key == "enum":
         return [value for value in one if value in other]
     if key == "type":
-        return both_types(one, other)
+        return common_types(one, other)
     if key in {"properties", "patternProperties"}:
         shared = {name: {"allOf": [one[name], other[name]]} for name in one.keys() & other.keys()}
         return {**one, **other, **shared}
-    # One of several is followed when filling; whether the other holds too is checked afterwards.
+    # The generator follows one of the two; whether the value fits the other is checked afterwards.
     return None if key in {"anyOf", "oneOf", "$ref"} else one
 
 
-def both_types(one: Any, other: Any) -> list[str]:
+def common_types(one: Any, other: Any) -> list[str]:
     left, right = types(one), types(other)
     kept = [each for each in left if each in right]
     if "integer" not in kept and "integer" in left + right and "number" in left + right:

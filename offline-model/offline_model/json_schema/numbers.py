@@ -1,4 +1,4 @@
-"""Numbers that fit: between their bounds, and multiples where asked."""
+"""Numbers that fit a schema: within its bounds, and multiples of its multipleOf."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -9,9 +9,9 @@ Number = int | float
 
 
 def numbers(schema: dict[str, Any], offered: Iterable[Number], whole: bool, seed: int) -> Iterator[Number]:
-    """Candidates, the most sensible first: what the conversation says, then the middle of nowhere."""
+    """Candidates, best first: numbers from the conversation, then numbers that fit the bounds."""
     for number in offered:
-        yield from as_kind(number, whole)
+        yield from as_number(number, whole)
     low, high = (
         bound(schema, "minimum", "exclusiveMinimum", 1),
         bound(schema, "maximum", "exclusiveMaximum", -1),
@@ -28,7 +28,7 @@ def numbers(schema: dict[str, Any], offered: Iterable[Number], whole: bool, seed
     if high is not None:
         candidates += [(start + high) / 2, high, high - 1, math.floor(high)]
     for candidate in candidates:
-        yield from as_kind(candidate, whole)
+        yield from as_number(candidate, whole)
 
 
 def bound(schema: dict[str, Any], closed: str, open_: str, step: int) -> Number | None:
@@ -38,8 +38,8 @@ def bound(schema: dict[str, Any], closed: str, open_: str, step: int) -> Number 
     return max(values) if step > 0 else min(values)  # type: ignore[no-any-return]
 
 
-def as_kind(number: Number, whole: bool) -> Iterator[Number]:
-    """A float that is whole is said as an integer, for JSON knows no difference."""
+def as_number(number: Number, whole: bool) -> Iterator[Number]:
+    """The number if it is of the kind; a whole float as an integer, which is the same number in JSON."""
     if isinstance(number, float) and not math.isfinite(number):
         return
     if isinstance(number, int) or not number.is_integer() or abs(number) > 2**53:
@@ -58,4 +58,4 @@ def multiples(
         first = min(0, math.floor(Fraction(str(high)) / exact))
     for count in [first + seed % 5, *range(first, first + 40)]:
         value = exact * count
-        yield from as_kind(int(value) if value.denominator == 1 else float(value), whole)
+        yield from as_number(int(value) if value.denominator == 1 else float(value), whole)

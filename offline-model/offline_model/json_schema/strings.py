@@ -1,4 +1,4 @@
-"""Strings that fit: by format, by pattern, by length."""
+"""Strings that fit a schema: its format, its pattern, its length."""
 
 import itertools
 import random
@@ -8,12 +8,13 @@ from typing import Any
 
 import rstr
 
-from offline_model.json_schema.references import BadSchema
+from offline_model.json_schema.references import InvalidSchema
 
-LONGEST = 20_000
-REPEATS = 4
+MAX_LENGTH = 20_000
+# More repetitions than a pattern asks for.
+MAX_REPEATS = 4
 
-# Example values by format, from the ranges that RFC 2606, 5737 and 3849 keep free for examples.
+# Examples for each format, from the ranges that RFC 2606, 5737 and 3849 reserve for examples.
 FORMATS: dict[str, Callable[[int], str]] = {
     "date": lambda n: f"2026-{n // 28 % 12 + 1:02}-{n % 28 + 1:02}",
     "time": lambda n: f"{n // 60 % 24:02}:{n % 60:02}:00Z",
@@ -37,24 +38,24 @@ FORMATS: dict[str, Callable[[int], str]] = {
 }
 
 
-class Sparing(random.Random):
-    """Keeps what a pattern repeats short, so that `.*` gives a word and `(a{999}){999}` gives up."""
+class ShortRepeats(random.Random):
+    """Keeps repetitions short, so that `.*` gives a few characters and `(a{999}){999}` is refused."""
 
     left = 2_000
 
     def randint(self, a: int, b: int) -> int:
         self.left -= a + 1
         if self.left < 0:
-            raise BadSchema("the pattern describes a text that is too long")
-        return super().randint(a, max(a, min(b, a + REPEATS)))
+            raise InvalidSchema("the pattern asks for a text that is too long")
+        return super().randint(a, max(a, min(b, a + MAX_REPEATS)))
 
 
 def strings(schema: dict[str, Any], offered: Iterable[str], seed: int) -> Iterator[str]:
-    """Candidates, the most sensible first. `offered` are texts from the conversation."""
+    """Candidates, best first. `offered` are texts from the conversation."""
     low = max(0, int(schema.get("minLength", 0)))
-    high = min(int(schema.get("maxLength", LONGEST)), LONGEST)
+    high = min(int(schema.get("maxLength", MAX_LENGTH)), MAX_LENGTH)
     if low > high:
-        raise BadSchema(f"no text is at least {low} and at most {high} characters long here")
+        raise InvalidSchema(f"no text has at least {low} and at most {high} characters")
     fixed = "pattern" in schema or schema.get("format") in FORMATS
     for text in itertools.islice(offered, 40):
         if fixed or low <= len(text) <= high:
@@ -77,8 +78,8 @@ def by_pattern(schema: dict[str, Any], low: int, seed: int) -> Iterator[str]:
     if pattern is None:
         return
     for number in range(12):
-        # A minimal length is met by trying patterns that repeat more.
-        chance = Sparing(f"{seed}/{number}")
+        # Each seed repeats another number of times, so that one may reach the minimal length.
+        chance = ShortRepeats(f"{seed}/{number}")
         try:
             text = rstr.Rstr(chance).xeger(pattern)
         except (re.error, KeyError, IndexError, ValueError, TypeError, RecursionError, OverflowError):
@@ -89,7 +90,7 @@ def by_pattern(schema: dict[str, Any], low: int, seed: int) -> Iterator[str]:
 
 
 def fitted(text: str, low: int, high: int) -> str:
-    """Cut at a word, or lengthened by saying it again."""
+    """The text, cut at a word if it is too long, repeated if it is too short."""
     text = text or "-"
     if len(text) > high:
         cut = text[:high]

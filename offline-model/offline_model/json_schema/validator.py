@@ -1,4 +1,4 @@
-"""Checking: is a JSON schema valid, and does a value fit it."""
+"""Validation: whether a JSON schema is valid, and whether a value fits it."""
 
 from __future__ import annotations
 
@@ -7,59 +7,64 @@ from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from offline_model.json_schema.references import BadSchema, check_references
+from offline_model.json_schema.references import InvalidSchema, check_references
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
     from jsonschema.protocols import Validator
 
-# jsonschema is imported where it is used: most requests have no schema, and the start is quicker without.
+# jsonschema is imported inside functions: most requests have no schema, and the start is quicker without.
+# Its keywords for patterns use `re`, which may take for ever for `(a|a)*b`; ours use RE2.
 
 
-def search(pattern: str, text: str) -> bool:
-    """Whether a schema's pattern is found in a text, in linear time; `re` may take for ever for `(a|a)*b`."""
+def pattern_matches(pattern: str, text: str) -> bool:
+    """Whether a pattern is found in a text, in linear time."""
     import re2  # type: ignore[import-untyped]
 
     options = re2.Options()
     options.log_errors = False
     try:
         return re2.search(pattern, text, options) is not None
-    except re2.error as problem:
-        raise BadSchema(
-            f"the pattern {pattern[:100]!r} is not supported ({problem.args[0].decode()})"
-        ) from None
+    except re2.error as error:
+        reason = error.args[0].decode()
+        raise InvalidSchema(f"the pattern {pattern[:100]!r} is not supported ({reason})") from None
 
 
-def match_pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[ValidationError]:
+def pattern_keyword(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[ValidationError]:
     from jsonschema import ValidationError
 
-    if isinstance(value, str) and not search(pattern, value):
+    if isinstance(value, str) and not pattern_matches(pattern, value):
         yield ValidationError("does not match its pattern")
 
 
-def match_properties(validator: Any, parts: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
-    for pattern, part in parts.items() if isinstance(value, dict) else ():
+def pattern_properties_keyword(
+    validator: Any, patterns: Any, value: Any, schema: Any
+) -> Iterator[ValidationError]:
+    for pattern, part in patterns.items() if isinstance(value, dict) else ():
         for name in value:
-            if search(pattern, name):
+            if pattern_matches(pattern, name):
                 yield from validator.descend(value[name], part)
 
 
-def match_others(validator: Any, rule: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
-    """The members that no other keyword speaks of."""
+def additional_properties_keyword(
+    validator: Any, rule: Any, value: Any, schema: Any
+) -> Iterator[ValidationError]:
+    """Check the properties that neither `properties` nor `patternProperties` names."""
     from jsonschema import ValidationError
 
+    patterns = schema.get("patternProperties", {})
     for name in value if isinstance(value, dict) else ():
-        patterns = schema.get("patternProperties", {})
-        if name not in schema.get("properties", {}) and not any(search(each, name) for each in patterns):
-            if rule is False:
-                yield ValidationError("has a member too many")
-            else:
-                yield from validator.descend(value[name], rule)
+        if name in schema.get("properties", {}) or any(pattern_matches(each, name) for each in patterns):
+            continue
+        if rule is False:
+            yield ValidationError(f"has an additional property {name!r}")
+        else:
+            yield from validator.descend(value[name], rule)
 
 
 @cache
 def validator_options() -> dict[str, Any]:
-    """Formats count, and a reference to another host is an error, never a download."""
+    """Formats are checked. The registry is empty, so a reference to another host is never downloaded."""
     from jsonschema import FormatChecker
     from referencing import Registry
 
@@ -67,8 +72,8 @@ def validator_options() -> dict[str, Any]:
 
 
 @lru_cache(maxsize=256)
-def validator(text: str) -> Validator:
-    """A validator for a schema (as JSON text, so that the same schema is only checked once)."""
+def cached_validator(text: str) -> Validator:
+    """A validator for a schema. The schema is given as JSON text, which can be a key of the cache."""
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
     from jsonschema.validators import extend, validator_for
@@ -76,36 +81,37 @@ def validator(text: str) -> Validator:
     schema = json.loads(text)
     check_references(schema)
     if not isinstance(schema.get("$schema", ""), str):
-        raise BadSchema("$schema is not a string")
-    kind = validator_for(schema, default=Draft202012Validator)
-    schema.pop("$schema", None)  # it would bring the draft's own keywords back
+        raise InvalidSchema("$schema is not a string")
+    draft = validator_for(schema, default=Draft202012Validator)
+    schema.pop("$schema", None)  # with it, jsonschema would go back to the keywords of the draft
     try:
-        kind.check_schema(schema)
-    except SchemaError as problem:
-        where = "/".join(str(step) for step in problem.absolute_path)
-        raise BadSchema(f"{problem.message[:300]}" + (f" (at {where})" if where else "")) from None
+        draft.check_schema(schema)
+    except SchemaError as error:
+        path = "/".join(str(step) for step in error.absolute_path)
+        raise InvalidSchema(f"{error.message[:300]}" + (f" (at {path})" if path else "")) from None
     keywords = {
-        "pattern": match_pattern,
-        "patternProperties": match_properties,
-        "additionalProperties": match_others,
+        "pattern": pattern_keyword,
+        "patternProperties": pattern_properties_keyword,
+        "additionalProperties": additional_properties_keyword,
     }
-    linear: type[Validator] = extend(kind, keywords)  # type: ignore[no-untyped-call]
-    return linear(schema, **validator_options())
+    with_re2: type[Validator] = extend(draft, keywords)  # type: ignore[no-untyped-call]
+    return with_re2(schema, **validator_options())
 
 
 def validator_of(schema: dict[str, Any]) -> Validator:
+    """A validator for a schema; raises InvalidSchema."""
     try:
         text = json.dumps(schema, allow_nan=False)
     except (ValueError, RecursionError):
-        raise BadSchema("not JSON, or nested too deeply") from None
-    return validator(text)
+        raise InvalidSchema("not JSON, or nested too deeply") from None
+    return cached_validator(text)
 
 
-def fits(checker: Validator, schema: Any, value: Any) -> bool:
-    """Whether a value fits a part of the checker's schema; its references are looked up in the whole."""
+def is_valid(validator: Validator, schema: Any, value: Any) -> bool:
+    """Whether a value fits a part of the validator's schema. References are resolved in the whole schema."""
     try:
-        return checker.evolve(schema=schema).is_valid(value)
-    except BadSchema:
+        return validator.evolve(schema=schema).is_valid(value)
+    except InvalidSchema:
         raise
-    except Exception as problem:  # noqa: BLE001 - some keywords' values only fail when they are used
-        raise BadSchema(f"cannot be checked ({type(problem).__name__})") from None
+    except Exception as error:  # noqa: BLE001 - the values of some keywords only fail when they are used
+        raise InvalidSchema(f"cannot be checked ({type(error).__name__})") from None

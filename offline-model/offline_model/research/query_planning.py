@@ -112,9 +112,9 @@ def subject_words(text: str) -> list[str]:
 
 def reword_query(conversation: Conversation, query: str) -> str:
     """A shorter query, of the rarest words that the corpus knows; else the whole question."""
-    words, frequency = subject_words(query), conversation.library.frequency
+    words, frequency = subject_words(query), conversation.corpus.frequency
     known = [word for word in words if any(stem in frequency for stem in stems(word))] or words
-    rarest = sorted(known, key=lambda word: -conversation.library.weight(stems(word)[0]))
+    rarest = sorted(known, key=lambda word: -conversation.corpus.weight(stems(word)[0]))
     kept = rarest[: min(REWORDED_QUERY_WORDS, len(words) - 1)]
     shorter = " ".join(word for word in words if word in kept)
     return shorter or conversation.question.strip()[:80]

@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 from offline_model.conversation.messages import Conversation
-from offline_model.corpus.ranking import Entry, Found
+from offline_model.corpus.passage import Hit, TokenizedPassage
 from offline_model.corpus.stemming import stems
 from offline_model.research.query_planning import QueryPlan
 from offline_model.research.tool_results import ResearchResults, quotable_sentences
@@ -43,7 +43,7 @@ def cite(sentence: str, number: int) -> str:
     return f"{whole} [{number}]" if number else whole
 
 
-def passages_by_question(plan: QueryPlan, results: ResearchResults) -> dict[str, list[Entry]]:
+def passages_by_question(plan: QueryPlan, results: ResearchResults) -> dict[str, list[TokenizedPassage]]:
     """The passages for each question: of each URL the page if it was read, else the snippet.
 
     A reworded search belongs to the question whose search found nothing.
@@ -54,7 +54,7 @@ def passages_by_question(plan: QueryPlan, results: ResearchResults) -> dict[str,
     questions = dict(zip(plan.queries, plan.questions, strict=True))
     without_results = (search.query for search in results.searches if not search.results)
     reworded = plan.queries[0] if plan.deep else next(without_results, plan.queries[0])
-    passages: dict[str, list[Entry]] = {}
+    passages: dict[str, list[TokenizedPassage]] = {}
     for search in results.searches:
         query = search.query if search.query in plan.queries else reworded
         passages.setdefault(questions.get(query, plan.questions[0]), []).extend(
@@ -65,16 +65,18 @@ def passages_by_question(plan: QueryPlan, results: ResearchResults) -> dict[str,
 
 
 @lru_cache(maxsize=512)
-def to_passage(url: str, title: str, text: str) -> Entry:
+def to_passage(url: str, title: str, text: str) -> TokenizedPassage:
     sentences = [each for each in quotable_sentences(text) if each != title] or [title]
-    return Entry(title, "", "page", url, sentences, [" ".join(stems(each)) for each in sentences])
+    return TokenizedPassage(
+        title, "", "course", url, sentences, [" ".join(stems(each)) for each in sentences]
+    )
 
 
-def best_answer(conversation: Conversation, question: str, passages: list[Entry]) -> Found | None:
+def best_answer(conversation: Conversation, question: str, passages: list[TokenizedPassage]) -> Hit | None:
     """The best of the passages that answer; of equal ones the first."""
-    judge = conversation.library.judge(question)
-    found = [judge.read(passage) for passage in passages]
-    return max((each for each in found if each.direct), key=lambda each: each.score, default=None)
+    ranker = conversation.corpus.ranker(question)
+    hits = [ranker.rank(passage) for passage in passages]
+    return max((each for each in hits if each.answers), key=lambda each: each.score, default=None)
 
 
 def notes(plan: QueryPlan, results: ResearchResults, steps_are_used_up: bool) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Literal
 from offline_model.conversation.documents import INJECTED_INSTRUCTION, clean_sentences
 from offline_model.conversation.messages import ToolResult
 from offline_model.conversation.tool_selection import SEARCH_WORDS
-from offline_model.corpus.sources.course_pages import prose
+from offline_model.corpus.plain_text import prose_sentences
 from offline_model.corpus.stemming import stems
 
 MAX_CHARACTERS = 20_000
@@ -135,7 +135,9 @@ def quotable_sentences(text: str) -> tuple[str, ...]:
 @lru_cache(maxsize=512)
 def find_sentences(text: str) -> tuple[str, ...]:
     plain = without_markup(text)
-    found = [each for each in prose(plain) if not INJECTED_INSTRUCTION.search(each)] or clean_sentences(plain)
+    found = [
+        each for each in prose_sentences(plain) if not INJECTED_INSTRUCTION.search(each)
+    ] or clean_sentences(plain)
     return tuple(dict.fromkeys(found))
 
 

@@ -1,4 +1,4 @@
-"""Docstrings of what is written in C: the builtins and the compiled modules have no source to read."""
+"""Docstrings of builtins and of modules written in C, which have no Python source to parse."""
 
 import importlib
 import importlib.util
@@ -11,24 +11,25 @@ from types import ModuleType
 from typing import Any
 
 from offline_model.corpus.passage import Passage
-from offline_model.corpus.sources.standard_library import passages
+from offline_model.corpus.sources.standard_library import docstring_passages
 
-LEFT_OUT = (
+SKIPPED_PREFIXES = (
     "_test", "_xx", "xx", "_tkinter", "_curses", "_gdbm", "_dbm", "_imp", "readline", "nis", "ossaudiodev",
     "spwd",
 )  # fmt: skip
 
 
 def read() -> Iterator[Passage]:
+    """Import each compiled module of the standard library and read its docstrings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in sorted(sys.stdlib_module_names):
-            if not name.startswith(LEFT_OUT) and is_compiled(name):
+            if not name.startswith(SKIPPED_PREFIXES) and is_compiled(name):
                 try:
                     module = importlib.import_module(name)
                 except ImportError:
                     continue
-                yield from of_module(module, name)
+                yield from module_passages(module, name)
 
 
 def is_compiled(name: str) -> bool:
@@ -39,28 +40,29 @@ def is_compiled(name: str) -> bool:
     return spec is not None and (spec.origin == "built-in" or isinstance(spec.loader, ExtensionFileLoader))
 
 
-def of_module(module: ModuleType, name: str) -> Iterator[Passage]:
+def module_passages(module: ModuleType, name: str) -> Iterator[Passage]:
+    """The public members that a module defines itself, under the module's public name: `os` for `posix`."""
     bare = "os" if name in {"posix", "nt"} else name.removeprefix("_")
     public = bare if bare in sys.stdlib_module_names else name
     for key, value in sorted(vars(module).items()):
-        home = getattr(value, "__module__", None) or name
-        own = home in {name, public} or (name == "builtins" and inspect.isbuiltin(value))
+        origin = getattr(value, "__module__", None) or name
+        own = origin in {name, public} or (name == "builtins" and inspect.isbuiltin(value))
         if key.startswith("_") or not callable(value) or not own:
             continue
-        title = key if name == "builtins" else f"{public}.{key}"
-        yield from of_member(value, title)
+        yield from member_passages(value, key if name == "builtins" else f"{public}.{key}")
     if name != "builtins":
-        yield from passages(public, module.__doc__)
+        yield from docstring_passages(public, module.__doc__)
 
 
-def of_member(value: Any, title: str) -> Iterator[Passage]:
-    yield from passages(title, described(value))
+def member_passages(value: Any, title: str) -> Iterator[Passage]:
+    """A function, or a class and its public methods."""
+    yield from docstring_passages(title, docstring(value))
     if inspect.isclass(value):
         for key, member in sorted(vars(value).items()):
             if not key.startswith("_") and callable(member):
-                yield from passages(f"{title}.{key}", described(member))
+                yield from docstring_passages(f"{title}.{key}", docstring(member))
 
 
-def described(value: Any) -> str | None:
+def docstring(value: Any) -> str | None:
     text = getattr(value, "__doc__", None)
     return inspect.cleandoc(text) if isinstance(text, str) else None

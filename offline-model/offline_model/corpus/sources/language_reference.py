@@ -1,4 +1,4 @@
-"""Python's language reference, as it ships inside Python for help()."""
+"""Python's language reference, which ships inside Python for help()."""
 
 import re
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from offline_model.corpus.passage import Passage
 from offline_model.corpus.plain_text import paragraphs, sentences
 
 HEADING = re.compile(r"^([^\n]{3,80})\n([*=\-^~\"]{3,})\n", re.MULTILINE)
-PER_PASSAGE = 8
+SENTENCES_PER_PASSAGE = 8
 QUOTED = re.compile(r"\"([^\"\s]+)\"")
 
 
 def read() -> Iterator[Passage]:
-    """The same section stands in several topics; the shortest of them is its place."""
+    """All topics. A section that stands in several topics is read once, from the shortest of them."""
     seen: set[tuple[str, ...]] = set()
     for topic, text in sorted(topics.items(), key=lambda each: len(each[1])):
         parts = HEADING.split(text)
@@ -30,7 +30,7 @@ def section_passages(topic: str, heading: str, section: str) -> Iterator[Passage
     for paragraph in paragraphs(section):
         found += sentences(QUOTED.sub(r"\1", paragraph))
     title = QUOTED.sub(r"\1", heading)
-    for start in range(0, len(found), PER_PASSAGE):
-        told = tuple(found[start : start + PER_PASSAGE])
-        url, text = urls.of_topic(topic, title), "" if start else section
-        yield Passage(title, f"pydoc {topic}", "manual", told, url, text)
+    url = urls.topic_url(topic, title)
+    for start in range(0, len(found), SENTENCES_PER_PASSAGE):
+        part = tuple(found[start : start + SENTENCES_PER_PASSAGE])
+        yield Passage(title, f"pydoc {topic}", "reference", part, url, "" if start else section)
