@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.engines import build_own, require
 from support.locks import turn
+from support.model_clients import client, http  # noqa: F401  # fixtures
 from support.plugins.faults import (  # noqa: F401  # pytest finds the hooks here
     broken_copy,
     pytest_collection_modifyitems,

@@ -9,7 +9,7 @@ from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 
 
-# LangChain warns of its own doing: how it serialises what it parsed, and that pydantic v1 has another method.
+# LangChain warns about its own code: how it serialises parsed values, and a method of pydantic v1.
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings", "ignore:Received a Pydantic BaseModel V1")
 class TestOfflineModel(ChatModelIntegrationTests):
     """Everything is on but what needs eyes or ears: the offline model reads text."""

@@ -1,8 +1,7 @@
-"""Does the offline model answer what new users ask? Fifty questions, each with its sections."""
+"""Fifty questions of new users, each with the sections that answer it."""
 
 import re
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -21,18 +20,6 @@ EXAMPLES = re.findall(
 )
 ENOUGH = 45
 FILLER = re.compile(r"taken together|dwell on|no source stands behind|what I know myself|no direct answer")
-
-
-@pytest.fixture(scope="module")
-def client(offline_model: str) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{offline_model}/v1", api_key="any", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def http(offline_model: str) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=offline_model, timeout=10) as client:
-        yield client
 
 
 def asked(client: OpenAI, question: str) -> str:
@@ -83,7 +70,7 @@ def test_forty_five_of_fifty_questions_are_answered_by_research(client: OpenAI, 
 
 
 def url_of(place: str) -> str:
-    """The last part of the URL of a place; for a section of the manual, of the manual's page."""
+    """The last part of the URL of a place. A section of the language reference has the URL of its page."""
     if place.startswith("docs/"):
         url = urls.page_url(place)
     else:
@@ -118,7 +105,7 @@ def test_two_questions_in_one_get_two_answers(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize("question", [*UNKNOWN, "qwxzk", "What is a type hint?", "3 * 4"])
-def test_what_the_books_do_not_have_is_said_in_one_plain_sentence(client: OpenAI, question: str) -> None:
+def test_it_says_in_one_sentence_that_the_corpus_has_no_answer(client: OpenAI, question: str) -> None:
     answer = asked(client, question)
     assert is_plain_refusal(answer), f"After saying that it does not know, the model goes on: {answer}"
 

@@ -1,4 +1,4 @@
-"""What the offline model must get right for every input: filled schemas, the pace grammar, tokens, stems."""
+"""Properties of the offline model that hold for every input: filled schemas, options, tokens, stems."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ values = st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=5)
 
 
 class Nothing:
-    """A source that has nothing to offer: the filler is on its own."""
+    """A source without values: the generator makes them all up."""
 
     def texts(self, name: str, schema: Schema) -> list[str]:
         return []
@@ -162,7 +162,7 @@ grammar = st.lists(
 
 @given(grammar | st.text())
 @settings(deadline=None)
-def test_the_pace_grammar_gives_a_pace_or_says_what_is_wrong(text: str) -> None:
+def test_options_are_parsed_or_refused_with_a_reason(text: str) -> None:
     for read, written in (
         (parse_options, text),
         (parse_model_name, f"offline?{text}"),
