@@ -22,7 +22,7 @@ def write_report(
     ]
     paragraphs = list(
         dict.fromkeys(
-            " ".join(cite(sentence, numbers[answer.url]) for sentence in answer.best(length))
+            " ".join(cite(sentence, numbers[answer.url]) for sentence in answer.best_sentences(length))
             for answer in answers
             if answer is not None
         )
