@@ -27,7 +27,7 @@ def configure() -> uvicorn.Config:
         port=settings.port,
         access_log=False,
         log_config=None,
-        http="app.server:BoundedProtocol",
+        http="app.http.server:BoundedProtocol",
         ws="none",
         forwarded_allow_ips=settings.forwarded_allow_ips,
         # For those who do not even read their last event; uvicorn says int, asyncio takes any number.
@@ -38,7 +38,7 @@ def configure() -> uvicorn.Config:
 def serve(parent: connection.Connection | None = None, sockets: list[socket] | None = None) -> int:
     # Not before now: prometheus_client must find its folder, and a parent of workers needs none of it.
     from app.api import create_app
-    from app.server import DrainingServer, Stop
+    from app.http.server import DrainingServer, Stop
     from app.telemetry import configure_logs
 
     configure_logs(settings.log_level)
@@ -53,7 +53,7 @@ def serve(parent: connection.Connection | None = None, sockets: list[socket] | N
 def main() -> int:
     if settings.web_concurrency == 1:
         return serve()
-    from app.server import supervise
+    from app.http.server import supervise
 
     with tempfile.TemporaryDirectory() as os.environ["PROMETHEUS_MULTIPROC_DIR"]:
         return supervise(settings.web_concurrency, configure(), serve)

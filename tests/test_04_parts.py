@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from app.config import Settings
-from app.log import Log
 from app.models import Event, Notebook, Source
 from app.research.citations import CitationFilter
+from app.runs.event_log import Log
 
 SAID = "One [1]\nand [7], [2, 9], [0] or [3](http://evil.example/), as [x](y)[2]."
 

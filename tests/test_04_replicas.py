@@ -19,7 +19,7 @@ from support.store import until_claimed
 from support.streams import Event
 
 from app.models import Record, Run
-from app.redis_store import RedisStore
+from app.runs.stores.redis import RedisStore
 from course.paths import ROOT
 from course.polling import until
 

@@ -9,11 +9,11 @@ from support.store import record
 
 from app.agent import Agent
 from app.config import Settings
-from app.log import Live
 from app.models import Event, Record
 from app.research.search import make_search
-from app.runs import Runs
-from app.store import MemoryStore, Written
+from app.runs.event_log import Live
+from app.runs.manager import Runs
+from app.runs.stores.base import MemoryStore, Written
 
 
 class FailingStore(MemoryStore):

@@ -15,8 +15,8 @@ from support.redis_server import RedisServer
 from support.store import record, until_claimed
 
 from app.models import Event, Record
-from app.redis_store import RedisStore
-from app.store import Busy, MemoryStore, Store, StoreDown, StoreRefused
+from app.runs.stores.base import Busy, MemoryStore, Store, StoreDown, StoreRefused
+from app.runs.stores.redis import RedisStore
 from course.processes import Processes
 
 

@@ -687,7 +687,7 @@ def test_prometheus_asks_every_replica_and_its_alerts_are_sound(stack: Stack) ->
 
 
 def test_a_change_in_the_source_is_served_a_moment_later(stack: Stack, tmp_path: Path) -> None:
-    source = stack.folder / "app/operations.py"
+    source = stack.folder / "app/http/operations.py"
     before = source.read_text()
     log = tmp_path / "watch.log"
 

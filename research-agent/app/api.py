@@ -19,14 +19,14 @@ from fastapi.staticfiles import StaticFiles
 from app import telemetry
 from app.agent import Agent
 from app.config import Settings
-from app.gate import Envelope, Gate, tell_problems
+from app.http.middleware import Envelope, Gate, tell_problems
+from app.http.operations import STATIC, Health, operations
+from app.http.reader_limit import EventStream, ReaderLimit
+from app.http.server import Stop
 from app.models import Event, EventId, Record, ResearchRequest, Result, Run, event_id, wire_id
-from app.operations import STATIC, Health, operations
-from app.readers import EventStream, ReaderLimit
 from app.research.search import make_search
-from app.runs import Runs, answer_alias
-from app.server import Stop
-from app.store import MemoryStore, Store
+from app.runs.manager import Runs, answer_alias
+from app.runs.stores.base import MemoryStore, Store
 
 log = structlog.stdlib.get_logger("research-agent")
 TRACE_SECONDS = 2
@@ -75,7 +75,7 @@ def make_store(settings: Settings) -> Store:
     ttl = settings.run_ttl_seconds
     if settings.redis_url is None:
         return MemoryStore(ttl, settings.max_stored_runs, settings.max_stored_bytes)
-    from app.redis_store import RedisStore  # not before: its client takes a while to import
+    from app.runs.stores.redis import RedisStore  # not before: its client takes a while to import
 
     url, longest = settings.redis_url.get_secret_value(), settings.timeout_seconds
     return RedisStore(url, lease=settings.lease_seconds, ttl=ttl, longest=longest)

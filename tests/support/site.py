@@ -7,7 +7,7 @@ from contextlib import suppress
 from ssl import SSLContext
 from typing import Any, Self
 
-from app.fetch import Fetcher
+from app.research.fetch import Fetcher
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from app.models import Record, Run
-from app.redis_store import RedisStore
+from app.runs.stores.redis import RedisStore
 
 
 def record(caller: str = "me", **fields: Any) -> Record:

@@ -155,7 +155,7 @@ class Fetcher:
         """Request a page from the first reachable address; return its text, or the URL it redirects to.
 
         Connect to the addresses that were checked, because a second DNS lookup can return other addresses
-        (DNS rebinding). A proxy would look the name up itself, so the proxies of the environment are not used.
+        (DNS rebinding). A proxy would look the name up itself, so proxies from the environment are unused.
         Each request has its own client, so that hosts that share an address share no cookies or connections.
         """
         limits = httpx2.Timeout(self.timeout, connect=self.timeout / 3)

@@ -21,9 +21,9 @@ from starlette.routing import Match, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import telemetry
+from app.http.reader_limit import TooManyReaders
 from app.models import Problem
-from app.readers import TooManyReaders
-from app.store import Busy, StoreDown, StoreError
+from app.runs.stores.base import Busy, StoreDown, StoreError
 
 log = structlog.stdlib.get_logger("research-agent")
 BODY_SECONDS = 5

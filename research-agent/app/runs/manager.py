@@ -17,10 +17,10 @@ from langgraph.errors import GraphRecursionError
 from app import telemetry
 from app.agent import Agent, BrokenOff
 from app.config import Settings
-from app.log import Live, Log
 from app.models import Event, EventId, Problem, Record, Result, wire_id
 from app.research.circuit_breaker import run_deadline
-from app.store import MAX_TAKEOVERS, Store, StoreDown, StoreError, StoreRefused
+from app.runs.event_log import Live, Log
+from app.runs.stores.base import MAX_TAKEOVERS, Store, StoreDown, StoreError, StoreRefused
 
 log = structlog.stdlib.get_logger("research-agent")
 STORE_SECONDS = 2

@@ -9,8 +9,8 @@ from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import FixedWindowRateLimiter
 
-from app.event_codec import pack_events, unpack_events
 from app.models import Event, EventId, Record
+from app.runs.stores.event_codec import pack_events, unpack_events
 
 MAX_TAKEOVERS = 3
 """Of a run by another replica, because the one that had it has ended without a word."""

@@ -31,7 +31,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
 from app.models import Event, EventId, Record, Run, event_id, wire_id
-from app.store import MAX_TAKEOVERS, Busy, Lease, Quota, StoreDown, StoreRefused, Written
+from app.runs.stores.base import MAX_TAKEOVERS, Busy, Lease, Quota, StoreDown, StoreRefused, Written
 
 BATCH_EVENTS = 500
 CONNECTIONS = 32

@@ -15,9 +15,9 @@ from app.agent import Agent
 from app.config import Settings
 from app.research.fetch import FetchFailed
 from app.research.search import Search
-from app.store import Store, StoreError
+from app.runs.stores.base import Store, StoreError
 
-STATIC = Path(__file__).parent / "static"
+STATIC = Path(__file__).parents[1] / "static"
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"

@@ -1,0 +1,1 @@
+"""HTTP: middleware, authentication, problems, the routes beside the research, and the server."""

@@ -1,0 +1,1 @@
+"""Where runs are stored: in memory for one process, in Redis for many replicas."""
