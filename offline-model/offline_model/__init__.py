@@ -1,1 +1,1 @@
-"""The offline model: a chat server with OpenAI's wire, made of books instead of weights."""
+"""The offline model: a server with OpenAI's protocol that answers from documents instead of weights."""

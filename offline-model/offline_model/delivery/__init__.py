@@ -1,1 +1,1 @@
-"""Delivery: send an answer at a chosen pace and with a chosen fault, notice disconnects, log calls."""
+"""Delivery: send an answer at a chosen speed and with a chosen fault, notice disconnects, log calls."""
