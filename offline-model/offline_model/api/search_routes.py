@@ -40,5 +40,5 @@ class SearchRoutes:
             raise bad_request("Missing required parameter: 'url'.", "url", "missing_required_parameter")
         text = self.corpus.page(url)
         if not text:
-            raise ApiError(404, f"The library has no page {url[:200]}.", param="url", code="page_not_found")
+            raise ApiError(404, f"The corpus has no page {url[:200]}.", param="url", code="page_not_found")
         return PlainTextResponse(text)

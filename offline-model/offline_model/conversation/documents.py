@@ -82,3 +82,7 @@ def clean_sentences(text: str) -> list[str]:
         for sentence in dict.fromkeys(found)
         if sentence and not INJECTED_INSTRUCTION.search(sentence)
     ]
+
+
+def end_sentence(text: str) -> str:
+    return text if text[-1] in ".!?…" else f"{text} ..."

@@ -3,7 +3,7 @@
 import json
 import re
 
-from offline_model.conversation.documents import Document, clean_sentences, documents_in
+from offline_model.conversation.documents import Document, clean_sentences, documents_in, end_sentence
 from offline_model.conversation.messages import Conversation, Reply, ToolResult, parse_json
 from offline_model.corpus.query_terms import terms
 from offline_model.corpus.stemming import stems
@@ -72,19 +72,12 @@ def quote(conversation: Conversation, documents: list[Document]) -> str:
     return " ".join(quoted) + "\n\nSources:\n" + "\n".join(lines)
 
 
-def end_sentence(sentence: str) -> str:
-    return sentence if sentence[-1] in ".!?…" else f"{sentence} ..."
-
-
 def describe(result: ToolResult) -> str:
     """A result that is no document, in a sentence: `get_weather (location: Paris) returned: It is sunny.`"""
     value = parse_json(result.text)
-    if (
-        isinstance(value, dict)
-        and len(value) == 1
-        and isinstance(next(iter(value.values())), str | int | float)
-    ):
-        text = str(next(iter(value.values())))
+    only = next(iter(value.values())) if isinstance(value, dict) and len(value) == 1 else None
+    if isinstance(only, str | int | float):
+        text = str(only)
     elif isinstance(value, dict):
         text = ", ".join(f"{key}: {json.dumps(each, ensure_ascii=False)}" for key, each in value.items())
     else:

@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 
+from offline_model.conversation.documents import end_sentence
 from offline_model.conversation.messages import Conversation
 from offline_model.corpus.passage import Hit, TokenizedPassage
 from offline_model.corpus.stemming import stems
@@ -39,8 +40,7 @@ def write_report(
 
 
 def cite(sentence: str, number: int) -> str:
-    whole = sentence if sentence[-1] in ".!?…" else f"{sentence} ..."
-    return f"{whole} [{number}]" if number else whole
+    return f"{end_sentence(sentence)} [{number}]" if number else end_sentence(sentence)
 
 
 def passages_by_question(plan: QueryPlan, results: ResearchResults) -> dict[str, list[TokenizedPassage]]:
