@@ -425,6 +425,27 @@ class TestRequiredTools:
         names = [name for name, _ in self.loop(client, "What is a dodo?", SEARCH, fetch, FINISH)]
         assert names == ["web_search", "fetch_page", "final_result"]
 
+    def test_smolagents_which_writes_calls_and_results_as_text_gets_its_answer(self, client: OpenAI) -> None:
+        final = tool("final_answer", "Provides a final answer to the given problem.", answer=STRING)
+        prompt = (
+            "To provide the final answer, your final output should look like this:\n"
+            'Action:\n{"name": "final_answer", "arguments": {"answer": "insert your final answer here"}}\n'
+            "You only have access to these tools:\n- get_weather: Weather of a city.\n"
+        )
+        called = "Calling tools:\n[{'function': {'name': 'get_weather', 'arguments': {'city': 'Oslo'}}}]"
+        messages: list[Any] = [
+            {"role": "system", "content": prompt},
+            {"role": "user", "content": "New task:\nWhat is the weather in Oslo?"},
+            {"role": "assistant", "content": called},
+            {"role": "user", "content": "Observation:\nsunny, 21 degrees"},
+        ]
+        made = []
+        for until in (2, 4):
+            asked = said(client, *messages[:until], tools=[WEATHER, final], tool_choice="required")
+            made += calls_of(asked.choices[0].message)
+        assert [name for name, _ in made] == ["get_weather", "final_answer"]
+        assert "sunny, 21 degrees" in made[1][1]["answer"]
+
     def test_small_talk_goes_straight_to_the_tool_that_takes_the_answer(self, client: OpenAI) -> None:
         made = self.loop(client, "Hello!", WEATHER, ADD, FINISH)
         assert [name for name, _ in made] == ["final_result"]

@@ -1,5 +1,6 @@
 """Convert the body of a request into the conversation that intents read."""
 
+import re
 from typing import Any
 
 from offline_model.api.requests import (
@@ -11,6 +12,8 @@ from offline_model.api.requests import (
 )
 from offline_model.conversation.messages import Conversation, Tool, ToolCall, Turn, parse_json
 from offline_model.corpus.search import Corpus
+
+CALL_IN_TEXT = re.compile(r"Calling tools:.*?'name': '([^']+)'", re.DOTALL)
 
 
 def to_conversation(request: CompletionRequest, corpus: Corpus) -> Conversation:
@@ -27,7 +30,7 @@ def to_conversation(request: CompletionRequest, corpus: Corpus) -> Conversation:
     json_schema = response_format.json_schema if response_format else None
     return Conversation(
         corpus,
-        [to_turn(message) for message in request.messages],
+        to_turns(request.messages),
         tools,
         choice,
         forced_tool,
@@ -42,6 +45,21 @@ def to_tool(tool: FunctionTool) -> Tool:
     function = tool.function
     schema = function.parameters or {"type": "object", "properties": {}}
     return Tool(function.name, function.description or "", schema)
+
+
+def to_turns(messages: list[ChatMessage]) -> list[Turn]:
+    """The messages; calls and results that smolagents writes as text become calls and results."""
+    turns: list[Turn] = []
+    for turn in map(to_turn, messages):
+        before = turns[-1] if turns else turn
+        if turn.role == "assistant" and (called := CALL_IN_TEXT.match(turn.text)):
+            turn = Turn("assistant", "", {called[1]: ToolCall(called[1], {})})
+        elif turn.role == "user" and before.calls and turn.text.startswith("Observation:"):
+            turn = Turn(
+                "tool", turn.text.removeprefix("Observation:").strip(), call_id=next(iter(before.calls))
+            )
+        turns.append(turn)
+    return turns
 
 
 def to_turn(message: ChatMessage) -> Turn:

@@ -76,6 +76,8 @@ class SlotValues:
 
     def texts(self, name: str, schema: Schema) -> list[str]:
         found = [*self.stated_values(name), *self.extract(name, schema)]
+        if self.answer and set(stems(name)) & ANSWER_FIELDS:
+            found.insert(0, self.answer)
         if self.item:
             found.append(subject_of(self.item))
         if self.generous or not found:

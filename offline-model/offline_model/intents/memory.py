@@ -50,6 +50,8 @@ def stated_value(conversation: Conversation) -> Reply | None:
     covers = coverage_test(conversation)
     asked = set(terms(conversation.question))
     for key, value in SlotValues(conversation, [], generous=False).pairs:
+        if describes_tool(key, conversation) or value.endswith("?"):
+            continue
         named = stems(key)
         if named and asked.issuperset(named) and covers([*named, *stems(value)]):
             words = key.replace("_", " ").replace("-", " ").strip()
@@ -68,12 +70,19 @@ def quotation(conversation: Conversation) -> Reply | None:
                 said.endswith("?")
                 or said == conversation.question
                 or (turn.role == "system" and INSTRUCTION.match(said))
+                or describes_tool(said, conversation)
             ):
                 continue
             if covers(stems(said)):
                 who = "You said" if turn.role == "user" else "The instructions of this conversation say"
                 return Reply(f"{who}: “{said}”")
     return None
+
+
+def describes_tool(text: str, conversation: Conversation) -> bool:
+    """Whether a line of a prompt says what a tool does, as in `- weather: Weather of a city.`"""
+    name = text.lstrip("-* `").partition(":")[0].rstrip("`")
+    return name in {tool.name for tool in conversation.tools}
 
 
 def coverage_test(conversation: Conversation) -> Callable[[Iterable[str]], bool]:
