@@ -25,7 +25,6 @@ STOP_WORDS = frozenset(
 )
 # The words that tell a keyword of Python from the English word.
 SYNTAX = frozenset({"statement", "statements", "clause", "keyword", "loop", "loops", "block", "operator"})
-PREFIX = frozenset({"async", "yield"})
 
 DEFINITION = re.compile(
     r"^\W*(?:please |can you |could you )*"
@@ -49,8 +48,6 @@ def terms(text: str) -> list[str]:
         if iskeyword(word) and following in SYNTAX:
             # The language reference calls a for loop the for statement.
             found = [*(each for each in found if each not in {word, following}), word, "statement"]
-        elif word in PREFIX and iskeyword(following):
-            found.append(following)
     return list(dict.fromkeys(stemmer.stem(found)))
 
 

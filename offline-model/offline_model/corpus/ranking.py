@@ -10,11 +10,11 @@ from offline_model.corpus.stemming import stems
 
 # Least coverage, by weight of terms: of a definition, of any answer, and of a heading that names the subject.
 FULL, ENOUGH, MOST, PART = 0.99, 0.55, 0.5, 0.4
-# A question has to be covered by so many sentences that stand together.
+# How many sentences together have to cover the question.
 WINDOW = 3
-# A missing term is looked for in so many sentences before and after the first one.
+# How many sentences before and after the first one are searched for a missing term.
 BEFORE, AFTER = 4, 8
-# A definition has at least so many words.
+# The least number of words in a definition.
 MIN_DEFINITION_WORDS = 6
 
 # Sentences that begin so refer to the sentence before.

@@ -34,16 +34,12 @@ class Corpus:
         self.connection = connection
         self.size: int = connection.execute("select count(*) from passages").fetchone()[0]
         self.frequency: dict[str, int] = dict(connection.execute("select term, doc from vocabulary"))
-        # Numbers of passages: by the whole name in the library, by its last part, by the terms of a heading.
+        # Numbers of passages of the library, by whole name and by its last part.
         self.by_name: dict[str, list[int]] = {}
         self.by_last_name: dict[str, list[int]] = {}
-        self.by_heading: dict[frozenset[str], list[int]] = {}
-        for number, kind, title in connection.execute("select id, kind, title from passages order by id"):
-            if kind == "library":
-                self.by_name.setdefault(title.lower(), []).append(number)
-                self.by_last_name.setdefault(title.rpartition(".")[2].lower(), []).append(number)
-            else:
-                self.by_heading.setdefault(frozenset(terms(title.rpartition(": ")[2])), []).append(number)
+        for number, title in connection.execute("select id, title from passages where kind = 'library'"):
+            self.by_name.setdefault(title.lower(), []).append(number)
+            self.by_last_name.setdefault(title.rpartition(".")[2].lower(), []).append(number)
         # The course and the language reference come first in the index.
         self.first_in_library = min(map(min, self.by_name.values()))
         self.passage = cache(self.read_passage)
@@ -105,13 +101,12 @@ class Corpus:
         names = {word.lower() for word in words - exact_names}
         # "asyncio gather" is a name of asyncio.gather too.
         names |= {".".join(pair) for pair in pairwise(content_words(question))}
-        names |= {word.removesuffix(ending) for word in names if "." not in word for ending in ("s", "es")}
         shares = {term: weight / total for term, weight in weights.items()}
         return Ranker(shares, names, exact_names, asks_definition)
 
     def candidates(self, ranker: Ranker, known: list[str]) -> dict[int, None]:
-        """Numbers of passages to rank: by name, by heading, and by full-text search."""
-        numbers = self.with_name(ranker) | dict.fromkeys(self.by_heading.get(frozenset(ranker.weights), ()))
+        """Numbers of passages to rank: by name, and by full-text search."""
+        numbers = self.with_name(ranker)
         if ranker.asks_definition:
             # Prose defines any subject, a docstring only what it is named for.
             every = " AND ".join(f'"{term}"' for term in known[:RAREST_TERMS])

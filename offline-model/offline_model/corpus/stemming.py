@@ -5,15 +5,17 @@ import sqlite3
 
 # Longer runs of letters and digits are cut.
 WORD = re.compile(r"[^\W_]{1,64}")
-# The stems of so many words are remembered.
+# How many words are remembered with their stems.
 CACHE_SIZE = 100_000
 
 # Questions say the first, Python's documentation says the second.
 SYNONYMS = {
-    "dictionary": "dict", "dictionaries": "dict", "string": "str", "strings": "str", "integer": "int",
-    "integers": "int", "asynchronous": "async", "asynchronously": "async", "catch": "handle",
-    "catching": "handle", "caught": "handle", "hung": "hang",
+    "dictionary": "dict", "string": "str", "integer": "int", "asynchronous": "async", "catch": "handle",
 }  # fmt: skip
+SCRATCH_INDEX = """
+create virtual table scratch using fts5(words, tokenize='porter ascii');
+create virtual table terms using fts5vocab(scratch, 'instance');
+"""
 
 
 class PorterStemmer:
@@ -25,11 +27,15 @@ class PorterStemmer:
 
     def __init__(self) -> None:
         self.connection = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
-        self.connection.executescript(
-            "create virtual table scratch using fts5(words, tokenize='porter ascii');"
-            "create virtual table terms using fts5vocab(scratch, 'instance');"
-        )
+        try:
+            self.connection.executescript(SCRATCH_INDEX)
+        except sqlite3.OperationalError as error:
+            raise ImportError(f"This Python's SQLite cannot search full text: {error}") from None
         self.known: dict[str, str] = {}
+        self.synonyms: dict[str, str] = {}
+        words, others = self.stem(list(SYNONYMS)), self.stem(list(SYNONYMS.values()))
+        self.synonyms = dict(zip(words, others, strict=True))
+        self.known.clear()
 
     def stem(self, words: list[str]) -> list[str]:
         """The stem of each word, in order."""
@@ -41,10 +47,9 @@ class PorterStemmer:
         return [self.known[word] for word in words]
 
     def learn(self, words: list[str]) -> None:
-        text = " ".join(SYNONYMS.get(word, word) for word in words)
-        self.connection.execute("insert into scratch values (?)", (text,))
-        terms = self.connection.execute("select term from terms order by offset")
-        self.known.update(zip(words, (term for (term,) in terms), strict=True))
+        self.connection.execute("insert into scratch values (?)", (" ".join(words),))
+        terms = [term for (term,) in self.connection.execute("select term from terms order by offset")]
+        self.known.update(zip(words, (self.synonyms.get(term, term) for term in terms), strict=True))
         self.connection.execute("delete from scratch")
 
 

@@ -10,7 +10,7 @@ from offline_model.corpus import urls
 from offline_model.corpus.passage import Passage
 from offline_model.corpus.plain_text import paragraphs, sentences
 
-# Tools, data and graphics, about which nobody asks this model.
+# Tools, test code, data and graphics are left out of the index.
 SKIPPED = {
     "antigravity", "distutils", "encodings", "ensurepip", "idlelib", "lib2to3", "msilib", "pydoc_data",
     "test", "optparse", "asyncore", "asynchat", "imp", "this", "tkinter", "turtle", "turtledemo",
