@@ -1,8 +1,8 @@
-# The front door. `make` lists the targets.
+# The commands of the course. `make` lists the targets.
 PYTHON ?= python3
 COURSE = .venv/bin/python -m course
 
-# Bytecode is kept, for tests start hundreds of programs.
+# Keep bytecode, because tests start hundreds of programs.
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
@@ -36,19 +36,19 @@ solution-%: .venv/lessons.done ## show what was broken, as a difference
 mends: .venv/dev.done ## prove every exercise, its wrong and its right mends (hours; ONLY=01 or ONLY=01-torn-stream)
 	@$(COURSE) mends $(ONLY)
 
-progress: .venv/lessons.done ## what you have mended so far
+progress: .venv/lessons.done ## the exercises, and which you have solved
 	@$(COURSE) progress
 
 model: .venv/lessons.done ## start the offline model on port 9000, for your own programs
 	@$(COURSE) model
 
-doctor: .venv/lessons.done ## what this machine has, and which lessons that allows
+doctor: .venv/lessons.done ## what this machine has, and which lessons it can run
 	@$(COURSE) doctor
 
 engine: .venv/lessons.done ## set up all engines, or one: make engine docker (as root on Debian; else it says how)
 	@$(COURSE) engine $(NAMES)
 
-# Words after `engine` that are no targets are its arguments. Every other target has a dash in its name.
+# Words after `engine` are its arguments, unless they are targets or have a dash, as lesson-01 has.
 ifeq ($(firstword $(MAKECMDGOALS)),engine)
 NAMES := $(foreach goal,$(filter-out $(TARGETS),$(MAKECMDGOALS)),$(if $(findstring -,$(goal)),,$(goal)))
 .PHONY: $(NAMES)
@@ -65,9 +65,9 @@ smoke: .venv/lessons.done images ## test each image of the research agent, in co
 	@$(COURSE) smoke
 
 audit: .venv/lessons.done ## the same test for your own agent: make audit TARGET=image-or-url (ROUTE=/ask, FIELD=question)
-	@$(COURSE) audit $(or $(TARGET),$(error What is to be tested? Such as: make audit TARGET=your-image:latest))
+	@$(COURSE) audit $(or $(TARGET),$(error Name an image or a URL: make audit TARGET=your-image:latest))
 
-# CI sets up every engine first, and there a missing one is a failure.
+# In CI every engine is set up first, and a missing engine is a failure.
 test: $(if $(CI),engine) lint ## run every test (those whose engine is missing are skipped)
 	@.venv/bin/pytest -n auto --dist loadscope --no-loadscope-reorder -m "not serial"
 	@.venv/bin/pytest -m serial
@@ -75,7 +75,7 @@ test: $(if $(CI),engine) lint ## run every test (those whose engine is missing a
 lint: .venv/dev.done ## check style, types, scripts, pages and figures
 	@$(COURSE) lint
 
-docs: .venv/dev.done ## bring the listings and tables in the pages up to date
+docs: .venv/dev.done ## update the listings and tables in the pages
 	@$(COURSE) docs
 
 figures: .venv/dev.done ## draw the charts from their records
@@ -84,10 +84,10 @@ figures: .venv/dev.done ## draw the charts from their records
 bench: .venv/dev.done ## measure everything again on this machine (minutes)
 	@$(COURSE) bench
 
-lock: .venv/dev.done ## write requirements/*.txt anew from pyproject.toml
+lock: .venv/dev.done ## write the lock files again from pyproject.toml
 	@$(COURSE) lock
 
-clean: ## remove what set-up, engines and tests made, here and in your caches (your workspace stays)
+clean: ## remove what set-up, engines and tests made, here and in your caches (not your workspace)
 	@[ ! -e .venv/lessons.done ] || $(COURSE) clean
 	@rm -rf .venv .pytest_cache .ruff_cache .hypothesis .benchmarks
 	@find . \( -name __pycache__ -o -name .mypy_cache \) -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""The yardstick for lessons 01 and 02: the same routes with the same models, and no agent behind them."""
+"""The baseline for lessons 01 and 02: the same routes with the same models, without an agent."""
 
 from datetime import UTC, datetime
 from typing import Annotated

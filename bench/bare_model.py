@@ -1,4 +1,4 @@
-"""The yardstick for the offline model: its request and reply models on a bare FastAPI route."""
+"""The baseline for the offline model: its request and reply models on a bare FastAPI route."""
 
 from fastapi import FastAPI
 from offline_model.api.requests import CompletionRequest

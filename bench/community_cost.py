@@ -17,8 +17,8 @@ UV = Path(sys.executable).parent / "uv"
 SERVER = ["fastapi", "uvicorn", "pydantic-settings"]  # the same for all
 HERE = ["langchain", "langchain-openai", "httpx2", "lxml", "ddgs", "cachetools"]
 
-# What each installs beside the server, and what it imports until its search could be asked.
-# After 0.3.27 langchain-community asks for ddgs, not for duckduckgo-search; langchain 1 has no AgentExecutor.
+# The packages of each agent besides the server, and its imports up to the point where it could search.
+# After 0.3.27 langchain-community needs ddgs in place of duckduckgo-search; langchain 1 has no AgentExecutor.
 AGENTS = {
     "as first written": (
         ["langchain<1", "langchain-openai<1", "langchain-community<=0.3.27", "duckduckgo-search"],
@@ -49,7 +49,7 @@ IMPORTS = "import fastapi, uvicorn, pydantic_settings\n"
 
 
 def install(folder: Path, packages: list[str]) -> dict[str, str]:
-    """Make a virtual environment in the folder; the version of each package that is in it."""
+    """Make a virtual environment in the folder; returns the version of each package in it."""
     python, pinned = str(folder / "bin/python"), [f"{name}=={version(name)}" for name in SERVER]
     command = ["pip", "install", "--quiet", "--compile-bytecode", "--python", python, *pinned, *packages]
     for arguments in (["venv", "--quiet", "--python", sys.executable, str(folder)], command):
@@ -65,7 +65,7 @@ def megabytes(folder: Path) -> float:
 
 
 def import_seconds(folder: Path, code: str) -> float:
-    """Of the processor, not of the clock: a busy machine then changes less."""
+    """Seconds of processor time, which vary less on a busy machine than those of the clock."""
     command = [str(folder / "bin/python"), "-W", "ignore", "-c", IMPORTS + code]
     before = os.times()
     subprocess.run(command, cwd=folder, check=True)

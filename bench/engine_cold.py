@@ -1,7 +1,7 @@
 """How long until a machine without Docker has one, and how much disk does it take? Ten minutes, as root.
 
-Stops the course's own engine, if it runs, and starts one in a folder of its own: nothing cached, then again.
-The disk is counted twice: after `make engine docker`, and then with the images of lessons 05 and 06.
+It stops the course's own engine, and starts one with an empty cache folder, then again with the same folder.
+Disk space is measured after `make engine docker`, and again with the images of lessons 05 and 06.
 """
 
 import os

@@ -17,8 +17,8 @@ ROUNDS = 3
 
 
 def first_answer(clone: Path, home: Path) -> float:
-    """Seconds until the output of the page's first call of /v1/invoke shows a response; the page runs on."""
-    # Python's package settings come from the environment or the machine; everything kept at home is gone.
+    """Seconds until the page's first call of /v1/invoke prints a response; then the page runs to its end."""
+    # Package settings stay, because they may be in the environment. Caches in the home folder are not used.
     env = base_environment() | {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache"), "TERM": "dumb"}
     env["PATH"] = os.pathsep.join(p for p in env["PATH"].split(os.pathsep) if not p.startswith(str(ROOT)))
     for name in ("VIRTUAL_ENV", "PIP_CACHE_DIR", "UV_CACHE_DIR"):
@@ -41,7 +41,7 @@ def first_answer(clone: Path, home: Path) -> float:
 
 
 def import_seconds(clone: Path) -> float:
-    """How long Python takes to load the lesson's largest library: the part that no course can shorten."""
+    """The seconds that the import of the lesson's largest library takes, which the course cannot shorten."""
     began = time.monotonic()
     subprocess.run([str(clone / ".venv/bin/python"), "-c", "import langchain_openai"], check=True)
     return time.monotonic() - began

@@ -5,13 +5,13 @@ import json
 from bench.load import (
     HOW,
     Route,
-    offline_model,
     questions,
     rounds,
     uvicorn,
     wrk_version,
 )
 from bench.records import measured, save, series
+from course.models import start_model
 from course.processes import Processes
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     wrk = wrk_version()
     bodies = [json.dumps({"query": question}) for question in questions(2_000)]
     with Processes() as processes:
-        model = {"OPENAI_BASE_URL": f"{offline_model(processes)}/v1", "OPENAI_API_KEY": "offline"}
+        model = {"OPENAI_BASE_URL": f"{start_model(processes)}/v1", "OPENAI_API_KEY": "offline"}
         lesson = uvicorn(processes, "01_basic_api:app", "code", "/ready", **model, MODEL_NAME="offline")
         bare = uvicorn(processes, "bare_app:app", "bench")
         health = [Route(f"{bare}/health"), Route(f"{lesson}/health")]

@@ -1,6 +1,6 @@
 """Does lesson 02 stay within bounds? `python bench/lesson_02_bounds.py`, about a minute.
 
-A thousand streams open at once; the metrics after 10,000 paths that nobody knows; the start, and memory.
+It opens a thousand streams at once, requests 10,000 unknown paths, and measures the start and the memory.
 """
 
 import asyncio
@@ -16,12 +16,11 @@ from bench.load import model_settings
 from bench.records import measured, save
 from course.models import base_environment
 from course.paths import ROOT
-from course.ports import free_port
-from course.processes import Processes, wait_ready
+from course.processes import Processes, wait_listening, wait_ready
 
 STREAMS, PATHS = 1_000, 10_000
 QUESTION = {"query": "What is graceful shutdown?", "max_tokens": 20}
-TOKENS_A_SECOND = 2  # slow enough that one worker is not what the streams wait for
+TOKENS_A_SECOND = 2  # slow enough for one worker to keep up with all streams
 
 
 @dataclass
@@ -37,12 +36,12 @@ class Served:
 
 
 def serve(processes: Processes, app: str, folder: str, **env: str) -> Served:
-    port = free_port()
     began = time.monotonic()
-    command = ["python", "-m", "uvicorn", "--app-dir", folder, app, "--port", str(port), "--no-access-log"]
+    command = ["python", "-m", "uvicorn", "--app-dir", folder, app, "--port", "0", "--no-access-log"]
     process = processes.start(command, env=base_environment() | env, cwd=ROOT, output=subprocess.DEVNULL)
-    wait_ready(process, f"http://127.0.0.1:{port}/health")
-    return Served(f"http://127.0.0.1:{port}", time.monotonic() - began, psutil.Process(process.pid))
+    url = wait_listening(process)
+    wait_ready(process, f"{url}/health")
+    return Served(url, time.monotonic() - began, psutil.Process(process.pid))
 
 
 async def stream(client: httpx2.AsyncClient, url: str, expected: str) -> str:
@@ -59,7 +58,7 @@ async def stream(client: httpx2.AsyncClient, url: str, expected: str) -> str:
 
 
 async def streams(url: str, served: Served) -> tuple[list[str], float]:
-    """The outcomes of a thousand streams, and the most memory the server had meanwhile, in MB."""
+    """The outcomes of a thousand streams, and the most memory that the server took, in MB."""
     limits, most = httpx2.Limits(max_connections=STREAMS), 0.0
     async with httpx2.AsyncClient(limits=limits, timeout=120) as client:
         whole = (await client.post(f"{url}/v1/invoke", json=QUESTION)).json()["response"]

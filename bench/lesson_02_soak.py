@@ -1,7 +1,7 @@
-"""Does lesson 02 stay well under faults? `python bench/lesson_02_soak.py`, about eight minutes.
+"""Does lesson 02 keep working while its model fails? `python bench/lesson_02_soak.py`, about eight minutes.
 
-200,000 requests in all, to four servers whose models fail one call in ten, each in a way of its own. With
-another number after its name it sends that many, and keeps no record.
+It sends 200,000 requests to four servers whose models fail one call in ten, each with another fault. With a
+number as argument it sends that many, and saves no record.
 """
 
 import json
@@ -15,10 +15,10 @@ from bench.load import CONNECTIONS, model_settings, questions, wrk_version
 from bench.records import measured, save
 from course.processes import Processes
 
-REQUESTS, TURN = 200_000, 5  # in all; seconds that each server is loaded in turn
-QUESTIONS, CACHE, DEADLINE = 1_250, 1_000, 5  # more questions than are kept: old answers make room
+REQUESTS, TURN = 200_000, 5  # in all; seconds of load for each server in turn
+QUESTIONS, CACHE, DEADLINE = 1_250, 1_000, 5  # more questions than cache entries, so that entries are evicted
 FAULTS = {"429": "429", "500": "500", "hang": "hang", "cut": "cut&after=3"}
-# What a caller may see: a status, or the last event of a stream. What wrk calls an error has no reply at all.
+# The statuses, and last events of streams, that callers may see. No reply is an error to wrk.
 DOCUMENTED = {"200", "502", "503", "504", "done", "error"}
 
 SCRIPT = """
@@ -47,7 +47,7 @@ end
 
 
 def soak(server: Served, script: str) -> Counter[str]:
-    """Load a server for one turn; how often each status, or last event of a stream, was seen."""
+    """Load a server for one turn; returns the count of each status, or last event of a stream."""
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{TURN}s", "--timeout", "10s", "-s", script, server.url]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     words = [line.split() for line in printed.splitlines() if line.startswith("SEEN")]

@@ -1,28 +1,27 @@
-"""Does every run end, whatever fails? `python bench/lesson_04_chaos.py`, about a minute.
+"""Does every run end while Redis and the model fail? `python bench/lesson_04_chaos.py`, about a minute.
 
-200 runs on two replicas; Redis is killed and started again three times, the model fails one call in ten.
+It starts 200 runs on two replicas, kills and restarts Redis three times, and the model fails one call in ten.
 """
 
 import asyncio
 import itertools
-import subprocess
 import tempfile
 from collections import Counter
 
 import httpx2
 
-from bench.lesson_04_streams import redis, wait_redis
-from bench.load import offline_model
+from bench.lesson_04_streams import redis_server
 from bench.records import measured, save
 from bench.research import follow, question, replica
 from course.clients.readers import Reading
+from course.models import start_model
 from course.processes import Processes
 
 RUNS, CALLERS, KILLS = 200, 20, 3
 
 
 async def run(client: httpx2.AsyncClient, urls: "itertools.cycle[str]", number: int) -> Reading:
-    """Start a run and follow it to its end as a good client does, going from replica to replica."""
+    """Start a run and follow it to its end, with each request at the next replica."""
     seen = Reading()
     key = {"Idempotency-Key": f"chaos-{number}"}
     body = question(number) | {"background": True}
@@ -50,7 +49,7 @@ async def run(client: httpx2.AsyncClient, urls: "itertools.cycle[str]", number: 
 
 
 async def ended(client: httpx2.AsyncClient, url: str, run_id: str) -> str:
-    """The state in which the store has a run that is over."""
+    """Wait until the store has a run as ended; returns its state."""
     async with asyncio.timeout(30):
         while True:
             state: str = (await client.get(f"{url}/v1/research/{run_id}")).json().get("state", "")
@@ -61,9 +60,9 @@ async def ended(client: httpx2.AsyncClient, url: str, run_id: str) -> str:
 
 async def main() -> None:
     with tempfile.TemporaryDirectory() as folder, Processes() as processes:
-        store, server = redis(processes, folder)
-        model = offline_model(processes)
-        settings = {"REDIS_URL": store, "MODEL_NAME": "offline?tps=60&fault=500&every=10"}
+        store = redis_server(processes, folder)
+        model = start_model(processes)
+        settings = {"REDIS_URL": store.url, "MODEL_NAME": "offline?tps=60&fault=500&every=10"}
         replicas = [replica(processes, model, **settings) for _ in range(2)]
         urls = itertools.cycle([each.url for each in replicas])
         numbers, found = iter(range(RUNS)), []
@@ -79,12 +78,10 @@ async def main() -> None:
                 await asyncio.wait(callers, timeout=1)
                 if kills < KILLS and len(found) >= (kills + 1) * RUNS // (KILLS + 1):
                     kills += 1
-                    print(f"Redis is killed with {len(found)} runs over", flush=True)
-                    server.kill()
-                    server.wait()
-                    await asyncio.wait(callers, timeout=2)  # away for so long
-                    server = processes.start([*map(str, server.args)], output=subprocess.DEVNULL)  # type: ignore[arg-type]
-                    wait_redis(store)
+                    print(f"Redis is killed after {len(found)} runs have ended", flush=True)
+                    store.kill()
+                    await asyncio.wait(callers, timeout=2)  # Redis is away for two seconds
+                    await asyncio.to_thread(store.start)
             for task in callers:
                 task.result()
             stored = [await ended(client, next(urls), seen.run_id) for seen in found]

@@ -1,15 +1,15 @@
 """Does the agent's memory stay bounded? `python bench/lesson_04_memory.py`, about eight minutes.
 
-10,000 runs on one worker that keeps them in memory, 1,000 at most.
+It starts 10,000 runs on one worker that keeps up to 1,000 of them in memory.
 """
 
 import asyncio
 
 import httpx2
 
-from bench.load import offline_model
 from bench.records import measured, save
 from bench.research import question, replica
+from course.models import start_model
 from course.processes import Processes
 
 RUNS, CALLERS, MARKS = 10_000, 16, 10
@@ -30,7 +30,7 @@ async def research(url: str, first: int, count: int) -> None:
 def main() -> None:
     memory = []
     with Processes() as processes:
-        agent = replica(processes, offline_model(processes), MAX_TOKENS="40")
+        agent = replica(processes, start_model(processes), MAX_TOKENS="40")
         memory.append(agent.megabytes())
         for mark in range(MARKS):
             asyncio.run(research(agent.url, mark * RUNS // MARKS, RUNS // MARKS))

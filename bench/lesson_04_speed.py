@@ -1,6 +1,7 @@
 """What does the research agent cost beside its agent alone? `python bench/lesson_04_speed.py`, two minutes.
 
-Start and memory beside a bare app; runs a second beside the same agent in a loop; the first event under load.
+It compares start and memory with a bare app, and runs a second with the agent in a loop; then it measures the
+time to the first event under load.
 """
 
 import asyncio
@@ -13,11 +14,11 @@ import time
 import httpx2
 
 from bench.lesson_02_bounds import serve
-from bench.load import offline_model
 from bench.records import measured, save, series
 from bench.research import environment, follow, question, replica
 from bench.straight_agent import CALLERS
 from course.clients.readers import Reading
+from course.models import start_model
 from course.paths import ROOT
 from course.processes import Processes
 
@@ -25,7 +26,7 @@ SECONDS, ROUNDS, STARTS = 8, 3, 5
 GOING, PROBES, TOKENS_A_SECOND = 50, 200, 50
 
 
-def straight(model: str, first: int) -> float:
+def agent_alone(model: str, first: int) -> float:
     command = [sys.executable, "-m", "bench.straight_agent", str(SECONDS), str(first)]
     env = environment(model)
     run = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -66,7 +67,7 @@ async def first_events(url: str) -> list[float]:
     async with httpx2.AsyncClient(timeout=60, limits=httpx2.Limits(max_connections=None)) as client:
 
         async def again_and_again(delay: float) -> None:
-            await asyncio.sleep(delay)  # spread: people do not ask in step
+            await asyncio.sleep(delay)  # spread, because people do not ask at the same moment
             while len(found) < PROBES:
                 await go(client)
 
@@ -77,7 +78,7 @@ async def first_events(url: str) -> list[float]:
 def main() -> None:
     bare_starts, starts, alone, through = [], [], [], []
     with Processes() as processes:
-        model = offline_model(processes)
+        model = start_model(processes)
         for _ in range(STARTS):
             bare = serve(processes, "bare_app:app", "bench")
             bare_starts.append(bare.seconds)
@@ -89,7 +90,7 @@ def main() -> None:
                 each.process.wait()
         agent = replica(processes, model, MAX_CONCURRENCY="64")
         for number in range(ROUNDS):
-            alone.append(straight(model, number * 100_000))
+            alone.append(agent_alone(model, number * 100_000))
             through.append(asyncio.run(served(agent.url, number * 100_000 + 50_000)))
             print(f"round {number + 1}: alone {alone[-1]:.1f}/s, served {through[-1]:.1f}/s", flush=True)
         paced = replica(processes, model, MODEL_NAME=f"offline?tps={TOKENS_A_SECOND}", MAX_CONCURRENCY="64")

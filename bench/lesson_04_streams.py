@@ -1,45 +1,32 @@
 """Do 500 streams survive a change of replica? `python bench/lesson_04_streams.py`, about a minute.
 
-500 streams on one worker; each is left in the middle and resumed at a second worker, through Redis.
+It opens 500 streams on one worker, leaves each in the middle, and resumes it at a second worker on one Redis.
 """
 
 import asyncio
 import random
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import httpx2
-from redis import Redis
-from redis.backoff import ConstantBackoff
-from redis.retry import Retry
 
-from bench.load import offline_model
 from bench.records import measured, save
 from bench.research import follow, question, replica
 from course.clients.readers import Reading
-from course.ports import free_port
+from course.engines.redis import REDIS, RedisServer
+from course.models import start_model
 from course.processes import Processes
 
 STREAMS, TOKENS_A_SECOND, OPENED_A_SECOND = 500, 1.5, 10
 
 
-def redis(processes: Processes, folder: str) -> tuple[str, "subprocess.Popen[str]"]:
-    program = shutil.which("redis-server") or sys.exit("This measurement needs redis-server: `make engine`.")
-    port = free_port()
-    command = [program, "--port", str(port), "--save", "", "--appendonly", "yes", "--dir", folder]
-    process = processes.start(command, output=subprocess.DEVNULL)
-    url = f"redis://127.0.0.1:{port}/0"
-    wait_redis(url)
-    return url, process
-
-
-def wait_redis(url: str) -> None:
-    with Redis.from_url(url, retry=Retry(ConstantBackoff(0.05), 200)) as client:
-        client.ping()
+def redis_server(processes: Processes, folder: str) -> RedisServer:
+    if REDIS.version() is None:
+        sys.exit("This measurement needs redis-server: `make engine redis`.")
+    return RedisServer(processes, str(REDIS.program()), Path(folder))
 
 
 async def run(client: httpx2.AsyncClient, here: str, there: str, number: int) -> tuple[Reading, float, float]:
@@ -70,14 +57,14 @@ async def run(client: httpx2.AsyncClient, here: str, there: str, number: int) ->
 
 async def main() -> None:
     with tempfile.TemporaryDirectory() as folder, Processes() as processes:
-        url, _ = redis(processes, folder)
-        model = offline_model(processes)
+        store = redis_server(processes, folder)
+        model = start_model(processes)
         settings = {
-            "REDIS_URL": url,
+            "REDIS_URL": store.url,
             "MODEL_NAME": f"offline?tps={TOKENS_A_SECOND}",
             "MAX_CONCURRENCY": str(STREAMS),
             "TIMEOUT_SECONDS": "300",
-            "LEASE_SECONDS": "15",  # this is about resuming: no run shall move because the machine is busy
+            "LEASE_SECONDS": "15",  # long, so that no run moves because the machine is busy
         }
         here, there = replica(processes, model, **settings), replica(processes, model, **settings)
         limits, most = httpx2.Limits(max_connections=None), [0.0, 0.0]

@@ -1,7 +1,7 @@
 """What does an edit cost? `python bench/lesson_05_builds.py`, about ten minutes; needs Docker.
 
-Each image of the research agent is built with nothing in the builder's cache, after an edit of the source,
-and after an edit of the dependencies.
+It builds each image of the research agent with an empty cache, after an edit of the source, and after an edit
+of the dependencies.
 """
 
 import shutil
@@ -37,7 +37,7 @@ def built(image: Image, folder: Path, *options: str) -> float:
 
 
 def edit(path: Path, number: int) -> None:
-    """A comment more, as no build has seen it before."""
+    """Append a comment that no build has seen."""
     with path.open("a") as file:
         file.write(f"# {number} {time.time_ns()}\n")
 
@@ -49,7 +49,7 @@ def main() -> None:
         shutil.copytree(ROOT / "research-agent", folder)
         for number in range(ROUNDS):
             for image in AGENTS:
-                # What --no-cache keeps: the caches that steps mount. A new builder has none of them either.
+                # --no-cache keeps the caches that steps mount, which a new builder does not have.
                 docker("buildx", "prune", "--force", "--filter=type=exec.cachemount", seconds=300)
                 cold, source, dependencies = costs[image.tag]
                 cold.append(built(image, folder, "--no-cache"))

@@ -13,7 +13,7 @@ from course.paths import ROOT
 
 MB = 1_000_000
 BASE = "python:3.13-slim"
-# What each distribution brought: its files on the disk, bytecode included.
+# The size of each distribution: its files on the disk, with bytecode.
 PACKAGES = """
 import json
 import re
@@ -33,7 +33,7 @@ def unpacked(tag: str) -> float:
 
 
 def packed(tag: str) -> float:
-    """As a registry keeps it: gzip of all layers."""
+    """The size in a registry: all layers, compressed by gzip."""
     with tempfile.TemporaryDirectory() as folder:
         saved, small = Path(folder) / "image.tar", Path(folder) / "image.tar.gz"
         run("save", f"--output={saved}", tag, seconds=300)
@@ -44,15 +44,15 @@ def packed(tag: str) -> float:
 
 
 def layers(tag: str) -> list[tuple[str, float]]:
-    """The base image as a whole, and what each line of the Dockerfile added to it."""
+    """The size of the base image, and of what each line of the Dockerfile added."""
     base, steps = history(BASE), history(tag)
-    if steps[: len(base)] != base:  # it brings the base's files in a layer of its own
+    if steps[: len(base)] != base:  # the image has the base's files in a layer of its own
         return steps
     return [(f"the base image (a stand-in for {BASE})", sum(size for _, size in base)), *steps[len(base) :]]
 
 
 def history(tag: str) -> list[tuple[str, float]]:
-    """Each step that made an image, from the first, and what it added."""
+    """Each step that made an image, the first one first, and the size that it added."""
     told = run("history", "--no-trunc", "--human=false", "--format={{.Size}}\t{{.CreatedBy}}", tag)
     lines = [line.partition("\t") for line in reversed(told.splitlines())]
     return [(made, int(size) / MB) for size, _, made in lines]
@@ -91,7 +91,7 @@ def main() -> None:
         measured(how, Docker=version),
     )
     for name, image in zip(names[1:], AGENTS, strict=True):
-        # The builder's history does not say from which stage a layer came; the Dockerfile does.
+        # The history of an image does not name the stage that a layer came from; the Dockerfile does.
         text = (ROOT / image.folder / image.file).read_text()
         stages = iter(re.findall(r"COPY --link --from=(\w+) /layer /", text))
         told = [
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def short(made: str) -> str:
-    """An instruction as the Dockerfile has it, without the builder's additions."""
+    """An instruction as the Dockerfile has it, without what the builder added."""
     for noise in ("/bin/sh -c ", "# buildkit", "#(nop) "):
         made = made.replace(noise, "")
     line = (

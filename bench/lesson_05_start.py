@@ -11,10 +11,10 @@ from bench.records import measured, save, series
 from course.containers.commands import run
 from course.containers.container import Container
 from course.containers.images import AGENTS
-from course.containers.network import Surroundings
+from course.containers.network import TestNetwork
 
 ROUNDS = 5
-# What one run of the image's health check costs: its own CPU time, in milliseconds.
+# Prints the CPU time of one run of the image's health check, in milliseconds.
 CHECK = (
     "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
     "spent = resource.getrusage(resource.RUSAGE_CHILDREN); print(1000 * (spent.ru_utime + spent.ru_stime))"
@@ -37,11 +37,11 @@ def main() -> None:
     starts: dict[str, list[float]] = {image.tag: [] for image in AGENTS}
     stops: dict[str, list[float]] = {image.tag: [] for image in AGENTS}
     costs: dict[str, list[float]] = {image.tag: [] for image in AGENTS}
-    with Surroundings() as around:
+    with TestNetwork() as network:
         for _ in range(ROUNDS):
             for image in AGENTS:
                 began = time.time()
-                container = around.start(image.tag)
+                container = network.start(image.tag)
                 starts[image.tag].append(healthy(container, began))
                 costs[image.tag] += [check_cost(container) for _ in range(3)]
                 code, seconds = container.stop(30)

@@ -1,6 +1,6 @@
 """What do readers see of a `kill -9`? `python bench/lesson_06_kill.py`, about a minute; needs Docker.
 
-A replica is killed while it streams to 100 readers; a second replica goes on.
+It kills a replica that streams to 100 readers; a second replica takes over.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ async def main() -> None:
                     group.create_task(read(client, stack.url, f"{LONG} {number}", seen))
                 while not all(seen.ids for seen in readings):  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
-                # The second replica comes when all streams are at the first.
+                # Start the second replica when the first one has all streams.
                 await asyncio.to_thread(stack.up, 2)
                 going = [seen for seen in readings if not seen.over]
                 before = [len(seen.ids) for seen in going]
@@ -45,7 +45,7 @@ async def main() -> None:
     silences, otherwise = [], []
     for seen in going:
         if at := taken_over(seen):
-            # From the kill, or the last that the killed one said after it, until the other one speaks.
+            # From the kill, or the last event after it, to the first event of the other replica.
             silences.append(seen.times[at] - max(killed, seen.times[at - 1]))
             otherwise += seen.pauses[: at - 1] + seen.pauses[at:]
     how = (

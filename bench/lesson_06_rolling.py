@@ -1,6 +1,6 @@
-"""Does anybody notice a rolling update? `python bench/lesson_06_rolling.py`, three minutes; needs Docker.
+"""Does a rolling update fail any request? `python bench/lesson_06_rolling.py`, three minutes; needs Docker.
 
-Four replicas are replaced one after the other, while others ask, and read streams.
+It replaces four replicas one after the other under a load of questions and streams.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ def rolling_update(stack: Stack) -> None:
 
 @contextmanager
 def recorded(stack: Stack, path: Path) -> Iterator[None]:
-    """Docker's events go into a file meanwhile: its own memory of them is short, and full of checks."""
+    """Write Docker's events into a file during the block, because Docker keeps only the last few."""
     events = [f"--filter=event={name}" for name in ("kill", "die", "start", "health_status")]
     filters = [f"--filter=label=com.docker.compose.project={stack.name}", *events]
     with path.open("w") as file:
@@ -61,7 +61,9 @@ def lifelines(old: list[str], new: list[str], path: Path, began: float, ended: f
                     state, since = after[action], now
         if state:
             spans.append(span(since, ended - began, state))
-        seen = [each for each in spans if each["end"] - each["start"] >= 0.5]  # what can be seen in a picture
+        seen = [
+            each for each in spans if each["end"] - each["start"] >= 0.5
+        ]  # shorter ones would not be visible in the chart
         lanes.append({"name": f"replica {number}", "spans": seen})
     return lanes
 

@@ -9,19 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from course.models import base_environment, start_offline_model
+from course.models import base_environment, start_model
 from course.paths import ROOT
-from course.ports import free_port
 from course.processes import Processes, wait_listening, wait_ready
 
 SECONDS, ROUNDS, CONNECTIONS = 5, 5, 64
-FAST = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
+FAST = ["--loop", "uvloop", "--no-access-log", "--log-level", "warning"]
 HOW = (
     f"wrk with 1 thread and {CONNECTIONS} connections on the same machine, {ROUNDS} rounds of {SECONDS} s "
     "in turn, median and spread"
 )
 
-# wrk sends the bodies in turn, and at the end prints what it saw as a line of JSON.
+# wrk sends the bodies in turn, and at the end prints its counts as one line of JSON.
 SCRIPT = """
 local bodies, n = {%s}, 0
 wrk.headers["Content-Type"] = "application/json"
@@ -40,14 +39,14 @@ end
 
 @dataclass(frozen=True)
 class Route:
-    """What is loaded: a URL, and the bodies to POST in turn (none: GET)."""
+    """A URL to load, and the bodies to POST in turn; GET when there are none."""
 
     url: str
     bodies: Sequence[str] = ()
 
 
 def wrk_version() -> str:
-    """The version of wrk; without wrk the program ends with a line that says what to install."""
+    """The version of wrk. Without wrk the program ends with advice to install it."""
     if not shutil.which("wrk"):
         sys.exit("This measurement needs wrk: apt-get install wrk, or brew install wrk.")
     words = subprocess.run(["wrk", "-v"], capture_output=True, text=True).stdout.split()
@@ -63,32 +62,28 @@ def lesson(processes: Processes, program: str, **env: str) -> str:
     return url
 
 
-def uvicorn(processes: Processes, app: str, folder: str, ready: str = "/health", **env: str) -> str:
-    """Start one worker of an app, with uvloop and httptools and no access log; its base URL."""
-    port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "--app-dir", folder, app, "--port", str(port), *FAST]
+def uvicorn(
+    processes: Processes, app: str, folder: str, ready: str = "/health", http: str = "httptools", **env: str
+) -> str:
+    """Start one worker of an app, with uvloop, the given parser and no access log; its base URL."""
+    served = ["--app-dir", folder, app, "--port", "0", "--http", http]
+    command = [sys.executable, "-m", "uvicorn", *served, *FAST]
     process = processes.start(command, env=base_environment() | env, cwd=ROOT)
-    wait_ready(process, f"http://127.0.0.1:{port}{ready}")
-    return f"http://127.0.0.1:{port}"
-
-
-def offline_model(processes: Processes) -> str:
-    """Start the offline model; its base URL."""
-    port = free_port()
-    start_offline_model(processes, port=port)()
-    return f"http://127.0.0.1:{port}"
+    url = wait_listening(process)
+    wait_ready(process, f"{url}{ready}")
+    return url
 
 
 def model_settings(processes: Processes) -> dict[str, str]:
     """Start the offline model; the settings of an agent that asks it."""
-    base_url = f"{offline_model(processes)}/v1"
+    base_url = f"{start_model(processes)}/v1"
     return {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "offline", "MODEL_NAME": "offline"}
 
 
 def load(route: Route, seconds: int = SECONDS) -> tuple[float, float]:
     """Requests a second, and the 99th percentile of their time in milliseconds.
 
-    One failed request ends the program, for errors are quicker than answers.
+    One failed request ends the program, because errors are faster than answers.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(SCRIPT % ", ".join(f"[==[{body}]==]" for body in route.bodies))
@@ -102,7 +97,7 @@ def load(route: Route, seconds: int = SECONDS) -> tuple[float, float]:
 
 
 def rounds(routes: Sequence[Route]) -> list[list[float]]:
-    """The rates of each route, measured in turn in every round, so that all share the machine's moods."""
+    """The rates of each route, measured in turn in every round: the machine's speed changes for all alike."""
     for route in routes:
         load(route, 1)  # warm up
     found: list[list[float]] = [[] for _ in routes]
@@ -114,7 +109,7 @@ def rounds(routes: Sequence[Route]) -> list[list[float]]:
 
 
 def questions(count: int) -> list[str]:
-    """So many different questions about the standard library."""
+    """That many different questions about the standard library."""
     modules = (
         "argparse ast asyncio collections datetime decimal inspect io itertools json logging math os pathlib "
         "random re shutil socket sqlite3 ssl statistics string subprocess tarfile tempfile threading time"

@@ -5,13 +5,13 @@ import json
 from bench.load import (
     HOW,
     Route,
-    offline_model,
     questions,
     rounds,
     uvicorn,
     wrk_version,
 )
 from bench.records import measured, save, series
+from course.models import start_model
 from course.processes import Processes
 
 TARGET = 0.4  # times the bare route
@@ -24,7 +24,7 @@ def main() -> None:
         for question in questions(2_000)
     ]
     with Processes() as processes:
-        model, bare = offline_model(processes), uvicorn(processes, "bare_model:app", "bench")
+        model, bare = start_model(processes), uvicorn(processes, "bare_model:app", "bench")
         path = "/v1/chat/completions"
         pools = [Route(f"{bare}{path}", bodies), Route(f"{model}{path}", bodies)]
         repeats = [Route(f"{bare}{path}", bodies[:1]), Route(f"{model}{path}", bodies[:1])]

@@ -1,4 +1,4 @@
-"""What every measurement says of itself, and how it is kept."""
+"""Records of measurements: how they were taken, and where they are saved."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from course.paths import ROOT
 
 
 def measured(how: str, *libraries: str, **versions: str) -> dict[str, Any]:
-    """How, on what, when, and with which versions, for the record."""
+    """How, on which machine, when, and with which versions something was measured."""
     found = {name: version(name) for name in libraries}
     system = f"{os.cpu_count()} cores, {platform.system()} on {platform.machine()}"
     return {
@@ -44,7 +44,7 @@ def series(
 
 
 def save(name: str, record: dict[str, Any]) -> None:
-    """Keep the record, and say what it says."""
+    """Save the record, and print its numbers."""
     RECORD.validate_python(record)
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
     (ROOT / "docs" / "figures" / f"{name}.json").write_text(text, "utf-8")

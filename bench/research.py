@@ -1,4 +1,4 @@
-"""Research agents to measure, and clients that read their streams."""
+"""Start research agents to measure, and read their streams."""
 
 import subprocess
 import sys
@@ -13,8 +13,7 @@ import psutil
 from course.clients.readers import Reading
 from course.models import base_environment
 from course.paths import ROOT
-from course.ports import free_port
-from course.processes import Processes, wait_ready
+from course.processes import Processes, wait_listening, wait_ready
 
 FREE = {
     "RATE_LIMIT_RPM": "1000000000",
@@ -28,8 +27,7 @@ FREE = {
 class Replica:
     url: str
     process: psutil.Process
-    seconds: float
-    """From start to ready."""
+    seconds: float  # from start to ready
 
     def megabytes(self) -> float:
         return round(self.process.memory_info().rss / 1e6, 1)
@@ -41,16 +39,16 @@ def environment(model: str, **settings: str) -> dict[str, str]:
 
 
 def replica(processes: Processes, model: str, **settings: str) -> Replica:
-    port = free_port()
     began = time.monotonic()
     process = processes.start(
         [sys.executable, "main.py"],
-        env=environment(model, PORT=str(port), **settings),
+        env=environment(model, PORT="0", **settings),
         cwd=ROOT / "research-agent",
         output=subprocess.DEVNULL,
     )
-    wait_ready(process, f"http://127.0.0.1:{port}/ready")
-    return Replica(f"http://127.0.0.1:{port}", psutil.Process(process.pid), time.monotonic() - began)
+    url = wait_listening(process)
+    wait_ready(process, f"{url}/ready")
+    return Replica(url, psutil.Process(process.pid), time.monotonic() - began)
 
 
 async def follow(response: httpx2.Response, seen: Reading) -> AsyncIterator[str]:
@@ -61,5 +59,5 @@ async def follow(response: httpx2.Response, seen: Reading) -> AsyncIterator[str]
 
 
 def question(number: int) -> dict[str, Any]:
-    """One of many different questions that take a search and a page."""
+    """A question that was not asked before, and takes a search and a page."""
     return {"query": f"What is graceful shutdown, asked for the {number}th time?"}

@@ -5,8 +5,8 @@ import time
 
 from bench.load import model_settings
 from bench.records import measured, save, series
-from course.processes import Processes, wait_ready
-from course.versus import contender
+from course.processes import Processes
+from course.versus import start_candidate
 
 ROUNDS, TARGET = 7, 0.3
 SERVERS = {
@@ -25,8 +25,8 @@ def main() -> None:
         settings = model_settings(processes)
         for number in range(ROUNDS):
             for name, command in SERVERS.items():
-                server = contender(processes, name, command, settings)
-                wait_ready(server.process, f"{server.url}/health")
+                server = start_candidate(processes, name, command, settings)
+                server.wait()
                 time.sleep(1)  # until the other workers are up, too
                 began = time.monotonic()
                 server.process.send_signal(signal.SIGTERM)

@@ -4,8 +4,8 @@ import asyncio
 
 from bench.load import model_settings
 from bench.records import measured, save, series
-from course.processes import Processes, wait_ready
-from course.versus import STATES, contender, shut_down
+from course.processes import Processes
+from course.versus import STATES, shut_down, start_candidate
 
 EACH, DELAY, DRAIN, ROUNDS = 100, 1, 10, 3
 
@@ -16,8 +16,8 @@ def main() -> None:
         settings = model_settings(processes) | {"MODEL_NAME": "offline?tps=5", "DRAIN_SECONDS": str(DRAIN)}
         settings |= {"DRAIN_DELAY_SECONDS": str(DELAY), "TIMEOUT_SECONDS": "60"}
         for number in range(ROUNDS):
-            server = contender(processes, "lesson 03", ["code/03_graceful_shutdown.py"], settings)
-            wait_ready(server.process, f"{server.url}/health")
+            server = start_candidate(processes, "lesson 03", ["code/03_graceful_shutdown.py"], settings)
+            server.wait()
             asyncio.run(shut_down([server], EACH, EACH, grace=60))
             assert server.exit_code == 0 and server.seconds
             seconds.append(server.seconds - DELAY)

@@ -9,8 +9,8 @@ import httpx2
 
 from bench.load import model_settings
 from bench.records import measured, save
-from course.processes import Processes, wait_ready
-from course.versus import LONG, SHORT, Contender, contender
+from course.processes import Processes
+from course.versus import LONG, SHORT, Candidate, start_candidate
 
 DELAY, DRAIN = 1.5, 3
 
@@ -62,8 +62,8 @@ async def readiness(client: httpx2.AsyncClient, clock: Clock) -> list[dict[str, 
         await asyncio.sleep(0.01)
 
 
-async def shutdown(server: Contender) -> tuple[float, dict[str, list[dict[str, Any]]]]:
-    """When the signal came, and the lanes."""
+async def shutdown(server: Candidate) -> tuple[float, dict[str, list[dict[str, Any]]]]:
+    """The time of the signal, and the lanes of the timeline."""
     clock = Clock()
     limits = httpx2.Limits(max_connections=None)
     client = httpx2.AsyncClient(base_url=server.url, limits=limits, timeout=60)
@@ -88,8 +88,8 @@ def main() -> None:
     with Processes() as processes:
         settings = model_settings(processes) | {"MODEL_NAME": "offline?tps=15", "DRAIN_SECONDS": str(DRAIN)}
         settings |= {"DRAIN_DELAY_SECONDS": str(DELAY)}
-        server = contender(processes, "lesson 03", ["code/03_graceful_shutdown.py"], settings)
-        wait_ready(server.process, f"{server.url}/health")
+        server = start_candidate(processes, "lesson 03", ["code/03_graceful_shutdown.py"], settings)
+        server.wait()
         signalled, lanes = asyncio.run(shutdown(server))
     ended, red = lanes["server"][0]["end"], lanes["/ready"][-1]["start"]
     marks = (

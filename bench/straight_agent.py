@@ -1,4 +1,4 @@
-"""The yardstick for research runs: the same agent called in a loop, no server around it.
+"""The baseline for research runs: the agent called in a loop, without a server.
 
 `python bench/straight_agent.py SECONDS FIRST` prints runs a second; questions count from FIRST.
 """
@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "research-agent"))
 
 from app.agent import Agent
 from app.config import read_settings
-from app.models import Notebook
+from app.models import Checkpoint
 from app.research.search import make_search
 
 CALLERS = 16
@@ -32,7 +32,7 @@ async def main(seconds: float, first: int) -> float:
     async def caller() -> None:
         nonlocal runs
         while time.perf_counter() - began < seconds:
-            async for _ in agent.research(question(next(numbers))["query"], Notebook()):
+            async for _ in agent.research(question(next(numbers))["query"], Checkpoint()):
                 pass
             runs += 1
 

@@ -1,4 +1,4 @@
-"""The yardstick for distinct questions: lesson 02's ChatOpenAI chain called in a loop, no server around it.
+"""The baseline for distinct questions: lesson 02's chain called in a loop, without a server.
 
 `python bench/straight_chain.py SECONDS` reads questions from standard input and prints answers a second.
 """

@@ -1,1 +1,1 @@
-"""The course's own machinery: pages that run, exercises, figures, processes, engines."""
+"""The course's own tools: they run pages, check exercises, draw figures, and set up engines."""

@@ -1,5 +1,5 @@
-"""Failed: the error whose text a learner reads."""
+"""Failed: an error whose message is written for the learner."""
 
 
 class Failed(Exception):
-    """A process could not be started or did not become ready; the text says why, in words for its user."""
+    """Something could not be done. Commands print the message in one line, without a traceback."""

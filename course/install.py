@@ -1,7 +1,7 @@
 """Makes the virtual environment: `python3 course/install.py GROUP` puts requirements/GROUP.txt into .venv.
 
-It runs before anything is installed and under whatever Python the machine has, so it uses the standard
-library alone, and syntax that Python 3.6 can read.
+It runs before anything is installed, and an old Python has to run it to say that it is too old. So it uses
+only the standard library, and syntax that Python 3.6 can parse.
 """
 
 import os
@@ -54,8 +54,8 @@ def install(group: str) -> None:
     hashed = ("--quiet", "--require-hashes", "-r")
     pip = (PYTHON, "-m", "pip", "install", "--disable-pip-version-check", *hashed)
     uv = (PYTHON, "-m", "uv", "pip", "install", "--compile-bytecode", "--python", PYTHON, *hashed)
-    # uv installs in a tenth of pip's time; pip follows where uv cannot go (it reads pip's own settings). Both
-    # compile to bytecode here and now: no start of a program pays for it later, on whatever machine.
+    # uv takes a tenth of pip's time. pip is tried when uv fails, because it reads pip's own settings. Both
+    # compile to bytecode now, so that no program does it at its start.
     code, log = run(*(pip + (lock("installer"),)))
     if not code:
         code, log = run(*(uv + (lock(group),)))
@@ -67,7 +67,7 @@ def install(group: str) -> None:
             "the packages could not be installed (%s)." % last[0].strip(),
             "The first set-up needs the internet, or a package mirror that pip knows; later runs do not.",
         )
-    # The course's own packages are used where they stand.
+    # Put the course's own packages on the path of the virtual environment.
     site = subprocess.check_output([PYTHON, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"])
     with open(os.path.join(site.decode().strip(), "course.pth"), "w") as paths:
         paths.write("%s\n%s\n" % (ROOT, os.path.join(ROOT, "offline-model")))

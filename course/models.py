@@ -1,9 +1,10 @@
-"""Which model a lesson talks to: the offline one, a server of the learner's, or, when asked, the real API.
+"""The model that a lesson talks to: the offline one, the learner's own server, or with MODEL=real a paid API.
 
-Whatever key happens to be exported, nothing is sent to a paid model unless `MODEL=real` says so.
+Nothing is sent to a paid API without `MODEL=real`, whatever keys are exported.
 """
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import IO
 
 from course.errors import Failed
 from course.ports import require_free
-from course.processes import Processes, wait_ready
+from course.processes import Processes, wait_listening, wait_ready
 
 OFFLINE_PORT = 9000
 OFFLINE = {
@@ -19,23 +20,23 @@ OFFLINE = {
     "OPENAI_API_KEY": "offline",
     "MODEL_NAME": "offline",
 }
-# Settings that would send a learner's data, or a request meant for 127.0.0.1, somewhere else.
-ASIDE = ("OPENAI_", "MODEL_NAME", "LANGSMITH_", "LANGCHAIN_")
+# Variables with these prefixes could send a learner's data elsewhere, so programs do not get them.
+REMOVED = ("OPENAI_", "MODEL_NAME", "LANGSMITH_", "LANGCHAIN_")
 
 
 @dataclass
 class Model:
-    """What the programs of a lesson get as variables, and whether their output compares with the page's."""
+    """The variables for a lesson's programs, and whether their output can be compared with the page."""
 
     env: dict[str, str]
     comparable: bool
     notice: str
-    wait: Callable[[], None] = lambda: None  # until it answers
+    wait: Callable[[], None] = lambda: None  # waits until the model answers
 
 
 def base_environment() -> dict[str, str]:
-    """This process's environment without model settings, and with the course's Python first on the path."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(ASIDE)}
+    """This process's environment without settings for a model, and with the course's Python first on PATH."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(REMOVED)}
     env["PATH"] = os.path.dirname(sys.executable) + os.pathsep + env["PATH"]  # noqa: PTH120
     env["PYTHONUNBUFFERED"] = "1"
     env["NO_PROXY"] = env["no_proxy"] = "127.0.0.1,localhost"
@@ -45,15 +46,24 @@ def base_environment() -> dict[str, str]:
 def start_offline_model(
     processes: Processes, log: IO[str] | None = None, port: int = OFFLINE_PORT
 ) -> Callable[[], None]:
-    """Start the offline model, its output going to `log`; the function that is returned waits for it."""
+    """Start the offline model with its output in `log`; returns a function that waits until it answers."""
     require_free(port)
     command = [sys.executable, "-m", "offline_model", "--port", str(port)]
     process = processes.start(command, env=base_environment(), output=log)
     return lambda: wait_ready(process, f"http://127.0.0.1:{port}/health")
 
 
+def start_model(processes: Processes, port: int = 0) -> str:
+    """Start the offline model and wait until it answers; returns its base URL. 0 takes any free port."""
+    command = [sys.executable, "-m", "offline_model", "--port", str(port)]
+    process = processes.start(command, env=base_environment(), output=subprocess.DEVNULL)
+    url = wait_listening(process)
+    wait_ready(process, f"{url}/health")
+    return url
+
+
 def choose(processes: Processes, log: IO[str], page_starts_model: bool = False) -> Model:
-    """The model for a lesson; starts the offline one when no other is named and the page does not itself."""
+    """The model for a lesson. Starts the offline one unless another is named or the page starts it itself."""
     env = base_environment()
     if os.environ.get("MODEL") == "real":
         return Model(env | real(), False, "MODEL=real: your key is used, and your provider bills every call.")
@@ -79,7 +89,7 @@ def other_server(base_url: str) -> dict[str, str]:
     key = os.environ.get("OPENAI_API_KEY", "none")
     name = os.environ.get("MODEL_NAME")
     if not name:
-        import httpx2  # here, because it takes as long to import as the rest of the runner
+        import httpx2  # imported here, because it takes as long as all of the runner
 
         try:
             reply = httpx2.get(f"{base_url}/models", headers={"Authorization": f"Bearer {key}"}, timeout=10)

@@ -1,4 +1,4 @@
-"""Where things are."""
+"""Where the course is."""
 
 from pathlib import Path
 

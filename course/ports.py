@@ -1,4 +1,4 @@
-"""Ports: who holds one, and which one a URL names."""
+"""TCP ports on 127.0.0.1: which process listens on one, and which one a URL names."""
 
 import socket
 from urllib.parse import urlsplit
@@ -7,23 +7,26 @@ from course.errors import Failed
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on now."""
+    """A port on which no program listens now.
+
+    Another program may take it a moment later. Prefer port 0 and `wait_listening` where a program allows it.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def holder(port: int) -> str | None:
-    """Who listens on the port, such as "python3 (pid 4711)"; None when nobody does."""
+def port_owner(port: int) -> str | None:
+    """The program that listens on the port, such as "python3 (pid 4711)"; None when there is none."""
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) != 0:
             return None
-    import psutil  # here, because a free port is the rule, and each import delays a lesson
+    import psutil  # imported here, because it is rarely needed and slows the start of a lesson
 
     for process in psutil.process_iter(["name"]):
         try:
             sockets = process.net_connections(kind="tcp")
-        except psutil.Error:  # another user's process, or one that has just ended
+        except psutil.Error:  # it belongs to another user, or has just ended
             continue
         if any(s.status == psutil.CONN_LISTEN and s.laddr.port == port for s in sockets):
             return f"{process.info['name']} (pid {process.pid})"
@@ -31,9 +34,9 @@ def holder(port: int) -> str | None:
 
 
 def require_free(port: int) -> None:
-    """Raise `Failed` with one clear line when the port is taken."""
-    if taker := holder(port):
-        raise Failed(f"Port {port} is taken by {taker}. Stop it and try again.")
+    """Raise `Failed` when a program listens on the port; the message names that program."""
+    if owner := port_owner(port):
+        raise Failed(f"Port {port} is taken by {owner}. Stop it and try again.")
 
 
 def port_of(url: str) -> int:

@@ -1,7 +1,7 @@
-"""Processes of the course: started in a group of their own, waited for, and surely stopped.
+"""Processes: each is started in a process group of its own, waited for, and stopped with all that it started.
 
-Nothing outlives the program that started it: on the way out every group is ended, and a watchman (a small
-shell that reads a pipe from us) does the same if we are killed with no time to say goodbye.
+Leaving `Processes` ends every group. If this program is killed by SIGKILL, a reaper ends them: a small shell
+that reads their ids from a pipe, which closes when this program ends.
 """
 
 import os
@@ -18,9 +18,8 @@ from urllib.request import ProxyHandler, build_opener
 
 from course.errors import Failed
 
-# Reads group ids until the pipe closes, which it does even when our side is killed, then ends those groups;
-# the word "release" lets them live.
-WATCHMAN = """
+# Reads group ids until the pipe closes, then kills those groups. The word "release" lets them live.
+REAPER = """
 while read -r id; do
   [ "$id" = release ] && exit
   ids="$ids $id"
@@ -32,17 +31,17 @@ for id in $ids; do kill -s KILL -- "-$id"; done 2>/dev/null
 class Processes:
     """A context in which processes are started; leaving it stops them all.
 
-    Each is asked by SIGTERM and has `grace` seconds before its whole group is killed.
+    Each process group gets SIGTERM, and SIGKILL when it still runs after `grace` seconds.
     """
 
     def __init__(self, grace: float = 5) -> None:
         self.grace = grace
         self.running: list[subprocess.Popen[str]] = []
-        self.watchman: subprocess.Popen[str] | None = None
+        self.reaper: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
-        self.watchman = subprocess.Popen(
-            ["/bin/sh", "-c", WATCHMAN], stdin=subprocess.PIPE, text=True, bufsize=1, start_new_session=True
+        self.reaper = subprocess.Popen(
+            ["/bin/sh", "-c", REAPER], stdin=subprocess.PIPE, text=True, bufsize=1, start_new_session=True
         )
         return self
 
@@ -55,8 +54,8 @@ class Processes:
         stdin: int | None = subprocess.DEVNULL,
         output: IO[str] | int | None = None,
     ) -> subprocess.Popen[str]:
-        """Start a command; stdout and stderr go to `output` together."""
-        assert self.watchman and self.watchman.stdin
+        """Start a command; its stdout and stderr both go to `output`."""
+        assert self.reaper and self.reaper.stdin
         process = subprocess.Popen(
             command,
             env=env,
@@ -69,16 +68,16 @@ class Processes:
             start_new_session=True,
         )
         self.running.append(process)
-        self.watchman.stdin.write(f"{process.pid}\n")
+        self.reaper.stdin.write(f"{process.pid}\n")
         return process
 
     def stop(self, process: subprocess.Popen[str]) -> int:
-        """Stop a process and what it started; its exit code."""
+        """Stop a process and its process group; returns its exit code."""
         for sign in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.killpg(process.pid, sign)
                 process.wait(self.grace)
-            except (ProcessLookupError, PermissionError):  # gone; macOS answers EPERM for a group of zombies
+            except (ProcessLookupError, PermissionError):  # ended; macOS gives EPERM for a group of zombies
                 break
             except subprocess.TimeoutExpired:
                 continue
@@ -87,9 +86,9 @@ class Processes:
         return process.wait()
 
     def release(self) -> None:
-        """Let what runs go on running when this context ends."""
-        assert self.watchman and self.watchman.stdin
-        self.watchman.stdin.write("release\n")
+        """Leave the processes running when this context ends."""
+        assert self.reaper and self.reaper.stdin
+        self.reaper.stdin.write("release\n")
         self.running.clear()
 
     def __exit__(
@@ -97,15 +96,15 @@ class Processes:
     ) -> None:
         for process in list(reversed(self.running)):
             self.stop(process)
-        assert self.watchman and self.watchman.stdin
-        self.watchman.stdin.close()
-        self.watchman.wait()
+        assert self.reaper and self.reaper.stdin
+        self.reaper.stdin.close()
+        self.reaper.wait()
 
 
 def wait_ready(process: subprocess.Popen[str], url: str, seconds: float = 30) -> None:
-    """Wait until GET `url` answers 200; raise `Failed` when the process ends or the time is up."""
+    """Wait until GET `url` answers 200. Raises `Failed` when the process ends or the time is up."""
     deadline = time.monotonic() + seconds
-    client = build_opener(ProxyHandler({}))  # a proxy has no business with 127.0.0.1
+    client = build_opener(ProxyHandler({}))  # requests to 127.0.0.1 need no proxy
     while time.monotonic() < deadline:
         if (code := process.poll()) is not None:
             raise Failed(f"The program ended with exit code {code} before {url} answered.")
@@ -113,14 +112,14 @@ def wait_ready(process: subprocess.Popen[str], url: str, seconds: float = 30) ->
             with client.open(url, timeout=2) as answer:
                 if answer.status == 200:
                     return
-        except (OSError, HTTPException):  # not there yet, not well yet, or not speaking HTTP yet
+        except (OSError, HTTPException):  # it does not listen, or does not answer with 200 yet
             pass
         time.sleep(0.02)
     raise Failed(f"{url} did not answer with 200 within {seconds:.0f} s.")
 
 
 def wait_listening(process: subprocess.Popen[str], seconds: float = 60) -> str:
-    """The URL of a program that was started with port 0, when it (or a child) listens on 127.0.0.1."""
+    """Wait until a program that was started with port 0 (or a child of it) listens; its URL on 127.0.0.1."""
     import psutil
 
     deadline = time.monotonic() + seconds
@@ -133,5 +132,5 @@ def wait_listening(process: subprocess.Popen[str], seconds: float = 60) -> str:
                 for connection in each.net_connections("tcp4"):
                     if connection.status == psutil.CONN_LISTEN:
                         return f"http://127.0.0.1:{connection.laddr.port}"
-        time.sleep(0.05)
+        time.sleep(0.02)
     raise Failed(f"The program did not listen within {seconds:.0f} s.")

@@ -1,8 +1,8 @@
 """Versus: three ways to stop a server, side by side, under the same streams and the same SIGTERM.
 
-All three serve lesson 03's program. The first is the exercise in which a handler swallows the signal, the
-second is run by plain uvicorn, the third as the lesson runs it. Whoever still runs after `GRACE` seconds is
-killed, as `docker stop -t` does.
+All three serve lesson 03's program: with a signal handler of its own that ignores the signal (an exercise),
+by plain uvicorn, and as the lesson runs it. A server that still runs after `GRACE` seconds is killed, as
+`docker stop -t` does.
 """
 
 import asyncio
@@ -21,11 +21,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from course.exercises import exercises
-from course.models import base_environment, start_offline_model
+from course.exercises.format import exercises
+from course.models import base_environment, start_model
 from course.paths import ROOT
-from course.ports import free_port
-from course.processes import Processes, wait_ready
+from course.processes import Processes, wait_listening, wait_ready
 
 STREAMS, DRAIN, DELAY, GRACE = 10, 3, 1, 6  # streams of each length; seconds
 SHORT, LONG = "Hello", "What is a container?"  # 3 s and 8 s at the model's pace
@@ -34,16 +33,21 @@ STATES = ("open", "finished", "error event", "cut off")
 
 
 @dataclass
-class Contender:
-    """A server, and what became of its callers. Times in seconds from its SIGTERM."""
+class Candidate:
+    """A server, and what became of its streams. Times in seconds from its SIGTERM."""
 
     name: str
     process: subprocess.Popen[str]
-    url: str
+    url: str = ""  # known when it listens
     streams: list[str] = field(default_factory=list)
-    newcomer: str = ""
+    late_caller: str = ""
     exit_code: int | None = None
     seconds: float | None = None
+
+    def wait(self) -> None:
+        """Wait until it is ready."""
+        self.url = wait_listening(self.process)
+        wait_ready(self.process, f"{self.url}/health")
 
     def count(self, state: str) -> int:
         return self.streams.count(state)
@@ -51,40 +55,37 @@ class Contender:
     def row(self) -> list[str]:
         ended = "" if self.exit_code is None else str(self.exit_code)
         seconds = "" if self.seconds is None else f"{self.seconds:.1f}"
-        return [self.name, *(str(self.count(state)) for state in STATES), self.newcomer, ended, seconds]
+        return [self.name, *(str(self.count(state)) for state in STATES), self.late_caller, ended, seconds]
 
 
-def contenders(processes: Processes, broken: Path) -> list[Contender]:
-    """The three servers, started and ready; `broken` is a folder for the first one's program."""
+def start_candidates(processes: Processes, broken: Path) -> list[Candidate]:
+    """The three servers, started and ready; the first one's program is put into the folder `broken`."""
     next(e for e in exercises("03") if e.slug == "03-signal-swallowed").put_into(broken)
-    model = free_port()
-    with (broken / "model.log").open("w") as log:
-        wait_for_model = start_offline_model(processes, log, model)
     script, bound = "code/03_graceful_shutdown.py", ["--timeout-graceful-shutdown", str(DRAIN)]
     plain = ["-m", "uvicorn", "--app-dir", "code", "03_graceful_shutdown:app", *bound]
-    settings = {"OPENAI_BASE_URL": f"http://127.0.0.1:{model}/v1", "OPENAI_API_KEY": "offline"}
+    settings = {"OPENAI_BASE_URL": f"{start_model(processes)}/v1", "OPENAI_API_KEY": "offline"}
     settings |= {"MODEL_NAME": "offline?tps=15"}
     settings |= {"DRAIN_SECONDS": str(DRAIN), "DRAIN_DELAY_SECONDS": str(DELAY)}
-    found = [
-        contender(processes, "own handler", [str(broken / script)], settings),
-        contender(processes, "plain uvicorn", plain, settings),
-        contender(processes, "lesson 03", [script], settings),
+    candidates = [
+        start_candidate(processes, "own handler", [str(broken / script)], settings),
+        start_candidate(processes, "plain uvicorn", plain, settings),
+        start_candidate(processes, "lesson 03", [script], settings),
     ]
-    wait_for_model()
-    for one in found:
-        wait_ready(one.process, f"{one.url}/health")
-    return found
+    for candidate in candidates:
+        candidate.wait()
+    return candidates
 
 
-def contender(processes: Processes, name: str, command: list[str], settings: dict[str, str]) -> Contender:
-    port = str(free_port())
-    command = [sys.executable, *command, *(["--port", port] if "uvicorn" in command else [])]
-    env = base_environment() | settings | {"PORT": port}
-    process = processes.start(command, env=env, cwd=ROOT, output=subprocess.DEVNULL)
-    return Contender(name, process, f"http://127.0.0.1:{port}")
+def start_candidate(
+    processes: Processes, name: str, command: list[str], settings: dict[str, str]
+) -> Candidate:
+    """Start a server on a port that the system chooses; `wait` for it before its first request."""
+    command = [sys.executable, *command, *(["--port", "0"] if "uvicorn" in command else [])]
+    env = base_environment() | settings | {"PORT": "0"}
+    return Candidate(name, processes.start(command, env=env, cwd=ROOT, output=subprocess.DEVNULL))
 
 
-async def follow(client: httpx2.AsyncClient, to: Contender, query: str) -> None:
+async def follow(client: httpx2.AsyncClient, to: Candidate, query: str) -> None:
     """Read a stream to its end, and note how it ended."""
     number, last = len(to.streams), ""
     to.streams.append("open")
@@ -95,71 +96,73 @@ async def follow(client: httpx2.AsyncClient, to: Contender, query: str) -> None:
     to.streams[number] = ENDS.get(last, "cut off")
 
 
-async def stop(client: httpx2.AsyncClient, one: Contender, grace: float) -> None:
-    """SIGTERM; half a second later a new caller; SIGKILL when the grace is over."""
+async def stop(client: httpx2.AsyncClient, candidate: Candidate, grace: float) -> None:
+    """Send SIGTERM, half a second later a new request, and SIGKILL when the grace is over."""
     began = time.monotonic()
-    one.process.send_signal(signal.SIGTERM)
+    candidate.process.send_signal(signal.SIGTERM)
     await asyncio.sleep(0.5)
     try:
-        await client.get(f"{one.url}/health", headers={"Connection": "close"})
-        one.newcomer = "let in"
+        await client.get(f"{candidate.url}/health", headers={"Connection": "close"})
+        candidate.late_caller = "let in"
     except httpx2.TransportError:
-        one.newcomer = "refused"
-    while (code := one.process.poll()) is None:
+        candidate.late_caller = "refused"
+    while (code := candidate.process.poll()) is None:
         if time.monotonic() - began > grace:
-            one.process.kill()
+            candidate.process.kill()
         await asyncio.sleep(0.02)
-    one.exit_code = code if code >= 0 else 128 - code  # as a shell and docker tell it
-    one.seconds = time.monotonic() - began
+    candidate.exit_code = code if code >= 0 else 128 - code  # as shells and Docker report a signal
+    candidate.seconds = time.monotonic() - began
 
 
 async def shut_down(
-    all_: list[Contender], short: int = STREAMS, long: int = STREAMS, grace: float = GRACE
+    candidates: list[Candidate], short: int = STREAMS, long: int = STREAMS, grace: float = GRACE
 ) -> None:
-    """Open the streams, a second later stop the servers, and wait until everything has ended."""
+    """Open the streams, stop the servers a second later, and wait until everything has ended."""
     limits = httpx2.Limits(max_connections=None)
     async with httpx2.AsyncClient(limits=limits, timeout=None) as client, asyncio.TaskGroup() as group:
-        for one in all_:
+        for candidate in candidates:
             for query in [SHORT] * short + [LONG] * long:
-                group.create_task(follow(client, one, query))
+                group.create_task(follow(client, candidate, query))
         await asyncio.sleep(1)
-        for one in all_:
-            group.create_task(stop(client, one, grace))
+        for candidate in candidates:
+            group.create_task(stop(client, candidate, grace))
 
 
-def table(all_: list[Contender]) -> Table:
+def table(candidates: list[Candidate]) -> Table:
     shown = Table("server", *STATES, "caller", "exit", "seconds", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for one in all_:
-        shown.add_row(*one.row())
+    for candidate in candidates:
+        shown.add_row(*candidate.row())
     return shown
 
 
-async def shown(all_: list[Contender], console: Console) -> None:
-    """Run, and count live: in a table on a terminal, in a line a second without one."""
-    running = asyncio.ensure_future(shut_down(all_))
+async def show(candidates: list[Candidate], console: Console) -> None:
+    """Run, and count live: in a table on a terminal, in one line a second elsewhere."""
+    running = asyncio.ensure_future(shut_down(candidates))
     if console.is_terminal:
-        with Live(table(all_), console=console) as live:
+        with Live(table(candidates), console=console) as live:
             while not running.done():
                 await asyncio.sleep(0.1)
-                live.update(table(all_))
+                live.update(table(candidates))
     else:
         while not running.done():
             await asyncio.wait({running}, timeout=1)
-            told = [f"{one.name}: " + ", ".join(f"{one.count(s)} {s}" for s in STATES) for one in all_]
-            console.print("; ".join(told), soft_wrap=True)
-        console.print(table(all_))
+            counts = [
+                f"{one.name}: " + ", ".join(f"{one.count(s)} {s}" for s in STATES) for one in candidates
+            ]
+            console.print("; ".join(counts), soft_wrap=True)
+        console.print(table(candidates))
     await running
 
 
-def versus(console: Console) -> list[Contender]:
-    """Start the three, stop them, show what became of their streams; what became of them."""
+def versus(console: Console) -> list[Candidate]:
+    """Start the three servers, stop them, and show what became of their streams."""
     with tempfile.TemporaryDirectory() as folder, Processes() as processes:
         with console.status("starting three servers ..."):
-            all_ = contenders(processes, Path(folder))
+            candidates = start_candidates(processes, Path(folder))
         console.print(
             f"Each server has {2 * STREAMS} streams, half of them longer than {DRAIN} s, and gets SIGTERM. "
-            f"Whoever still runs after {GRACE} s is killed, as docker stop would.",
+            f"A server that still runs after {GRACE} s is killed, as docker stop would.",
             soft_wrap=True,
         )
-        asyncio.run(shown(all_, console))
-    return all_
+        asyncio.run(show(candidates, console))
+    return candidates

@@ -1,6 +1,6 @@
-"""Compile installed packages to bytecode, save those that the last build has compiled; `Dockerfile` runs it.
+"""Compile installed packages to bytecode, except those that an earlier build has compiled.
 
-Usage: bytecode.py LAYER CACHE, two folders. Compiling takes longer than all the rest of an installation.
+`Dockerfile` runs `bytecode.py LAYER CACHE` (two folders). Compiling takes longer than installing.
 """
 
 import csv
@@ -16,29 +16,29 @@ layer, cache = map(Path, sys.argv[1:])
 
 
 def compile_package(record: Path) -> None:
-    """Compile what the RECORD of a package lists, or take it from the cache under the record's hash."""
-    kept = cache / hashlib.sha256(MAGIC_NUMBER + record.read_bytes()).hexdigest()
+    """Compile the files that a package's RECORD lists, or copy them from the cache (by its hash)."""
+    cached = cache / hashlib.sha256(MAGIC_NUMBER + record.read_bytes()).hexdigest()
     site = record.parent.parent
     with record.open(encoding="utf-8") as rows:
         sources = [row[0] for row in csv.reader(rows) if row[0].endswith(".py") and (site / row[0]).exists()]
-    if not kept.exists():
-        new = kept.with_suffix(".new")
+    if not cached.exists():
+        new = cached.with_suffix(".new")
         for source in sources:
-            # Bytecode that is taken as it is, with no look at the date of its source: no date is what it was.
+            # Python must not compare the date of the source: the build sets all dates to 0.
             mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
-            place = f"/{(site / source).relative_to(layer)}"
+            installed = f"/{(site / source).relative_to(layer)}"
             py_compile.compile(
-                str(site / source), f"{new / source}c", place, doraise=True, invalidation_mode=mode
+                str(site / source), f"{new / source}c", installed, doraise=True, invalidation_mode=mode
             )
         new.mkdir(exist_ok=True)
-        new.rename(kept)
+        new.rename(cached)
     for source in sources:
         target = Path(cache_from_source(site / source))
         target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(kept / f"{source}c", target)
+        shutil.copyfile(cached / f"{source}c", target)
 
 
 if __name__ == "__main__":
-    # A process for each package: what one compiled before would show in the bytecode.
+    # A new process for each package: bytecode depends on what its process has compiled before.
     with multiprocessing.Pool(maxtasksperchild=1) as pool:
         pool.map(compile_package, sorted(layer.glob("**/*.dist-info/RECORD")), chunksize=1)

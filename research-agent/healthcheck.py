@@ -1,6 +1,6 @@
-"""What an image's HEALTHCHECK runs: exit 0 when /health answers 200, in a few hundredths of a second of CPU.
+"""The image's HEALTHCHECK: exit 0 if /health answers 200. It takes a few hundredths of a second of CPU.
 
-It imports no more than it takes: the app's own imports, every few seconds, would cost more than its work.
+It runs every few seconds, so it imports only what it needs: the app's imports would cost more than its work.
 """
 
 import os

@@ -1,10 +1,10 @@
-"""The research agent: `python main.py`. This file only wires."""
+"""Start the research agent: `python main.py`. This file only wires the parts together."""
 
 import signal
 import sys
 
-# Process 1 of a container gets no signal that it does not handle. Until the server listens to them, after a
-# second or so of imports, there is nothing that could be finished.
+# The kernel delivers no signal to process 1 of a container unless it has a handler. During the imports, which
+# take a second or so, there is nothing to finish: exit at once. Later the server handles signals.
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
@@ -27,36 +27,36 @@ def configure() -> uvicorn.Config:
         port=settings.port,
         access_log=False,
         log_config=None,
-        http="app.http.server:BoundedProtocol",
+        http="app.http.protocol:BoundedProtocol",
         ws="none",
         forwarded_allow_ips=settings.forwarded_allow_ips,
-        # For those who do not even read their last event; uvicorn says int, asyncio takes any number.
+        # For clients that do not read their last event. uvicorn's type is int, but asyncio takes any number.
         timeout_graceful_shutdown=settings.drain_seconds + 2,  # type: ignore[arg-type]
     )
 
 
 def serve(parent: connection.Connection | None = None, sockets: list[socket] | None = None) -> int:
-    # Not before now: prometheus_client must find its folder, and a parent of workers needs none of it.
+    # Imported only here: PROMETHEUS_MULTIPROC_DIR must be set first, and a parent of workers needs no app.
     from app.api import create_app
-    from app.http.server import DrainingServer, Stop
+    from app.http.server import DrainingServer, Shutdown
     from app.telemetry import configure_logs
 
     configure_logs(settings.log_level)
-    stop = Stop(settings.drain_delay_seconds, settings.drain_seconds)
+    shutdown = Shutdown(settings.drain_delay_seconds, settings.drain_seconds)
     config = configure()
-    config.app = create_app(settings, stop)
-    server = DrainingServer(config, stop, parent)
-    server.run(sockets)  # ends this process
+    config.app = create_app(settings, shutdown)
+    server = DrainingServer(config, shutdown, parent)
+    server.run(sockets)  # exits this process
     return server.exit_code
 
 
 def main() -> int:
     if settings.web_concurrency == 1:
         return serve()
-    from app.http.server import supervise
+    from app.http.workers import run_workers
 
     with tempfile.TemporaryDirectory() as os.environ["PROMETHEUS_MULTIPROC_DIR"]:
-        return supervise(settings.web_concurrency, configure(), serve)
+        return run_workers(settings.web_concurrency, configure(), serve)
 
 
 if __name__ == "__main__":

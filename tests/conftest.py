@@ -1,4 +1,4 @@
-"""What every test may use: real servers on free ports, and the place of the lesson under test."""
+"""Fixtures for all tests: servers, engines, and the folder of the lesson under test."""
 
 import os
 import signal
@@ -19,39 +19,38 @@ from support.plugins.faults import (  # noqa: F401  # pytest finds the hooks her
 )
 from support.plugins.groups import pytest_xdist_make_scheduler  # noqa: F401
 from support.plugins.shares import pytest_terminal_summary  # noqa: F401
-from support.redis_server import RedisServer
 from support.servers import (
     App,
     Server,
     Servers,
     forget_calls,
-    start_model,
     start_server,
 )
 
 from course import engines
 from course.containers import images
-from course.containers.network import Surroundings
+from course.containers.network import TestNetwork
 from course.engines.docker import docker as run_docker
-from course.models import base_environment
+from course.engines.redis import RedisServer
+from course.models import base_environment, start_model
 from course.paths import ROOT
 from course.processes import Processes
 
-os.environ.update(engines.environment())  # whatever a test starts finds the course's Docker
+os.environ.update(engines.environment())  # programs that tests start find the course's Docker
 # Tests import the research agent's package `app` from the course, or from a copy that an exercise has broken.
 sys.path.insert(0, str(Path(os.environ.get("LESSON_ROOT", ROOT)) / "research-agent"))
 
-# None are installed; looking for them would take a tenth of a second of each of hundreds of starts.
+# No pydantic plugin is installed. Looking for them would add a tenth of a second to each start of a server.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
-# A script's background job ignores Ctrl-C, and so would all that a test starts.
+# In a background job of a script SIGINT is ignored, and programs that tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """For `-n auto`: half as many again as there are processors, for tests wait as much as they compute."""
+    """The workers of `-n auto`: one and a half per processor, because tests wait as much as they compute."""
     return max(2, (os.cpu_count() or 1) * 3 // 2)
 
 
@@ -64,7 +63,7 @@ def lesson_root(
     if slug is None:
         yield Path(os.environ.get("LESSON_ROOT", ROOT))
         return
-    forget_calls(offline_model)  # of the same test on the course, and then those on the broken copy
+    forget_calls(offline_model)  # those of the same test on the untouched lesson
     yield broken_copy(slug, tmp_path_factory.mktemp(slug))
     forget_calls(offline_model)
 
@@ -77,7 +76,7 @@ def processes() -> Iterator[Processes]:
 
 @pytest.fixture(scope="session")
 def offline_model(processes: Processes) -> str:
-    """Base URL of a running offline model, without /v1; a run inside a test shares the outer run's."""
+    """Base URL of a running offline model, without /v1. A run of pytest inside a test shares it."""
     if shared := os.environ.get("SHARED_OFFLINE_MODEL"):
         forget_calls(shared)
         return shared
@@ -86,22 +85,22 @@ def offline_model(processes: Processes) -> str:
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    """A port that refuses connections, and that no other process can take meanwhile."""
+    """A port that refuses connections and that no other process can take during the test."""
     with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))  # and never listens
+        held.bind(("127.0.0.1", 0))  # bound, and not listening
         yield held.getsockname()[1]
 
 
 @pytest.fixture
 def literal_ports() -> Iterator[None]:
-    """The ports 8000 and 9000 of the pages."""
+    """The ports 8000 and 9000, which pages use."""
     with turn("literal-ports"):
         yield
 
 
 @pytest.fixture(scope="session")
 def servers() -> Servers:
-    """The servers of all lessons that run, by program and settings."""
+    """The running servers of all lessons, by program and settings."""
     return {}
 
 
@@ -113,9 +112,9 @@ def start_script(
     servers: Servers,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[..., App]]:
-    """Give a lesson's script and the folder it runs in, get a function that starts it with settings.
+    """A function that takes a lesson's script and its folder, and returns a function that starts it.
 
-    The same settings give the same server, or a new one when that has ended.
+    The same settings give the same server, or a new one when that server has ended.
     """
 
     def script(path: str, folder: str = "") -> App:
@@ -141,14 +140,14 @@ def start_script(
 
 @pytest.fixture(scope="session")
 def research_agent(start_script: Callable[..., App], offline_model: str) -> App:
-    """A function that starts the research agent of lessons 04 to 06 with settings; its search is offline."""
+    """A function that starts the research agent of lessons 04 to 06 with settings, and an offline search."""
     start = start_script("main.py", "research-agent")
     return lambda **settings: start(**{"SEARCH_URL": offline_model} | settings)
 
 
 @pytest.fixture(scope="session")
 def start(research_agent: App) -> App:
-    """The research agent with limits that no test reaches by chance; lessons 01 to 03 have their own."""
+    """The research agent with limits that no test reaches by accident. Lessons 01 to 03 override this."""
     limits = {"RATE_LIMIT_RPM": "100000", "MAX_RUNS_PER_CALLER": "1000", "MODEL_RETRIES": "0"}
     return lambda **settings: research_agent(**(limits | settings))
 
@@ -158,18 +157,18 @@ def server(start: App) -> Server:
     return start()
 
 
-# --- Engines: real servers and programs that the course does not bring itself ---
+# --- Engines ---
 
 
 @pytest.fixture(scope="session")
 def docker() -> None:
-    """A Docker engine that can build and run."""
+    """A Docker engine that works."""
     require("docker")
 
 
 @pytest.fixture(scope="session")
 def build(docker: None, lesson_root: Path) -> Iterator[Callable[[str], str]]:
-    """A function that builds the research agent of the lesson under test ("basic", ...); the image's name."""
+    """A function that builds an image of the lesson under test ("basic", ...) and returns its name."""
     built: dict[str, str] = {}
 
     def build_once(kind: str) -> str:
@@ -184,10 +183,10 @@ def build(docker: None, lesson_root: Path) -> Iterator[Callable[[str], str]]:
 
 
 @pytest.fixture(scope="session")
-def network(docker: None) -> Iterator[Surroundings]:
+def network(docker: None) -> Iterator[TestNetwork]:
     """A network with the offline model, for the containers of all tests."""
     model = build_own(images.MODEL, ROOT)
-    with Surroundings("downloads", model=model) as network:
+    with TestNetwork("downloads", model=model) as network:
         yield network
     run_docker("rmi", "--force", model)
 

@@ -18,10 +18,10 @@ import httpx2
 import psutil
 import pytest
 from schemathesis import GenerationMode
-from support.connections import assert_headers_are_bounded, assert_probes_take_head, leave_after
+from support.connections import assert_headers_are_bounded, leave_after
 from support.openapi import PROMISES, assert_openapi_holds, assert_promises_kept
 from support.problems import assert_problem
-from support.servers import assert_heard_during_imports, calls
+from support.servers import assert_sigterm_works_during_imports, calls
 
 from course.errors import Failed
 from course.models import base_environment
@@ -34,7 +34,7 @@ PACED, SLOW, HUNG = "offline?tps=80", "offline?tps=4", "offline?fault=hang"  # a
 
 
 class Server:
-    """A running lesson 03, and what to do to it."""
+    """A running lesson 03, with methods that signal it and ask it."""
 
     def __init__(self, process: subprocess.Popen[str], url: str, log: Path) -> None:
         self.process = process
@@ -55,7 +55,7 @@ class Server:
         assert self.logged("Stopping"), "The signal came, and the server does not begin to stop."
 
     def exit_code(self, otherwise: str, seconds: float = SOON) -> int:
-        """The exit code; the test fails with that sentence when there is none by then."""
+        """Return the exit code; if the server still runs then, fail with the sentence `otherwise`."""
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -66,7 +66,7 @@ class Server:
         assert code == 0, f"The server has stopped as asked, and its exit code {code} tells of a failure."
 
     def in_flight(self, count: int) -> bool:
-        """Whether /health comes to say that so many requests are in flight."""
+        """Wait until /health says that `count` requests are in flight; return whether it does."""
         return bool(until(lambda: self.get("/health").json().get("in_flight") == count, SOON))
 
 
@@ -103,7 +103,7 @@ def start(processes: Processes, offline_model: str, lesson_root: Path, tmp_path:
 
 
 class Caller(threading.Thread):
-    """Somebody who asks, in a thread: the reply, or the events of a stream; and whether it was cut off."""
+    """A client in a thread. Holds its reply, or the events of its stream, and when it ended."""
 
     def __init__(self, server: Server, path: str = "/v1/stream", query: str = QUESTION) -> None:
         super().__init__(daemon=True)
@@ -126,20 +126,20 @@ class Caller(threading.Thread):
         self.ended = time.monotonic()
 
     def last(self, seconds: float = 20) -> tuple[str, Any]:
-        """The stream's last event, when it has ended."""
+        """Wait for the end of the stream and return its last event."""
         self.join(seconds)
         return self.events[-1] if self.events else ("nothing", None)
 
 
 def streaming(server: Server, count: int = 1) -> list[Caller]:
-    """Callers whose streams have all begun."""
+    """Start `count` callers and wait until all their streams have begun."""
     callers = [Caller(server) for _ in range(count)]
     assert until(lambda: all(caller.events for caller in callers), SOON), "The streams do not begin."
     return callers
 
 
 def asking(server: Server, model: str, query: str) -> Caller:
-    """A caller of /v1/invoke whose question has reached the model."""
+    """Start a caller of /v1/invoke and wait until its question has reached the model."""
     caller = Caller(server, "/v1/invoke", query)
     assert until(lambda: calls(model, query), SOON), "The question does not reach the model."
     return caller
@@ -164,7 +164,7 @@ def test_an_idle_server_stops_at_once_and_exits_0(start: Start, sig: int) -> Non
 
 
 def test_new_requests_are_answered_during_the_delay(start: Start) -> None:
-    """Also by an idle server: that nothing is in flight says nothing of the proxy's next request."""
+    """An idle server must answer, too: a proxy may send its next request at any moment."""
     server = start(DRAIN_DELAY_SECONDS="60", MODEL_NAME="offline")
     server.stop_begins()
     try:
@@ -315,18 +315,18 @@ def test_a_second_signal_ends_at_once(
 # --- Several processes ---
 
 
-def family(server: Server) -> list[psutil.Process]:
+def descendants(server: Server) -> list[psutil.Process]:
     return psutil.Process(server.process.pid).children(recursive=True)
 
 
-def alive(family: list[psutil.Process]) -> list[psutil.Process]:
-    return [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
 @pytest.mark.parametrize("count, to", [("2", "the parent"), ("4", "the whole group, as Ctrl-C does")])
 def test_all_workers_drain(start: Start, count: str, to: str) -> None:
     server = start("--workers", count, DRAIN_DELAY_SECONDS="0.5", MODEL_NAME="offline?tps=60")
-    workers = family(server)
+    workers = descendants(server)
     callers = streaming(server, 8)
     if to == "the parent":
         server.signal(signal.SIGTERM)
@@ -341,7 +341,7 @@ def test_all_workers_drain(start: Start, count: str, to: str) -> None:
 def test_a_second_signal_to_the_parent_ends_all_workers(start: Start, offline_model: str) -> None:
     query = "What are two signals to two workers?"
     server = start("--workers", "2", MODEL_NAME=HUNG)
-    workers = family(server)
+    workers = descendants(server)
     Caller(server, query=query)
     assert until(lambda: calls(offline_model, query), SOON), "The question does not reach the model."
     server.stop_begins()
@@ -355,7 +355,7 @@ def test_a_second_signal_to_the_parent_ends_all_workers(start: Start, offline_mo
 
 def test_workers_whose_parent_is_killed_drain_and_end(start: Start) -> None:
     server = start("--workers", "2")
-    workers = family(server)
+    workers = descendants(server)
     callers = streaming(server, 2)
     server.signal(signal.SIGKILL)
     for caller in callers:
@@ -363,9 +363,9 @@ def test_workers_whose_parent_is_killed_drain_and_end(start: Start) -> None:
     assert until(lambda: not alive(workers), SOON), "The parent was killed, and its workers run on for ever."
 
 
-def test_a_worker_that_dies_unasked_stops_the_others_and_fails(start: Start) -> None:
+def test_a_worker_that_dies_stops_the_others_and_the_exit_code_is_1(start: Start) -> None:
     server = start("--workers", "2")
-    max(family(server), key=lambda process: process.memory_info().rss).kill()
+    max(descendants(server), key=lambda process: process.memory_info().rss).kill()
     code = server.exit_code("A worker has died, and the rest goes on as if nothing were amiss.")
     assert code == 1, f"A worker has died unasked, and the exit code {code} does not tell of a failure."
 
@@ -391,7 +391,7 @@ def test_process_1_drains_too(start: Start, workers: str) -> None:
 
 
 def test_a_stop_is_heard_while_the_program_still_starts(lesson_root: Path, tmp_path: Path) -> None:
-    assert_heard_during_imports(lesson_root / "code/03_graceful_shutdown.py", tmp_path)
+    assert_sigterm_works_during_imports(lesson_root / "code/03_graceful_shutdown.py", tmp_path)
 
 
 def test_answers_and_errors_keep_their_form(start: Start) -> None:
@@ -409,10 +409,8 @@ def test_answers_and_errors_keep_their_form(start: Start) -> None:
         assert_problem(reply, status)
 
 
-def test_openapi_is_valid_and_probes_answer_head(start: Start) -> None:
-    server = start(MODEL_NAME="offline")
-    assert_openapi_holds(server.url)
-    assert_probes_take_head(server.url, "/health", "/ready")
+def test_openapi_is_valid(start: Start) -> None:
+    assert_openapi_holds(start(MODEL_NAME="offline").url)
 
 
 def test_headers_of_17_mb_are_refused_without_reading_them(start: Start) -> None:
@@ -436,7 +434,7 @@ def test_a_client_that_leaves_cancels_the_model_call(start: Start, offline_model
 
 
 @pytest.mark.parametrize("fault, status", [("hang", 504), ("cut", 502)])
-def test_a_failing_model_is_told(start: Start, fault: str, status: int) -> None:
+def test_a_failing_model_is_a_502_and_a_hung_one_a_504(start: Start, fault: str, status: int) -> None:
     server = start(MODEL_NAME=f"offline?fault={fault}", TIMEOUT_SECONDS="0.5")
     reply = httpx2.post(f"{server.url}/v1/invoke", json={"query": QUESTION}, timeout=20)
     assert_problem(reply, status)

@@ -1,4 +1,4 @@
-"""A model that fails again and again: new runs are refused at once, until one that tries succeeds."""
+"""The circuit breaker: while the model fails, new runs are refused, except one trial at a time."""
 
 import socket
 import time
@@ -9,8 +9,9 @@ import httpx2
 import pytest
 from support.problems import assert_problem
 from support.research import ask
-from support.servers import App, Server, calls, metrics, start_model
+from support.servers import App, Server, calls, metrics
 
+from course.models import start_model
 from course.polling import until
 from course.processes import Processes
 
@@ -20,13 +21,13 @@ IN_A_ROW = 3
 
 @pytest.fixture
 def model() -> Iterator[tuple[Processes, str]]:
-    """An offline model that only this test uses, and may stop."""
+    """An offline model of its own for this test, which may stop it."""
     with Processes() as processes:
         yield processes, start_model(processes)
 
 
 def agent(research_agent: App, url: str, **settings: str) -> Server:
-    """A research agent that asks this model, opens its circuit after three failures and tries each second."""
+    """Start an agent on this model. Its circuit opens after three failures and allows a trial each second."""
     circuit = {"CIRCUIT_FAILURES": str(IN_A_ROW), "CIRCUIT_SECONDS": "1", "MODEL_RETRIES": "0"}
     return research_agent(**({"OPENAI_BASE_URL": f"{url}/v1"} | circuit | settings))
 
@@ -45,13 +46,13 @@ def test_a_model_that_is_down_is_asked_no_more_and_asked_again_when_it_is_back(
     assert metrics(server)[OPEN] == 0, "The circuit is closed, and its metric says that it is open."
     processes.stop(processes.running[-1])
     open_circuit(server)
-    # Once a second one is let through as a trial; of those between two trials each is refused.
+    # One run a second is a trial. All others are refused.
     replies = [ask(server, f"Is the circuit open, {n}?") for n in range(5)]
     refused = [reply for reply in replies if reply.status_code == 503]
     assert refused, "The model has failed three times in a row, and is asked again."
     assert_problem(refused[0], 503)
     wait = refused[0].headers.get("Retry-After")
-    assert wait == "1", f"Who is refused may try again in a second, and Retry-After says {wait}."
+    assert wait == "1", f"A refused client may try again in a second, and Retry-After says {wait}."
     assert metrics(server)[OPEN] == 1, "The circuit is open, and its metric says that it is closed."
     assert ask(server, "Is the circuit closed?").status_code == 200, (
         "An answer that is known already was refused, though no model was needed."
@@ -74,7 +75,7 @@ def test_only_one_run_tries_while_the_circuit_is_open(research_agent: App, close
     server = agent(research_agent, nobody)
     open_circuit(server)
     assert until(lambda: ask(server, "Is it time for a trial?").status_code == 502, 30), (
-        "The circuit stays open for ever: nobody tries whether the model is back."
+        "The circuit stays open for ever: no trial run checks whether the model is back."
     )
 
     def crowd() -> list[int]:
@@ -89,11 +90,11 @@ def test_only_one_run_tries_while_the_circuit_is_open(research_agent: App, close
         if 502 in statuses:
             break
     trials = statuses.count(502)
-    assert trials, "The circuit stays open for ever: nobody tries whether the model is back."
-    assert trials <= 1 + seconds, (  # there is a second between two trials
+    assert trials, "The circuit stays open for ever: no trial run checks whether the model is back."
+    assert trials <= 1 + seconds, (  # one a second
         f"A model that may be coming back is met by a crowd: {trials} of 4 within {seconds:.1f} seconds."
     )
-    assert trials + statuses.count(503) == 4, f"Who does not try is refused, and here are {statuses}."
+    assert trials + statuses.count(503) == 4, f"Every run but a trial is refused, and here are {statuses}."
 
 
 def test_a_model_that_hangs_opens_the_circuit_too(research_agent: App, offline_model: str) -> None:
@@ -117,10 +118,10 @@ def test_a_slow_search_is_no_failure_of_the_model(research_agent: App, offline_m
 
 
 @pytest.mark.parametrize("how", ["cancelled", "refused"])
-def test_a_trial_without_a_verdict_is_given_back(
+def test_a_trial_that_ends_without_a_result_lets_another_run_try(
     research_agent: App, model: tuple[Processes, str], how: str
 ) -> None:
-    """Without that the next one may try after CIRCUIT_SECONDS."""
+    """Otherwise the next trial would start only after CIRCUIT_SECONDS."""
     processes, url = model
     limits = {"CIRCUIT_SECONDS": "5", "MAX_RUNS_PER_CALLER": "1", "RATE_LIMIT_RPM": "100000"}
     server = agent(research_agent, url, MODEL_NAME="offline?ttft=30", API_KEYS="first, second", **limits)

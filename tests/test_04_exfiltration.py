@@ -1,4 +1,4 @@
-"""A page tells the model to append what it knows to an address of the page's author: nothing gets there."""
+"""Data exfiltration: a page tells the model to append data to the attacker's URL, which is not fetched."""
 
 import json
 from collections.abc import AsyncIterator
@@ -9,14 +9,14 @@ import httpx2
 from support.servers import App
 from support.site import Site, page
 
-Turn = tuple[str, dict[str, str]] | str  # a call of a tool, or text
+Turn = tuple[str, dict[str, str]] | str  # a tool call, or text
 TOPIC = "our merger with Example Inc."
 
 
 class GullibleModel(Site):
-    """A model that searches, reads the first result, and then does what the page says.
+    """A model that searches, reads the first result, and then follows the page's instructions.
 
-    The offline model obeys no tool's result; a real one may.
+    The offline model never follows instructions in a tool's result; a real model may.
     """
 
     def __init__(self, website: str) -> None:

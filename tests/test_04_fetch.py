@@ -1,4 +1,4 @@
-"""Reading pages: what may not be reached is not, nothing takes too long or too much, and text comes out."""
+"""Fetching pages: private addresses are blocked, time and size are bounded, and HTML becomes text."""
 
 import asyncio
 import gzip
@@ -41,17 +41,17 @@ def resolves_to(*addresses: str) -> Callable[[str, int], Awaitable[list[str]]]:
     return resolve
 
 
-# --- What may be reached ---
+# --- Addresses that may be reached ---
 
 
 @pytest.mark.parametrize(
     "url",
     [
-        # not the web
+        # other schemes than http and https
         *["", "/etc/passwd", "//localhost/", "http://", "http:///etc/passwd", "http:127.0.0.1"],
         *["file:///etc/passwd", "ftp://127.0.0.1/", "gopher://127.0.0.1:6379/_INFO", "javascript:alert(1)"],
         *["data:text/html,x", "unix:///var/run/docker.sock"],
-        # this machine, by all its names
+        # this machine, under all its names and spellings
         *["http://localhost/", "http://LOCALHOST/", "http://localhost./", "https://localhost/"],
         *["http://127.0.0.1/", "http://127.0.0.1./", "http://127.8.8.8/", "http://0.0.0.0/", "http://0/"],
         *["http://127.1/", "http://2130706433/", "http://0x7f000001/", "http://0x7f.1/"],
@@ -60,13 +60,13 @@ def resolves_to(*addresses: str) -> Callable[[str, int], Awaitable[list[str]]]:
         # the same, as IPv6
         *["http://[::1]/", "http://[::]/", "http://[::ffff:127.0.0.1]/", "http://[::ffff:7f00:1]/"],
         *["http://[::127.0.0.1]/", "http://[64:ff9b::127.0.0.1]/", "http://[2002:7f00:1::]/"],
-        # the networks around it
+        # private networks
         *["http://10.0.0.1/", "http://172.16.0.1/", "http://192.168.1.1/", "http://100.64.0.1/"],
         *["http://[fc00::1]/", "http://[fe80::1]/", "http://[fec0::1]/", "http://[2001:db8::1]/"],
         *["http://[::ffff:10.0.0.1]/", "http://[64:ff9b::a00:1]/", "http://[64:ff9b:1::a00:1]/"],
         *["http://224.0.0.1/", "http://[ff02::1]/", "http://[ff0e::1]/", "http://240.0.0.1/"],
         *["http://255.255.255.255/", "http://198.18.0.1/", "http://192.0.2.1/"],
-        # what clouds tell their machines: AWS and others, AWS by IPv6, Alibaba, Azure, Oracle
+        # metadata services of clouds: AWS and others, AWS by IPv6, Alibaba, Azure, Oracle
         *["http://169.254.169.254/latest/meta-data/", "http://[::ffff:169.254.169.254]/"],
         *[
             "http://[fd00:ec2::254]/",
@@ -74,9 +74,9 @@ def resolves_to(*addresses: str) -> Callable[[str, int], Awaitable[list[str]]]:
             "http://168.63.129.16/",
             "http://192.0.0.192/",
         ],
-        # other services than the web
+        # ports of other services
         *["http://1.1.1.1:22/", "http://1.1.1.1:6379/", "https://1.1.1.1:8443/", "http://1.1.1.1:0/"],
-        # names and passwords, and what one parser reads otherwise than another
+        # credentials, and URLs that parsers understand differently
         *["http://me@1.1.1.1/", "http://me:secret@1.1.1.1/", "http://1.1.1.1@127.0.0.1/"],
         *[
             "http://1.1.1.1\\@127.0.0.1/",
@@ -87,7 +87,7 @@ def resolves_to(*addresses: str) -> Callable[[str, int], Awaitable[list[str]]]:
         "http://1.1.1.1/" + "a" * 100_000,
     ],
 )
-async def test_what_is_not_public_is_refused(url: str) -> None:
+async def test_urls_of_private_addresses_are_blocked(url: str) -> None:
     with pytest.raises(BlockedURL) as refusal:
         await Fetcher(timeout=5).read(url)
     assert str(refusal.value).endswith("."), "The model should be told in a sentence why a page is refused."
@@ -105,7 +105,7 @@ async def test_what_is_not_public_is_refused(url: str) -> None:
         ["2606:4700::1111", "::ffff:192.168.0.1"],
     ],
 )
-async def test_a_name_with_any_private_address_is_refused(addresses: list[str]) -> None:
+async def test_a_name_with_any_private_address_is_blocked(addresses: list[str]) -> None:
     with pytest.raises(BlockedURL, match="public"):
         await Fetcher(timeout=5, resolve=resolves_to(*addresses)).read("http://www.example.org/")
 
@@ -113,7 +113,7 @@ async def test_a_name_with_any_private_address_is_refused(addresses: list[str]) 
 @pytest.mark.parametrize(
     "address", ["1.1.1.1", "93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"]
 )
-def test_the_internet_is_public(address: str) -> None:
+def test_internet_addresses_are_public(address: str) -> None:
     assert is_public(address), f"{address} belongs to the internet: the agent could not read anything there."
 
 
@@ -130,7 +130,7 @@ async def test_an_allowed_host_is_allowed_on_its_port_only(site: Site) -> None:
     assert len(site.heads) == 1, "A refused page was asked for nonetheless."
 
 
-# --- What may be asked for ---
+# --- URLs that may be fetched ---
 
 
 FOUND = ["https://docs.example/a?b=1#part", "https://docs.example/"]
@@ -148,7 +148,7 @@ ASKED = (
         *["https://two.example/y/z?q=1", "http://three.example", "https://three.example/#top"],
     ],
 )
-def test_what_was_found_or_asked_for_may_be_fetched(url: str) -> None:
+def test_urls_from_results_or_the_question_may_be_fetched(url: str) -> None:
     assert may_fetch(url, ASKED, FOUND), (
         f"{url} stands in the question or was found: the agent should read it."
     )
@@ -212,15 +212,15 @@ async def test_redirects_are_followed_with_no_cookie_and_not_for_ever(site: Site
     )
 
 
-# --- The connection goes where the check looked ---
+# --- The connection goes to the checked address ---
 
 
-async def test_the_name_is_resolved_once_and_told_to_the_server(site: Site) -> None:
+async def test_the_name_is_resolved_once_and_sent_as_host_header(site: Site) -> None:
     asked = []
 
     async def resolve(host: str, port: int) -> list[str]:
         asked.append(host)
-        return ["::1", "127.0.0.1"]  # nobody listens at the first: the second is tried
+        return ["::1", "127.0.0.1"]  # nothing listens at the first, so the second is tried
 
     name = f"wiki.nowhere.invalid:{site.port}"
     site.pages["/"] = page(b"<p>hello")
@@ -290,7 +290,7 @@ async def test_a_certificate_is_checked_against_the_name(
 
 @pytest.fixture
 def hanging_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Names that end in .hangs get no answer before the test's end; the names that were looked up so far."""
+    """Make DNS lookups of *.hangs hang until the test ends; return the names that were looked up."""
     asked: list[str] = []
     over = threading.Event()
     look_up = socket.getaddrinfo
@@ -307,7 +307,7 @@ def hanging_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     over.set()
 
 
-async def test_names_that_hang_stop_nothing_but_their_pages(hanging_names: list[str]) -> None:
+async def test_hanging_dns_lookups_block_no_other_lookup(hanging_names: list[str]) -> None:
     fetcher = Fetcher(timeout=0.5)
     pages = [asyncio.create_task(fetcher.read(f"http://{n}.hangs/")) for n in range(40)]
     try:
@@ -337,7 +337,7 @@ async def never(host: str, port: int) -> list[str]:
 
 
 @pytest.mark.parametrize("slow", ["answer", "body", "redirects", "name"])
-async def test_one_deadline_holds_over_everything(site: Site, slow: str) -> None:
+async def test_the_timeout_covers_lookup_redirects_and_body(site: Site, slow: str) -> None:
     async def later(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.2)
         await redirect("/redirects")(writer)
@@ -350,13 +350,13 @@ async def test_one_deadline_holds_over_everything(site: Site, slow: str) -> None
     assert time.monotonic() - began < 15, "A slow server held the fetcher longer than its deadline."
 
 
-async def test_of_an_endless_body_only_the_beginning_is_read(site: Site) -> None:
+async def test_only_the_beginning_of_an_endless_body_is_read(site: Site) -> None:
     site.pages["/"] = endless(b"all work and no play\n" * 1000)
     text = await site.fetcher(max_bytes=100_000, max_chars=50).read(f"http://{site.host}/")
     assert text == ("all work and no play\n" * 3)[:50] + TRUNCATION_NOTE, "A text that was cut should say so."
 
 
-async def test_a_decompression_bomb_does_not_go_off(site: Site) -> None:
+async def test_a_decompression_bomb_takes_little_memory(site: Site) -> None:
     bomb = gzip.compress(b"a" * 100_000_000)
     site.pages["/"] = page(bomb, "text/plain", Content_Encoding="gzip")
     site.pages["/twice"] = page(gzip.compress(bomb), "text/plain", Content_Encoding="gzip, gzip")
@@ -375,7 +375,7 @@ async def test_a_decompression_bomb_does_not_go_off(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "message"),
     [
         (page(b"\x89PNG", "image/png"), "not text"),
         (page(b"PK", "application/zip"), "not text"),
@@ -389,13 +389,13 @@ async def test_a_decompression_bomb_does_not_go_off(site: Site) -> None:
         (page(b"<script>render()</script>"), "no text"),
     ],
 )
-async def test_what_cannot_be_read_is_said_in_words(site: Site, answer: Answer, told: str) -> None:
+async def test_an_unreadable_response_is_explained(site: Site, answer: Answer, message: str) -> None:
     site.pages["/"] = answer
-    with pytest.raises(FetchFailed, match=told):
+    with pytest.raises(FetchFailed, match=message):
         await site.fetcher().read(f"http://{site.host}/")
 
 
-async def test_nobody_there_is_said_in_words(closed_port: int) -> None:
+async def test_an_unreachable_server_is_explained(closed_port: int) -> None:
     host = f"127.0.0.1:{closed_port}"
     with pytest.raises(FetchFailed, match="could not be reached"):
         await Fetcher(allowed_hosts=frozenset({host})).read(f"http://{host}/")
@@ -444,7 +444,7 @@ lease?</h1><p>A lock that <em>ends</em> by itself&nbsp;&mdash; so <b>no</b>body 
 </pre><svg><text>hidden 7</text></svg>the end</body></html>"""
 
 
-async def test_html_becomes_what_its_reader_sees(site: Site) -> None:
+async def test_html_becomes_its_visible_text(site: Site) -> None:
     site.pages["/"] = page(HTML)
     text = await site.fetcher().read(f"http://{site.host}/")
     seen = text.replace("\u00a0", " ").splitlines()
@@ -462,7 +462,7 @@ async def test_html_becomes_what_its_reader_sees(site: Site) -> None:
     ], f"A page of HTML became other lines than its reader sees: {seen}."
 
 
-async def test_json_is_text_as_it_is(site: Site) -> None:
+async def test_json_is_returned_unchanged(site: Site) -> None:
     site.pages["/"] = page(b'{"a": ["<b>", 1]}', "application/ld+json")
     text = await site.fetcher().read(f"http://{site.host}/")
     assert text == '{"a": ["<b>", 1]}', f"JSON is text as it is, and became {text!r}."
@@ -471,7 +471,7 @@ async def test_json_is_text_as_it_is(site: Site) -> None:
 @pytest.mark.parametrize(
     "html", ["<div>" * 100_000, "<p>x<script></script>" * 40_000, "<a " + "b=c " * 100_000, "&" * 500_000]
 )
-async def test_html_made_to_be_slow_is_not(site: Site, html: str) -> None:
+async def test_hostile_html_is_parsed_in_bounded_time(site: Site, html: str) -> None:
     site.pages["/"] = page(b"<p>begin</p>" + html.encode())
     began = time.process_time()  # of this process alone, however busy the machine is
     text = await site.fetcher(timeout=60).read(f"http://{site.host}/")

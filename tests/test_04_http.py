@@ -1,4 +1,4 @@
-"""Lesson 04 below its routes: heads without an end, connections that say nothing, and the way out."""
+"""Lesson 04 as an HTTP server: endless heads, silent connections, standards, and shutdown."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ def connect(server: str) -> socket.socket:
 
 
 def told(connection: socket.socket) -> bytes:
-    """What the server says until it closes the connection; a reset is an end as well."""
+    """What the server sends until it closes or resets the connection."""
     said = b""
     with suppress(ConnectionError):
         while data := connection.recv(65_536):
@@ -76,7 +76,7 @@ ENDLESS: dict[str, tuple[bytes, bytes]] = {
 
 
 @pytest.mark.parametrize("what", ENDLESS)
-def test_what_has_no_end_takes_no_memory(start: App, what: str) -> None:
+def test_endless_input_takes_no_memory(start: App, what: str) -> None:
     server = start(APP_NAME="endless")
     memory = psutil.Process(server.process.pid).memory_info
     before = memory().rss
@@ -108,10 +108,10 @@ def test_a_body_in_many_chunks_is_no_head(start: App) -> None:
     assert reply.status_code == 200, "A body of 300 KB in chunks was taken for an endless head."
 
 
-# --- Connections that say nothing ---
+# --- Silent connections ---
 
 
-SILENT = {  # what is sent at first, and when that has been answered
+SILENT = {  # what is sent at first, and after the answer to it
     "nothing": (b"", b""),
     "half a head": (b"GET /health HTTP/1.1\r\nHost: x\r\n", b""),
     "half a head after a request": (b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /health HTTP/1.1\r\n"),
@@ -120,7 +120,7 @@ SILENT = {  # what is sent at first, and when that has been answered
 
 
 @pytest.mark.parametrize("what", SILENT)
-def test_a_connection_that_says_nothing_more_is_closed(server: Server, what: str) -> None:
+def test_a_silent_connection_is_closed(server: Server, what: str) -> None:
     with closing(connect(server)) as connection:
         first, then = SILENT[what]
         connection.sendall(first)
@@ -133,7 +133,7 @@ def test_a_connection_that_says_nothing_more_is_closed(server: Server, what: str
             pytest.fail(f"A connection that sent {what} is kept for ever: a few thousand use up the server.")
 
 
-def test_bytes_now_and_then_keep_no_connection_open(server: Server) -> None:
+def test_a_trickle_of_bytes_keeps_no_connection_open(server: Server) -> None:
     with closing(connect(server)) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\na: ")
 
@@ -152,7 +152,7 @@ def test_bytes_now_and_then_keep_no_connection_open(server: Server) -> None:
         )
 
 
-# --- Who asks ---
+# --- The caller's address ---
 
 
 def test_a_caller_cannot_choose_its_address(start: App) -> None:
@@ -163,17 +163,17 @@ def test_a_caller_cannot_choose_its_address(start: App) -> None:
 
     limit = {"RATE_LIMIT_RPM": "2", "APP_NAME": "forwarded"}
     assert codes(start(**limit)) == [200, 200, 429], (
-        "Whoever writes another X-Forwarded-For is another caller: the rate limit holds for nobody."
+        "Another X-Forwarded-For makes another caller: any client can evade the rate limit."
     )
     assert codes(start(FORWARDED_ALLOW_IPS="127.0.0.1", **limit)) == [200] * 3, (
         "Behind a proxy that is trusted, all callers together have the quota of one."
     )
 
 
-# --- Answers as HTTP and its clients have them ---
+# --- Standards: HTTP, server-sent events, OpenAPI, metrics ---
 
 
-def test_who_has_the_last_event_is_told_to_stay_away(server: Server) -> None:
+def test_a_client_that_has_the_last_event_gets_a_204(server: Server) -> None:
     with streaming(server, "What is a layer?") as (run_id, events):
         told = list(events)
     path = f"{server}/v1/research/{run_id}/events"
@@ -286,7 +286,7 @@ def test_the_process_is_measured(server: Server) -> None:
         assert f"\n{name} " in text, f"{name} is missing: a leak is seen when the kernel ends the process."
 
 
-# --- The way out ---
+# --- Shutdown ---
 
 
 def test_an_idle_agent_stops_at_once_where_no_delay_is_set(start: App) -> None:
@@ -328,7 +328,7 @@ async def test_a_search_that_hangs_does_not_hold_the_exit(start: App, signals: i
 
 
 async def wait_for(claim: Callable[[], object]) -> None:
-    """Poll in a thread: this one has the test's own servers to run."""
+    """Poll in a thread, because the event loop runs the test's own servers."""
     assert await asyncio.to_thread(until, claim, 40)
 
 

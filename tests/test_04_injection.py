@@ -1,4 +1,4 @@
-"""A page that gives orders is text like any other: the agent reads it and obeys nobody but its caller."""
+"""Prompt injection: a page that gives orders is only text; the agent follows its caller's question alone."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ WEBSITE = """<html><title>Leases</title><body><h1>What is a lease?</h1>
 
 
 def model_saw(offline_model: str, query: str, text: str) -> set[str]:
-    """The roles of the messages in which the model was given a text."""
+    """Return the roles of the messages in which a text reached the model."""
     last: dict[str, Any] = calls(offline_model, query)[-1]["body"]
     return {message["role"] for message in last["messages"] if text in json.dumps(message.get("content"))}
 

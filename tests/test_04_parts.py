@@ -1,4 +1,4 @@
-"""Parts of the research agent that are best asked directly."""
+"""Unit tests: parts of the research agent without a server."""
 
 import asyncio
 import re
@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from app.config import Settings
-from app.models import Event, Notebook, Source
+from app.models import Checkpoint, Event, Source
 from app.research.citations import CitationFilter
-from app.runs.event_log import Log
+from app.runs.event_log import EventLog
 
 SAID = "One [1]\nand [7], [2, 9], [0] or [3](http://evil.example/), as [x](y)[2]."
 
@@ -17,7 +17,7 @@ SAID = "One [1]\nand [7], [2, 9], [0] or [3](http://evil.example/), as [x](y)[2]
 @pytest.mark.parametrize("pieces", [[SAID], list(SAID), re.findall(r"\s*\S+\s", SAID + " ")])
 def test_a_citation_of_nothing_is_dropped(pieces: list[str]) -> None:
     known = [Source(n=n, title="", url=str(n), snippet="", step=1) for n in (1, 2, 3)]
-    citations = CitationFilter(Notebook(sources=known))
+    citations = CitationFilter(Checkpoint(sources=known))
     text = "".join([citations.feed(piece) for piece in pieces] + [citations.flush()]).strip()
     cited = re.findall(r"\d+", " ".join(re.findall(r"\[[\d, ]+\]", text)))
     invented = sorted({*cited} - {"1", "2", "3"})
@@ -28,7 +28,7 @@ def test_a_citation_of_nothing_is_dropped(pieces: list[str]) -> None:
 
 
 def test_a_character_that_comes_in_halves_is_whole_again() -> None:
-    citations = CitationFilter(Notebook())
+    citations = CitationFilter(Checkpoint())
     told = [citations.feed(piece) for piece in ("so \ud83d", "\ude00", "\ud83d")] + [citations.flush()]
     assert "".join(told) == "so \U0001f600\ufffd", (
         f"A character that came in halves became {''.join(told)!r}."
@@ -36,8 +36,8 @@ def test_a_character_that_comes_in_halves_is_whole_again() -> None:
     "".join(told).encode()
 
 
-async def test_a_log_that_is_behind_its_reader_tells_nothing_twice() -> None:
-    log = Log()  # of a replica that has not read the store yet
+async def test_a_log_that_is_behind_its_reader_sends_no_event_twice() -> None:
+    log = EventLog()  # of a replica that has not read the store yet
     events = [Event((0, number), "token", {}) for number in range(1, 8)]
     log.add(*events[:2])
 
@@ -53,19 +53,19 @@ async def test_a_log_that_is_behind_its_reader_tells_nothing_twice() -> None:
 
 
 async def test_a_stream_is_resumed_across_a_change_of_replica() -> None:
-    """Another replica's events begin again with the number 1, in the next epoch."""
+    """The replica that takes over numbers its events from 1 again, in the next epoch."""
     ids = [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2)]
-    log = Log([Event(each, "done" if each == (1, 2) else "token", {}) for each in ids])
+    log = EventLog([Event(each, "done" if each == (1, 2) else "token", {}) for each in ids])
     for seen in range(len(ids)):
         told = [event.id async for batch in log.follow(ids[seen]) for event in batch]
         assert told == ids[seen + 1 :], (
-            "A run went on at another replica, and to a reader who comes back after the event "
-            f"{ids[seen]} were told {told}, not {ids[seen + 1 :]}."
+            "A run went on at another replica, and a reader who comes back after the event "
+            f"{ids[seen]} gets {told}, not {ids[seen + 1 :]}."
         )
 
 
 @pytest.mark.parametrize("keys", [",", "sha256:zz", "sha256:"])
-def test_keys_that_are_none_do_not_open_the_door(monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
+def test_a_list_of_invalid_keys_is_refused(monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
     monkeypatch.setenv("API_KEYS", keys)
     with pytest.raises(ValueError, match="api_keys"):
         Settings(_env_file=None, openai_api_key="x")  # type: ignore[call-arg, arg-type]

@@ -12,14 +12,14 @@ import httpx2
 import pytest
 import redis
 from support.problems import assert_problem
-from support.redis_server import RedisServer
 from support.research import ask, never_asked, pair, resume, state, stream, streaming, text_of
 from support.servers import App, Server, assert_ends_with_zero, calls, log_lines, metrics
 from support.store import until_claimed
 from support.streams import Event
 
-from app.models import Record, Run
+from app.models import Run, StoredRun
 from app.runs.stores.redis import RedisStore
+from course.engines.redis import RedisServer
 from course.paths import ROOT
 from course.polling import until
 
@@ -30,9 +30,9 @@ Replica = Callable[..., Server]
 
 @pytest.fixture
 def replica(research_agent: App, redis_server: RedisServer, lesson_root: Path) -> Replica:
-    """Starts a replica by name; the same name and settings are the same replica while it lives."""
+    """Starts a replica by name. The same name and settings give the same replica while it runs."""
     redis_server.start()
-    # Replicas of the course are not to take over the runs of a broken copy. Database 1 is test_04_store's.
+    # The course's replicas must not take over runs of a broken copy. Database 1 belongs to test_04_store.
     url = redis_server.url if lesson_root == ROOT else redis_server.url.removesuffix("/0") + "/3"
 
     def start(name: str, **settings: str) -> Server:
@@ -47,15 +47,15 @@ databases = itertools.count(4)  # of Redis's 16
 
 @pytest.fixture
 def own_redis_url(redis_server: RedisServer) -> str:
-    """A database of this test's own: replicas that other tests have started would take over its runs."""
+    """A database of its own for this test: replicas of other tests would take over its runs."""
     redis_server.start()
     return redis_server.url.removesuffix("/0") + f"/{next(databases)}"
 
 
 @pytest.fixture
 async def short_leases(own_redis_url: str) -> AsyncIterator[RedisStore]:
-    """The store of replicas that let go of their runs at once, without a word."""
-    store = RedisStore(own_redis_url, lease=0.05, ttl=60, longest=60)
+    """A store whose leases expire at once, as if each replica were killed."""
+    store = RedisStore(own_redis_url, lease=0.05, ttl=60, max_seconds=60)
     yield store
     await store.close()
 
@@ -75,7 +75,7 @@ def test_a_stream_resumes_at_another_replica_with_every_event_once(replica: Repl
     assert first + rest == resume(replica("a"), run_id), (
         "Events came twice, or not at all, when the stream was resumed at another replica."
     )
-    assert rest[-1].type == "done", "The run was ended although somebody followed it, at another replica."
+    assert rest[-1].type == "done", "The run was cancelled although a client followed it at another replica."
 
 
 def test_a_run_whose_replica_was_killed_goes_on_at_another_from_its_last_step(
@@ -91,7 +91,7 @@ def test_a_run_whose_replica_was_killed_goes_on_at_another_from_its_last_step(
         doomed.process.kill()
         with suppress(httpx2.RemoteProtocolError):
             for event in events:
-                told.append(event)  # kept, although the stream is cut in the middle
+                told.append(event)  # the events before the stream was cut count
     rest = resume(other, run_id, told[-1].id)
     resets = [event.id for event in rest if event.type == "reset"]
     assert resets, "Half an answer stands, and nothing withdrew it."
@@ -100,11 +100,11 @@ def test_a_run_whose_replica_was_killed_goes_on_at_another_from_its_last_step(
     assert rest[-1].type == "done", f"Another replica went on with the run, and ended it with {rest[-1]}."
     result = state(other, run_id)["result"]
     assert text_of([*told, *rest]) == result["response"], (
-        "Who has followed the whole stream has another text on the screen than the run's answer, "
+        "A client that followed the whole stream shows another text than the run's answer, "
         "although half of it was withdrawn."
     )
     known = [event.data["n"] for event in told if event.type == "step"]
-    assert [step["n"] for step in result["steps"]] == known, "The steps that were told are not the result's."
+    assert [step["n"] for step in result["steps"]] == known, "The stream has other steps than the result."
     asked = [
         [message["role"] for message in call["body"]["messages"]] for call in calls(offline_model, query)
     ]
@@ -117,9 +117,7 @@ def test_a_run_whose_replica_was_killed_goes_on_at_another_from_its_last_step(
     )
 
 
-def test_a_caller_who_waits_is_told_that_the_run_was_handed_over(
-    replica: Replica, offline_model: str
-) -> None:
+def test_a_waiting_caller_is_told_that_the_run_was_handed_over(replica: Replica, offline_model: str) -> None:
     replica("b")
     query = "What is graceful shutdown, when the caller waits for the whole answer?"
     leaving = replica("leaving", DRAIN_SECONDS="0.3", MODEL_NAME="offline?tps=10")
@@ -129,12 +127,12 @@ def test_a_caller_who_waits_is_told_that_the_run_was_handed_over(
         leaving.process.send_signal(signal.SIGTERM)
         reply = asked.result(30)
     assert_problem(reply, 503)
-    assert "Location" in reply.headers, "The caller is not told where the run goes on."
+    assert "Location" in reply.headers, "The answer has no Location of the run, which goes on elsewhere."
 
 
 def test_a_run_longer_than_the_drain_is_handed_over(replica: Replica) -> None:
     other = replica("b")
-    # Its lease would end after a minute only: the run goes on sooner because it is handed over.
+    # The lease would expire after a minute. The run goes on sooner, because it is handed over.
     leaving = replica("leaving", DRAIN_SECONDS="0.3", LEASE_SECONDS="60")
     with streaming(leaving, "What is graceful shutdown, when a replica leaves?") as (run_id, events):
         told = [next(events) for _ in range(10)]
@@ -150,7 +148,7 @@ def test_a_run_longer_than_the_drain_is_handed_over(replica: Replica) -> None:
     assert "reset" in [event.type for event in rest], "Half an answer stands, and nothing withdrew it."
     assert rest[-1].type == "done", f"Another replica went on with the run, and ended it with {rest[-1]}."
     assert text_of([*told, *rest]) == state(other, run_id)["result"]["response"], (
-        "Who has followed the whole stream has another text on the screen than the run's answer, "
+        "A client that followed the whole stream shows another text than the run's answer, "
         "although half of it was withdrawn."
     )
 
@@ -220,7 +218,7 @@ def test_a_long_run_that_redis_has_missed_is_written_when_it_is_back(
     replica: Replica, redis_server: RedisServer
 ) -> None:
     server = replica("long", MODEL_NAME="offline?fault=long&tokens=5000", MAX_TOKENS="100000", MAX_STEPS="0")
-    redis_server.kill()  # not before the run is known there, or it could not start
+    redis_server.kill()  # kill it later, because a run cannot start without Redis
     redis_server.start()
     with streaming(server, "What is longer than Lua's stack?") as (run_id, events):
         told = [next(events)]
@@ -229,7 +227,7 @@ def test_a_long_run_that_redis_has_missed_is_written_when_it_is_back(
     assert told[-1].type == "done" and len(told) > 4000
     redis_server.start()
     assert until(lambda: state(replica("b"), run_id).get("state") == "done", 20), (
-        "A run of thousands of unwritten events is never stored, though its reader was told that it is done."
+        "A run of thousands of unwritten events is never stored, though its reader got the event `done`."
     )
     assert resume(replica("b"), run_id) == told
 
@@ -262,27 +260,27 @@ def test_a_run_whose_writes_are_refused_fails_alone(replica: Replica, redis_serv
 def test_no_client_is_told_of_an_end_that_is_not_stored(
     replica: Replica, own_redis_url: str, way: str
 ) -> None:
-    """A replica that is killed right after would take the answer with it, and another would find another."""
+    """If the replica were killed now, another one would produce a different answer."""
     server = replica("unstored", REDIS_URL=own_redis_url, MODEL_NAME="offline?tps=100")
     query = f"What is graceful shutdown, stored by {way}?"
     with redis.Redis.from_url(own_redis_url) as client, ThreadPoolExecutor(1) as pool:
         reply = pool.submit(ask if way == "post" else stream, server, query)
         (run_id,) = (key.decode() for key in until(lambda: client.zrange("leases", 0, -1), 10))
         assert until(lambda: any(b'"token"' in e[b"event"] for _, e in client.xrange(f"events:{run_id}")), 20)
-        client.execute_command("CLIENT", "PAUSE", 1500, "WRITE")  # shorter than what counts as a hang
+        client.execute_command("CLIENT", "PAUSE", 1500, "WRITE")  # shorter than the timeout of a hang
         if way == "state":
             assert until(lambda: state(server, run_id)["state"] == "done", 20)
         else:
             reply.result()
         last = client.xrevrange(f"events:{run_id}", count=1)
         assert last and b'"done"' in last[0][1][b"event"], (
-            "A client was told of an end that Redis does not know: a kill -9 would change it."
+            "A client has the last event and Redis has not: a kill -9 would change the answer."
         )
 
 
-async def claimed_by_replicas_that_end(store: RedisStore, times: int) -> Record:
-    """A run that so many replicas have claimed, none of which has written or released it."""
-    run = Record(run=Run(query="Who survives this run?"), caller="127.0.0.1", request_id="r")
+async def claimed_by_replicas_that_end(store: RedisStore, times: int) -> StoredRun:
+    """A run that so many replicas have claimed and neither written nor released."""
+    run = StoredRun(run=Run(query="Who survives this run?"), caller="127.0.0.1", request_id="r")
     await store.create(run, None, 10)
     for _ in range(times):
         await until_claimed(store)

@@ -1,4 +1,4 @@
-"""The claims of lesson 04, over real HTTP to a real research agent: its answers, its runs, its limits."""
+"""Lesson 04 over HTTP: answers, runs and limits of a real research agent."""
 
 import asyncio
 import hashlib
@@ -40,7 +40,7 @@ from support.servers import (
     App,
     Server,
     assert_ends_with_zero,
-    assert_heard_during_imports,
+    assert_sigterm_works_during_imports,
     calls,
     log_lines,
     metrics,
@@ -54,7 +54,7 @@ QUESTION = "What is graceful shutdown?"
 
 @pytest.fixture
 def hung(start: App) -> Server:
-    """Its model never answers, and its runs end when somebody ends them: the time they are given is long."""
+    """A server whose model never answers. Its runs have so much time that only a client can end them."""
     return start(MODEL_NAME=HUNG, RESUME_GRACE_SECONDS="60")
 
 
@@ -124,7 +124,7 @@ def assert_says_that_the_search_failed(reply: httpx2.Response, model: str, query
     assert reply.json()["sources"] == [], "The search failed, and yet the answer has sources."
     told = given_by_tools(model, query)[0].strip()
     assert told, "The search failed, and the model is told nothing of it."
-    # The offline model says so in words of its own, or, where it knows no better, repeats what it was told.
+    # The offline model says so in its own words, or repeats the error message of the tool.
     said = " ".join(reply.json()["response"].split())
     assert re.search(r"search.*fail", said, re.IGNORECASE) or " ".join(told.split())[:80] in said, (
         f"The search failed, and the answer does not say so. The model was told: {told!r}."
@@ -161,7 +161,7 @@ def test_the_model_is_told_the_limit_and_gets_no_tools_when_it_is_reached(
 
 
 def streamed(choice: dict[str, Any], reason: str) -> str:
-    """A model's answer in one piece, as OpenAI streams it."""
+    """A model's answer as OpenAI streams it, in one chunk."""
     head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 0, "model": "eager"}
     pieces = [{"index": 0, "delta": choice}, {"index": 0, "delta": {}, "finish_reason": reason}]
     told = [f"data: {json.dumps(head | {'choices': [piece]})}\n\n" for piece in pieces]
@@ -171,7 +171,7 @@ def streamed(choice: dict[str, Any], reason: str) -> str:
 async def test_a_model_that_calls_many_tools_at_once_gets_no_more_steps(
     research_agent: App, offline_model: str
 ) -> None:
-    """A model may ignore that it is asked for one call at a time."""
+    """A model may ignore `parallel_tool_calls: false`."""
     eager = [
         {"index": n, "id": f"call-{n}", "type": "function"}
         | {"function": {"name": "web_search", "arguments": json.dumps({"query": f"lease {n}"})}}
@@ -216,7 +216,7 @@ def test_a_run_can_be_read_when_it_is_over(server: Server) -> None:
         told = list(events)
     run = until_over(server, run_id)
     assert run["result"]["response"] == text_of(told), "The run's result is not the text that was streamed."
-    assert resume(server, run_id) == told, "A finished run tells other events than it told while it went on."
+    assert resume(server, run_id) == told, "A finished run has other events than it had while it went on."
 
 
 def test_a_resumed_stream_has_every_event_once(start: App) -> None:
@@ -252,11 +252,11 @@ def test_a_run_in_the_background_goes_on_alone(server: Server) -> None:
     assert run["result"]["response"], "A run in the background has no answer."
 
 
-# --- Ends ---
+# --- Cancellation, deadlines and failures ---
 
 
 def is_cancelled(model: str, query: str) -> bool:
-    """Whether the model's first call of this query was broken off by its caller."""
+    """Whether the first model call of this query was cancelled by its caller."""
     return bool(calls(model, query)[0]["state"] == "cancelled")
 
 
@@ -318,7 +318,7 @@ def test_a_stream_that_nobody_follows_is_cancelled_after_a_while(
     ):
         next(events)
     ended = until_over(server, run_id)["state"]
-    assert ended == end, f"Nobody follows a run (background: {background}), and it ended as {ended!r}."
+    assert ended == end, f"No client follows a run (background: {background}), and it ended as {ended!r}."
 
 
 def test_a_run_has_one_deadline(start: App) -> None:
@@ -349,7 +349,7 @@ def test_a_model_call_that_fails_once_is_tried_again(start: App) -> None:
     assert status == 200, f"One call of the model failed, and the whole run with it: {status}."
 
 
-# --- Asking twice ---
+# --- Idempotency and cache ---
 
 
 def test_the_same_idempotency_key_gives_the_same_run(server: Server, offline_model: str) -> None:
@@ -380,7 +380,7 @@ def test_the_same_idempotency_key_gives_the_same_run(server: Server, offline_mod
 
 @pytest.fixture
 def keyed(start: App) -> Server:
-    """A server with two callers: the keys first-key, and second-key, of which it knows the hash alone."""
+    """A server with two keys: first-key, and second-key, of which it has only the hash."""
     return start(API_KEYS=f"first-key, {HASHED}")
 
 
@@ -388,7 +388,7 @@ FIRST, SECOND = {"X-API-Key": "first-key"}, {"X-API-Key": "second-key"}
 HASHED = "sha256:" + hashlib.sha256(b"second-key").hexdigest()
 
 
-def test_an_idempotency_key_is_its_callers_own(keyed: Server) -> None:
+def test_an_idempotency_key_belongs_to_its_caller(keyed: Server) -> None:
     key = {"Idempotency-Key": "chosen-by-two"}
     first = result_of(ask(keyed, "Whose key is this?", headers=FIRST | key))["id"]
     second = ask(keyed, "Whose key is this?", headers=SECOND | key)
@@ -419,7 +419,7 @@ def test_a_key_is_needed_when_keys_are_set_and_may_be_set_as_a_hash(keyed: Serve
     assert not re.search("first-key|second-key", keyed.log.read_text()), "A caller's key stands in the log."
 
 
-def test_a_run_is_its_callers_alone(keyed: Server) -> None:
+def test_a_run_is_visible_only_to_its_caller(keyed: Server) -> None:
     run_id = result_of(ask(keyed, "Whose is this?", headers=FIRST))["id"]
     for method, path in (("GET", ""), ("GET", "/events"), ("DELETE", "")):
         reply = httpx2.request(method, f"{keyed}/v1/research/{run_id}{path}", headers=SECOND)
@@ -444,7 +444,7 @@ def test_a_caller_may_have_so_many_runs_at_once(start: App) -> None:
     ids = [ask(server, f"Mine, {n}", background=True).json()["id"] for n in range(2)]
     refused = ask(server, "Mine, too", background=True)
     assert_problem(refused, 429)
-    assert refused.headers.get("retry-after"), "A caller is refused, and not told when to come back."
+    assert refused.headers.get("retry-after"), "A caller is refused without a Retry-After."
     for run_id in ids:
         httpx2.delete(f"{server}/v1/research/{run_id}")
     assert until(lambda: ask(server, "And now?", background=True).status_code == 202, 20), (
@@ -505,12 +505,12 @@ def test_health_answers_while_one_caller_opens_hundreds_of_readers(start: App) -
             readers = [asyncio.create_task(read()) for _ in range(300)]
             seconds = []
             for _ in range(10):
-                # By a process of its own: this one is busy with its readers.
+                # In another process, because this one is busy with its readers.
                 curl = ["curl", "-so", "/dev/null", "-w", "%{time_total}", f"{server}/health"]
                 probe = await asyncio.create_subprocess_exec(*curl, stdout=subprocess.PIPE)
                 seconds.append(float((await probe.communicate())[0]))
             async with asyncio.timeout(30):
-                while len(statuses) < len(readers):  # noqa: ASYNC110  # the readers do not tell
+                while len(statuses) < len(readers):  # noqa: ASYNC110  # the readers set no event
                     await asyncio.sleep(0.1)
             for reader in readers:
                 reader.cancel()
@@ -531,7 +531,7 @@ def test_load_beyond_the_queue_is_shed(start: App) -> None:
     )
     assert_problem(replies[2], 503)
     wait = replies[2].headers.get("retry-after")
-    assert wait == "1", f"Who is shed may come back in a second, and Retry-After says {wait}."
+    assert wait == "1", f"A client that was shed may come back in a second, and Retry-After says {wait}."
 
 
 def test_a_body_over_the_limit_is_a_413(server: Server) -> None:
@@ -557,6 +557,13 @@ def test_a_bad_setting_stops_the_start_with_one_line_that_names_it(
     )
 
 
+def test_the_old_name_of_the_search_backend_still_works_and_is_logged(start: App) -> None:
+    server = start(SEARCH_BACKEND="offline", APP_NAME="renamed")
+    assert result_of(ask(server, QUESTION))["sources"], "SEARCH_BACKEND=offline finds nothing any more."
+    lines = [line["event"] for line in log_lines(server) if "SEARCH_BACKEND" in line["event"]]
+    assert len(lines) == 1 and "searxng" in lines[0], f"The log does not name the new value once: {lines}."
+
+
 @pytest.mark.parametrize(
     ("path", "method", "mode"),
     [
@@ -573,7 +580,7 @@ def test_no_answer_is_one_that_openapi_does_not_promise(
     assert_promises_kept(start(MAX_STEPS="1"), path, method, mode)
 
 
-# --- Seen from outside ---
+# --- Logs, metrics and health ---
 
 
 def test_every_log_line_of_a_run_has_its_id_and_no_question_is_logged(server: Server) -> None:
@@ -602,7 +609,7 @@ def test_runs_steps_and_tokens_are_counted(start: App) -> None:
 
 
 def test_tokens_of_a_run_that_fails_are_counted(start: App) -> None:
-    model = "offline?every=2&fault=500"  # a name that no other test calls: its second call fails
+    model = "offline?every=2&fault=500"  # no other test uses this name, so its second call is ours, and fails
     server = start(APP_NAME="paid", MODEL_NAME=model, MODEL_RETRIES="0")
     assert_problem(ask(server, QUESTION), 502)
     counted = metrics(server).get(("agent_tokens_total", model), 0)
@@ -663,7 +670,7 @@ def test_a_stream_in_flight_finishes_after_sigterm_and_the_exit_is_clean(start: 
     assert_ends_with_zero(server)
 
 
-def test_a_run_longer_than_the_drain_ends_with_a_word(start: App) -> None:
+def test_a_run_longer_than_the_drain_ends_with_an_error_event(start: App) -> None:
     server = start(MODEL_NAME="offline?ttft=60", DRAIN_SECONDS="0.5")
     with streaming(server, "What takes so long?") as (_, events):
         next(events)
@@ -675,5 +682,5 @@ def test_a_run_longer_than_the_drain_ends_with_a_word(start: App) -> None:
     assert_ends_with_zero(server)
 
 
-def test_a_stop_is_heard_while_the_program_still_starts(lesson_root: Path, tmp_path: Path) -> None:
-    assert_heard_during_imports(lesson_root / "research-agent/main.py", tmp_path)
+def test_sigterm_during_the_imports_stops_the_program(lesson_root: Path, tmp_path: Path) -> None:
+    assert_sigterm_works_during_imports(lesson_root / "research-agent/main.py", tmp_path)

@@ -1,4 +1,4 @@
-"""What the run manager owes each run, however its neighbours fare: on a real store that fails on demand."""
+"""The run manager isolates runs from each other: on a real store that fails on demand."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -9,53 +9,51 @@ from support.store import record
 
 from app.agent import Agent
 from app.config import Settings
-from app.models import Event, Record
+from app.models import Event, StoredRun
 from app.research.search import make_search
-from app.runs.event_log import Live
-from app.runs.manager import Runs
-from app.runs.stores.base import MemoryStore, Written
+from app.runs.active_runs import ActiveRun
+from app.runs.manager import RunManager
+from app.runs.stores.base import AppendResult
+from app.runs.stores.memory import MemoryStore
 
 
 class FailingStore(MemoryStore):
-    """Fails at once for some runs, and takes its time for all others."""
+    """Fails at once for the poisoned runs, and takes a while to write all others."""
 
     def __init__(self) -> None:
         super().__init__(60, 100)
         self.poisoned: set[str] = set()
 
-    async def append(self, record: Record, events: list[Event], **fields: Any) -> Written:
+    async def append(self, record: StoredRun, events: list[Event], **fields: Any) -> AppendResult:
         if record.run.id in self.poisoned:
             raise RuntimeError("this run cannot be written")
         await asyncio.sleep(0.05)
         return await super().append(record, events, **fields)
 
 
-def run_manager(store: MemoryStore, **fields: Any) -> Runs:
+def run_manager(store: MemoryStore, kind: type[Agent] = Agent, **fields: Any) -> RunManager:
     settings = Settings(openai_api_key=SecretStr("offline"), **fields)
-    return Runs(settings, store, Agent(settings, make_search(settings)))
+    return RunManager(settings, store, kind(settings, make_search(settings)))
 
 
 async def test_a_run_that_cannot_be_written_does_not_keep_others_from_being_written() -> None:
     store = FailingStore()
     runs = run_manager(store)
     for n in range(5):
-        live = Live(record())
-        await store.create(live.record, None, 10)
-        live.emit("token", {"text": str(n)})
-        runs.live[live.record.run.id] = live
-    poisoned, *neighbours = runs.live.values()
+        run = ActiveRun(record())
+        await store.create(run.record, None, 10)
+        run.emit("token", {"text": str(n)})
+        runs.active[run.record.run.id] = run
+    poisoned, *neighbours = runs.active.values()
     store.poisoned = {poisoned.record.run.id}
-    runs.dirty.set()
-    await runs.flush_all()
-    assert all(live.written for live in neighbours), (
-        "One run's failed write cancels the writes of all others."
-    )
+    runs.writer.wake()
+    await runs.writer.write_pending()
+    assert all(run.written for run in neighbours), "One run's failed write cancels the writes of all others."
     assert not poisoned.written
 
 
 async def test_a_deadline_in_the_closing_of_the_graph_adds_no_second_end() -> None:
     store = MemoryStore(60, 100)
-    runs = run_manager(store, timeout_seconds=0.3)
 
     class SlowToClose(Agent):
         """An agent whose graph takes longer to close than the run may take."""
@@ -65,12 +63,12 @@ async def test_a_deadline_in_the_closing_of_the_graph_adds_no_second_end() -> No
             yield "done", {"reason": "stop"}
             await asyncio.sleep(60)
 
-    runs.agent = SlowToClose(runs.settings, make_search(runs.settings))
+    runs = run_manager(store, SlowToClose, timeout_seconds=0.3)
     mine = record()
     await runs.start(mine)
-    live = runs.live[mine.run.id]
-    assert live.task
-    await live.task
-    ends = [event.type for event in live.events if event.last]
-    assert ends == ["done"], "After its last event a run has told its readers of another end."
+    run = runs.active[mine.run.id]
+    assert run.task
+    await run.task
+    ends = [event.type for event in run.events if event.is_last]
+    assert ends == ["done"], "After its last event a run has emitted another one."
     assert mine.run.state == "done" and mine.run.problem is None

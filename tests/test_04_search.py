@@ -1,4 +1,4 @@
-"""Search: results as they are, and whatever goes wrong told in words and in time."""
+"""Search: results are cleaned, and every failure is explained in a sentence and in time."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ def searxng(site: Site, **settings: Any) -> SearXNG:
 
 
 def results(*found: dict[str, Any]) -> Answer:
-    """SearXNG's answer, with what it tells beside the fields that we read."""
+    """Return an answer in SearXNG's format, with fields that the agent does not use."""
     reply = {"query": "x", "results": [{"engine": "e"} | one for one in found], "unresponsive_engines": []}
     return page(json.dumps(reply).encode(), "application/json")
 
@@ -44,7 +44,7 @@ def results(*found: dict[str, Any]) -> Answer:
 # --- SearXNG ---
 
 
-async def test_results_come_best_first_and_on_lines_of_their_own(site: Site) -> None:
+async def test_results_keep_their_order_and_are_cleaned(site: Site) -> None:
     site.pages["/search"] = results(
         {
             "title": " What is\na lease? ",
@@ -70,13 +70,13 @@ async def test_results_come_best_first_and_on_lines_of_their_own(site: Site) -> 
     )
 
 
-async def test_nothing_found_is_no_failure(site: Site) -> None:
+async def test_an_empty_result_is_not_a_failure(site: Site) -> None:
     site.pages["/search"] = results()
     assert await searxng(site).search("xyzzy") == [], "Nothing is to be found, and something was found."
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "message"),
     [
         (page(b"oops", status="500 Internal Server Error"), "500"),
         (page(b"format not allowed", status="403 Forbidden"), "403"),
@@ -88,20 +88,20 @@ async def test_nothing_found_is_no_failure(site: Site) -> None:
         (endless(b" ", pause=0.01), "longer than 0.3 seconds"),
     ],
 )
-async def test_a_search_server_that_fails_is_told_in_words(site: Site, answer: Answer, told: str) -> None:
+async def test_a_failing_search_server_is_explained(site: Site, answer: Answer, message: str) -> None:
     site.pages["/search"] = answer
     began = time.monotonic()
-    with pytest.raises(SearchFailed, match=told):
+    with pytest.raises(SearchFailed, match=message):
         await searxng(site).search("anything")
     assert time.monotonic() - began < 15, "A search took longer than its timeout."
 
 
-async def test_no_search_server_is_told_in_words(closed_port: int) -> None:
+async def test_an_unreachable_search_server_is_explained(closed_port: int) -> None:
     with pytest.raises(SearchFailed, match="could not be reached"):
         await SearXNG(f"http://127.0.0.1:{closed_port}", Fetcher()).search("anything")
 
 
-async def test_a_page_comes_from_the_library_first(site: Site) -> None:
+async def test_the_search_servers_own_page_comes_first(site: Site) -> None:
     site.pages["/page"] = page(b"from the library", "text/plain; charset=utf-8")
     url = "https://docs.python.org/3/?a=b&c=d"
     assert await searxng(site).read(url) == "from the library", "A page of the library was read elsewhere."
@@ -116,7 +116,7 @@ async def test_a_page_comes_from_the_library_first(site: Site) -> None:
     )
 
 
-async def test_a_page_that_the_library_has_not_is_read_from_the_web_by_its_rules(site: Site) -> None:
+async def test_other_pages_are_fetched_from_the_web_by_its_rules(site: Site) -> None:
     site.pages["/elsewhere"] = page(b"<p>from the web")
     allowed = frozenset({site.host})
     text = await searxng(site, allowed_hosts=allowed).read(f"http://{site.host}/elsewhere")
@@ -128,13 +128,13 @@ async def test_a_page_that_the_library_has_not_is_read_from_the_web_by_its_rules
 
 
 @pytest.mark.parametrize("answer", [page(status="500 Internal Server Error"), silence])
-async def test_a_library_that_fails_is_told_in_words(site: Site, answer: Answer) -> None:
+async def test_a_failing_page_server_is_explained(site: Site, answer: Answer) -> None:
     site.pages["/page"] = answer
     with pytest.raises(FetchFailed, match="search server"):
         await searxng(site).read("https://docs.python.org/3/")
 
 
-async def test_the_offline_models_server_finds_and_gives_pages(offline_model: str) -> None:
+async def test_the_offline_model_finds_and_serves_pages(offline_model: str) -> None:
     search = SearXNG(offline_model, Fetcher())
     found = await search.search("How does asyncio.gather run awaitables concurrently?")
     assert found, "The offline model's server finds nothing about asyncio.gather."
@@ -153,7 +153,7 @@ async def test_the_offline_models_server_finds_and_gives_pages(offline_model: st
 
 @pytest.fixture
 def no_network(closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sends what ddgs asks to a proxy that is not there, so that this is true on every machine."""
+    """Make ddgs use a proxy that does not exist, so that it has no network on any machine."""
     monkeypatch.setenv("DDGS_PROXY", f"http://127.0.0.1:{closed_port}")
 
 
@@ -165,7 +165,7 @@ async def test_without_network_the_search_fails_at_once_and_says_so() -> None:
     assert time.monotonic() - began < 30, "There is no network: waiting for it makes no answer better."
 
 
-async def test_engines_that_never_answer_end_with_the_budget(
+async def test_engines_that_never_answer_end_with_the_timeout(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engines = {"html.duckduckgo.com:443", "search.brave.com:443"}
@@ -184,9 +184,9 @@ FOUND = SearchResult("A lease", "https://example.org/", "A lock that ends")
 
 
 class Engines:
-    """Stands where ddgs asks the engines: fails in the given ways, one a call, then finds something.
+    """A fake for ddgs' search: raise the given exceptions, one for each call, then return a result.
 
-    ddgs has the engines' addresses in its code, so that no local server can answer in their place.
+    The engines' addresses are constants in ddgs, so a local server cannot replace them.
     """
 
     def __init__(self, *failures: Exception) -> None:
@@ -205,11 +205,11 @@ def duckduckgo(engines: Engines, **settings: Any) -> DuckDuckGo:
     return DuckDuckGo(Fetcher(), text_search=engines, **given)
 
 
-PASSING = [RatelimitException("202"), TimeoutException("timed out"), DDGSException(DDGS_NO_RESULTS)]
+TRANSIENT = [RatelimitException("202"), TimeoutException("timed out"), DDGSException(DDGS_NO_RESULTS)]
 
 
-@pytest.mark.parametrize("failure", PASSING)
-async def test_what_may_pass_is_tried_again(failure: Exception) -> None:
+@pytest.mark.parametrize("failure", TRANSIENT)
+async def test_transient_failures_are_retried(failure: Exception) -> None:
     engines = Engines(failure, failure, failure)
     search = duckduckgo(engines, region="de-de", safesearch="off")
     assert await search.search("lease") == [FOUND], "The fourth attempt found something, and that was lost."
@@ -220,15 +220,15 @@ async def test_what_may_pass_is_tried_again(failure: Exception) -> None:
     assert all(1 <= call[4] <= 5 for call in engines.calls), "No attempt may take longer than what is left."
 
 
-@pytest.mark.parametrize("failure", PASSING)
-async def test_retries_are_counted(failure: Exception) -> None:
+@pytest.mark.parametrize("failure", TRANSIENT)
+async def test_retries_are_limited(failure: Exception) -> None:
     engines = Engines(*[failure] * 10)
     with pytest.raises(SearchFailed, match="turn us away"):
         await duckduckgo(engines, retries=2).search("lease")
     assert len(engines.calls) == 3, "Two retries make three attempts."
 
 
-async def test_what_does_not_pass_is_not_tried_again() -> None:
+async def test_permanent_failures_are_not_retried() -> None:
     engines = Engines(DDGSException("ConnectError: no route"))
     with pytest.raises(SearchFailed, match="could not be reached") as failed:
         await duckduckgo(engines).search("lease")
@@ -237,16 +237,16 @@ async def test_what_does_not_pass_is_not_tried_again() -> None:
 
 
 @pytest.mark.parametrize(("seed", "backoff"), [(116882, 4), (12024, 0.1)])
-async def test_pauses_are_random_parts_of_a_bound_that_doubles(seed: int, backoff: float) -> None:
-    """Full jitter: were the pauses the same for all, a crowd that was turned away would come back as one.
+async def test_backoff_doubles_and_has_full_jitter(seed: int, backoff: float) -> None:
+    """Full jitter: each wait is random, so that clients that were rejected together do not retry together.
 
-    The first seed gives three small parts of long bounds, the second nearly the whole of short ones.
+    The first seed gives short waits below high bounds, the second waits close to low bounds.
     """
     random.seed(seed)
     bounds = [min(MAX_BACKOFF, backoff * double) for double in (1, 2, 4)]
     expected = [random.uniform(0, bound) for bound in bounds]  # noqa: S311
     random.seed(seed)
-    engines = Engines(*PASSING)
+    engines = Engines(*TRANSIENT)
     await duckduckgo(engines, backoff=backoff).search("lease")
     at = [call[0] for call in engines.calls]
     pauses = [after - before for before, after in pairwise(at)]
@@ -255,14 +255,14 @@ async def test_pauses_are_random_parts_of_a_bound_that_doubles(seed: int, backof
     assert sum(pauses) < sum(expected) + 6, f"The pauses took {pauses} seconds, not {expected}."
 
 
-async def test_the_budget_holds_over_all_retries() -> None:
+async def test_the_timeout_covers_all_retries() -> None:
     began = time.monotonic()
     with pytest.raises(SearchFailed, match="longer"):
-        await duckduckgo(Engines(*PASSING * 100), retries=1000, backoff=1, timeout=0.3).search("lease")
+        await duckduckgo(Engines(*TRANSIENT * 100), retries=1000, backoff=1, timeout=0.3).search("lease")
     assert time.monotonic() - began < 15, "Retries went on beyond the budget of the search."
 
 
-async def test_results_are_kept_and_failures_are_not() -> None:
+async def test_results_are_cached_and_failures_are_not() -> None:
     engines = Engines(DDGSException("ConnectError"))
     search = duckduckgo(engines)
     with pytest.raises(SearchFailed):
@@ -274,7 +274,7 @@ async def test_results_are_kept_and_failures_are_not() -> None:
     assert len(engines.calls) == 3, "Other words were answered with results that are not theirs."
 
 
-async def test_results_are_kept_for_a_while_only() -> None:
+async def test_cached_results_expire() -> None:
     engines = Engines()
     search = duckduckgo(engines, cache_seconds=0.1)
     async with asyncio.timeout(30):
@@ -285,10 +285,10 @@ async def test_results_are_kept_for_a_while_only() -> None:
             await asyncio.sleep(0.01)
 
 
-# --- Which one ---
+# --- The setting SEARCH_BACKEND ---
 
 
-@pytest.mark.parametrize(("name", "kind"), [("offline", SearXNG), ("ddgs", DuckDuckGo)])
-def test_the_setting_chooses(name: str, kind: type) -> None:
+@pytest.mark.parametrize(("name", "kind"), [("searxng", SearXNG), ("offline", SearXNG), ("ddgs", DuckDuckGo)])
+def test_search_backend_chooses_the_engine(name: str, kind: type) -> None:
     made = make_search(Settings.model_construct(search_backend=name))
     assert isinstance(made, kind), f"SEARCH_BACKEND={name} chooses {type(made).__name__}."

@@ -1,4 +1,4 @@
-"""The store of runs: the same claims for memory and for a real Redis, then what only Redis has to keep."""
+"""The stores of runs: tests for both memory and a real Redis, then tests for Redis alone."""
 
 import asyncio
 import secrets
@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 from redis.exceptions import OutOfMemoryError
-from support.redis_server import RedisServer
 from support.store import record, until_claimed
 
-from app.models import Event, Record
-from app.runs.stores.base import Busy, MemoryStore, Store, StoreDown, StoreRefused
+from app.models import Event, StoredRun
+from app.runs.stores.base import Store, StoreDown, StoreRefused, TooManyRuns
+from app.runs.stores.memory import MemoryStore
 from app.runs.stores.redis import RedisStore
+from course.engines.redis import RedisServer
 from course.processes import Processes
 
 
@@ -25,7 +26,7 @@ def tokens(*numbers: int, epoch: int = 0) -> list[Event]:
 
 
 def own_database(server: RedisServer) -> str:
-    """Not the one in which other tests' replicas look for runs to take over."""
+    """A database of its own: replicas of other tests would take over its runs."""
     return server.url.removesuffix("/0") + "/1"
 
 
@@ -34,13 +35,13 @@ MakeStore = Callable[..., RedisStore]
 
 @pytest.fixture
 async def another(redis_server: RedisServer) -> AsyncIterator[MakeStore]:
-    """Makes stores as replicas have them, all on one Redis, which is empty at first."""
+    """Makes stores, one for each replica, on one Redis that is empty at first."""
 
     redis_server.start()
     made: list[RedisStore] = []
 
     def make(lease: float = 60, ttl: int = 60) -> RedisStore:
-        made.append(RedisStore(own_database(redis_server), lease=lease, ttl=ttl, longest=60))
+        made.append(RedisStore(own_database(redis_server), lease=lease, ttl=ttl, max_seconds=60))
         return made[-1]
 
     await make().redis.flushdb()
@@ -55,13 +56,13 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
         yield MemoryStore(60, 100)
         return
     server: RedisServer = request.getfixturevalue("redis_server")
-    made = RedisStore(own_database(server), lease=60, ttl=60, longest=60)
+    made = RedisStore(own_database(server), lease=60, ttl=60, max_seconds=60)
     await made.redis.flushdb()
     yield made
     await made.close()
 
 
-async def append(store: Store, kept: Record, events: list[Event], first: bool = False) -> str:
+async def append(store: Store, kept: StoredRun, events: list[Event], first: bool = False) -> str:
     return await store.append(kept, events, changed=True, first=first)
 
 
@@ -72,11 +73,11 @@ async def test_a_run_is_kept_with_its_events_in_order(store: Store) -> None:
     )
     await append(store, mine, tokens(1, 2), first=True)
     await append(store, mine, tokens(3))
-    everything = await store.read({mine.run.id: (0, 0)})
+    everything = await store.read_events({mine.run.id: (0, 0)})
     assert [event.data["text"] for event in everything[mine.run.id]] == ["1", "2", "3"], (
         "The events of a run are not kept, each once and in order."
     )
-    later = await store.read({mine.run.id: (0, 2)})
+    later = await store.read_events({mine.run.id: (0, 2)})
     assert [event.id for event in later[mine.run.id]] == [(0, 3)], "Events that were read before come again."
     assert (await store.load(mine.run.id)) == mine, "A run is kept otherwise than it is."
     assert await store.load("unknown") is None, "The store knows a run that was never kept."
@@ -85,7 +86,7 @@ async def test_a_run_is_kept_with_its_events_in_order(store: Store) -> None:
 async def test_an_alias_names_one_run_however_many_ask_at_once(store: Store) -> None:
     ids = await asyncio.gather(*(store.create(record(), "key:me:1", 50) for _ in range(20)))
     assert len(set(ids)) == 1, "One alias, asked for by many at once, names several runs."
-    assert await store.find("key:me:1") == ids[0], (
+    assert await store.find_alias("key:me:1") == ids[0], (
         "An alias names another run than the one that it was given to."
     )
 
@@ -93,9 +94,9 @@ async def test_an_alias_names_one_run_however_many_ask_at_once(store: Store) -> 
 async def test_an_alias_ends(store: Store) -> None:
     mine = record()
     await store.create(mine, None, 10)
-    await store.alias("answer", mine.run.id, 0.05)
+    await store.set_alias("answer", mine.run.id, 0.05)
     async with asyncio.timeout(30):
-        while await store.find("answer"):  # noqa: ASYNC110  # nobody tells when it ends
+        while await store.find_alias("answer"):  # noqa: ASYNC110  # an expiry sends no event
             await asyncio.sleep(0.01)
 
 
@@ -103,7 +104,7 @@ async def test_a_caller_has_a_bounded_number_of_runs_and_gets_the_place_back(sto
     first, second = record(), record()
     await store.create(first, None, 2)
     await store.create(second, None, 2)
-    with pytest.raises(Busy):
+    with pytest.raises(TooManyRuns):
         await store.create(record(), None, 2)
     await store.create(record(caller="somebody else"), None, 2)
     first.run.state = "done"
@@ -111,26 +112,26 @@ async def test_a_caller_has_a_bounded_number_of_runs_and_gets_the_place_back(sto
     await store.create(record(), None, 2)
 
 
-async def test_word_to_cancel_reaches_whoever_has_the_run(store: Store) -> None:
+async def test_a_cancel_request_reaches_the_owner_of_the_run(store: Store) -> None:
     mine = record()
     await store.create(mine, None, 10)
-    lease = (await store.renew([mine.run.id]))[mine.run.id]
-    assert not lease.cancelled, "A run is to be cancelled that nobody has cancelled."
+    lease = (await store.renew_leases([mine.run.id]))[mine.run.id]
+    assert not lease.cancelled, "A run that was not cancelled is reported as cancelled."
     await store.cancel(mine.run.id)
-    lease = (await store.renew([mine.run.id]))[mine.run.id]
+    lease = (await store.renew_leases([mine.run.id]))[mine.run.id]
     assert lease.held, "Word to cancel a run has ended its lease."
     assert lease.cancelled, "Word to cancel a run does not reach the replica that has it."
 
 
 async def test_the_rate_is_counted_by_caller(store: Store) -> None:
-    quotas = [await store.hit("me", 2) for _ in range(3)]
-    told = [(quota.allowed, quota.left) for quota in quotas]
+    quotas = [await store.count_request("me", 2) for _ in range(3)]
+    told = [(quota.allowed, quota.remaining) for quota in quotas]
     assert told == [(True, 1), (True, 0), (False, 0)], (
         f"Of three requests two are allowed, and the store says {told}."
     )
     wait = quotas[2].reset_at - time.time()
     assert 0 < wait <= 61, f"The minute is over in {wait:.0f} seconds, says the store."
-    assert (await store.hit("somebody else", 2)).allowed, (
+    assert (await store.count_request("somebody else", 2)).allowed, (
         "One caller's requests are counted against another's."
     )
 
@@ -148,7 +149,7 @@ async def test_memory_forgets_the_oldest_of_too_many_finished_runs_and_no_runnin
         "The oldest of too many finished runs is not the one that was forgotten."
     )
     assert len(store.aliases) == 3, "A run is forgotten, and its alias is kept."
-    assert store.going == {"me": 1}, f"One run is going, and the store counts {dict(store.going)}."
+    assert store.unfinished == {"me": 1}, f"One run is going, and the store counts {dict(store.unfinished)}."
 
 
 async def test_memory_bounds_the_bytes_of_finished_runs_and_forgets_the_oldest() -> None:
@@ -175,11 +176,11 @@ async def test_a_finished_run_in_memory_takes_little_and_has_every_event() -> No
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert taken < 250_000, f"A finished run of 2,048 tokens takes {taken / 1e6:.1f} MB."
-    assert (await store.read({mine.run.id: (0, 2000)}))[mine.run.id] == tokens(*range(2001, 2049))
+    assert (await store.read_events({mine.run.id: (0, 2000)}))[mine.run.id] == tokens(*range(2001, 2049))
     assert await store.load(mine.run.id) == mine
 
 
-# --- Redis alone: leases ---
+# --- Leases, in Redis only ---
 
 
 async def test_a_run_whose_lease_has_ended_is_claimed_once_and_in_its_next_epoch(another: MakeStore) -> None:
@@ -189,19 +190,19 @@ async def test_a_run_whose_lease_has_ended_is_claimed_once_and_in_its_next_epoch
     await append(owner, mine, tokens(1), first=True)
     assert await second.claim() is None, "A run was taken from a replica that still holds its lease."
     owner.lease = 0.05
-    await owner.renew([mine.run.id])
+    await owner.renew_leases([mine.run.id])
     claimed = await until_claimed(second)
     assert claimed.run == mine.run and claimed.epoch == 1, (
         "A run that was claimed is not the same, one epoch on."
     )
     assert await third.claim() is None, "Two replicas have claimed one run."
     assert await append(owner, mine, tokens(2)) == "lost", "Two replicas write one run."
-    lease = (await owner.renew([mine.run.id]))[mine.run.id]
-    assert not lease.held, "A replica is told that it holds a run which another has claimed."
+    lease = (await owner.renew_leases([mine.run.id]))[mine.run.id]
+    assert not lease.held, "A replica still holds a run that another one has claimed."
     assert await append(second, claimed, tokens(1, epoch=1)) == "written", (
-        "Who has claimed a run cannot write it."
+        "The replica that has claimed a run cannot write it."
     )
-    events = (await third.read({mine.run.id: (0, 0)}))[mine.run.id]
+    events = (await third.read_events({mine.run.id: (0, 0)}))[mine.run.id]
     assert [event.id for event in events] == [(0, 1), (1, 1)], (
         "The events of both epochs are not there in order."
     )
@@ -213,9 +214,9 @@ async def test_a_renewed_lease_does_not_end(another: MakeStore) -> None:
     await owner.create(mine, None, 10)
     first_end = await owner.redis.zscore("leases", mine.run.id)
     owner.lease = 60
-    await owner.renew([mine.run.id])
+    await owner.renew_leases([mine.run.id])
     async with asyncio.timeout(30):
-        while await now_of(owner) <= (first_end or 0):  # noqa: ASYNC110  # Redis tells the time when asked
+        while await now_of(owner) <= (first_end or 0):  # noqa: ASYNC110  # only Redis knows its own time
             await asyncio.sleep(0.02)
     assert await other.claim() is None, "A lease was renewed, and has ended as if it had not been."
 
@@ -231,10 +232,10 @@ async def test_a_released_run_can_be_claimed_at_once(another: MakeStore) -> None
     await owner.create(mine, None, 10)
     await owner.release(mine.run.id)
     claimed = await other.claim()
-    assert claimed and claimed.run.id == mine.run.id, "A run was released, and nobody else can have it."
+    assert claimed and claimed.run.id == mine.run.id, "A released run cannot be claimed by another replica."
 
 
-async def test_a_finished_run_is_nobodys_to_claim_and_expires(another: MakeStore) -> None:
+async def test_a_finished_run_cannot_be_claimed_and_expires(another: MakeStore) -> None:
     owner = another(ttl=30)
     mine = record()
     await owner.create(mine, None, 10)
@@ -252,7 +253,7 @@ async def test_a_finished_run_gets_no_lease_again(another: MakeStore) -> None:
     await owner.create(mine, None, 10)
     mine.run.state = "done"
     await append(owner, mine, tokens(1), first=True)
-    await owner.renew([mine.run.id])
+    await owner.renew_leases([mine.run.id])
     await owner.release(mine.run.id)
     assert await other.claim() is None, "A finished run would be carried out again."
 
@@ -266,7 +267,7 @@ async def test_a_run_of_any_length_is_written(another: MakeStore) -> None:
     assert await append(owner, mine, many, first=True) == "written", (
         "A long run cannot be stored: Lua's stack holds some 8,000 values."
     )
-    assert (await owner.read({mine.run.id: (0, 0)}))[mine.run.id] == many
+    assert (await owner.read_events({mine.run.id: (0, 0)}))[mine.run.id] == many
     assert await owner.redis.zcard("leases") == 0, "The run is written to its end, and still has a lease."
 
 
@@ -278,7 +279,7 @@ async def test_a_refused_write_is_told_apart_from_a_redis_that_is_away(another: 
     await owner.redis.set(f"run:{mine.run.id}", "not a hash")
     with pytest.raises(StoreRefused, match="WRONGTYPE"):
         await append(owner, mine, tokens(1), first=True)
-    leases = await owner.renew([mine.run.id, other.run.id])
+    leases = await owner.renew_leases([mine.run.id, other.run.id])
     assert leases[other.run.id].held, "One broken key costs all other runs their leases."
     assert await append(owner, other, tokens(1), first=True) == "written"
 
@@ -289,7 +290,7 @@ async def test_events_written_twice_are_there_once(another: MakeStore) -> None:
     await owner.create(mine, None, 10)
     for events in (tokens(1, 2), tokens(1, 2, 3)):
         await append(owner, mine, events, first=True)
-    kept = len((await owner.read({mine.run.id: (0, 0)}))[mine.run.id])
+    kept = len((await owner.read_events({mine.run.id: (0, 0)}))[mine.run.id])
     assert kept == 3, f"Three events were written, two of them twice, and {kept} are there."
 
 
@@ -300,7 +301,7 @@ async def test_a_run_that_redis_has_lost_is_written_anew(another: MakeStore) -> 
     await append(owner, mine, tokens(1), first=True)
     await owner.redis.flushdb()
     assert await append(owner, mine, tokens(2)) == "forgotten", (
-        "Redis has lost a run, and its replica is not told."
+        "Redis has lost a run, and the replica does not learn of it."
     )
     assert await append(owner, mine, tokens(1, 2), first=True) == "written", (
         "A lost run cannot be written anew."
@@ -308,7 +309,7 @@ async def test_a_run_that_redis_has_lost_is_written_anew(another: MakeStore) -> 
     assert await owner.load(mine.run.id) == mine, "A run that was written anew is another."
 
 
-async def test_redis_away_is_told_quickly_and_its_return_is_noticed(
+async def test_redis_down_is_reported_quickly_and_its_return_is_noticed(
     another: MakeStore, redis_server: RedisServer
 ) -> None:
     store = another()
@@ -316,23 +317,25 @@ async def test_redis_away_is_told_quickly_and_its_return_is_noticed(
     await store.create(mine, None, 10)
     redis_server.kill()
     began = time.monotonic()
-    for broken in (store.ping(), store.load(mine.run.id), store.claim(), store.renew([mine.run.id])):
+    for broken in (store.ping(), store.load(mine.run.id), store.claim(), store.renew_leases([mine.run.id])):
         with pytest.raises(StoreDown):
             await broken
-    assert time.monotonic() - began < 20, "Redis is away, and it takes long until that is told."
+    assert time.monotonic() - began < 20, "Redis is down, and it takes long until commands fail."
     redis_server.start()
     await store.ping()
     assert await store.load(mine.run.id) == mine, "What Redis had said it had stored is gone."
 
 
-async def test_nobody_waits_for_a_redis_that_is_known_to_hang(
+async def test_requests_do_not_wait_for_a_redis_that_is_known_to_hang(
     another: MakeStore, redis_server: RedisServer
 ) -> None:
     store = another()
 
     async def seconds_until_down(count: int) -> float:
         began = time.monotonic()
-        results = await asyncio.gather(*(store.hit("me", 9) for _ in range(count)), return_exceptions=True)
+        results = await asyncio.gather(
+            *(store.count_request("me", 9) for _ in range(count)), return_exceptions=True
+        )
         assert all(isinstance(result, StoreDown) for result in results)
         return time.monotonic() - began
 
@@ -344,7 +347,7 @@ async def test_nobody_waits_for_a_redis_that_is_known_to_hang(
     finally:
         redis_server.process.send_signal(signal.SIGCONT)
     await store.ping()
-    assert (await store.hit("you", 9)).allowed, "Redis answers again, and still counts as down."
+    assert (await store.count_request("you", 9)).allowed, "Redis answers again, and still counts as down."
 
 
 # --- A full Redis ---
@@ -359,12 +362,12 @@ async def small(redis_server: RedisServer, lesson_root: Path, tmp_path: Path) ->
     options = ("--maxmemory", "8mb", "--maxmemory-policy", policy)
     with Processes() as processes:
         server = RedisServer(processes, redis_server.command[0], tmp_path, *options)
-        store = RedisStore(server.url, lease=60, ttl=3600, longest=600)
+        store = RedisStore(server.url, lease=60, ttl=3600, max_seconds=600)
         yield store
         await store.close()
 
 
-async def finish(store: RedisStore, run: Record, kilobytes: int) -> None:
+async def finish(store: RedisStore, run: StoredRun, kilobytes: int) -> None:
     run.run.state = "done"
     events = [Event((0, n), "token", {"text": "x" * 1000}) for n in range(1, kilobytes + 1)]
     await append(store, run, events, first=True)
@@ -374,13 +377,15 @@ async def test_limits_and_running_runs_outlast_a_full_redis(small: RedisStore) -
     running = record()
     await small.create(running, None, 1)
     for _ in range(3):
-        await small.hit("me", 5)
+        await small.count_request("me", 5)
     finished = [record(caller=f"caller {n}") for n in range(200)]
     for run in finished:  # 20 MB in all
         await small.create(run, None, 1)
         await finish(small, run, 100)
-    assert (await small.hit("me", 5)).left == 1, "A full Redis forgets how often a caller has asked."
-    with pytest.raises(Busy):
+    assert (await small.count_request("me", 5)).remaining == 1, (
+        "A full Redis forgets how often a caller has asked."
+    )
+    with pytest.raises(TooManyRuns):
         await small.create(record(), None, 1)
     assert await small.load(running.run.id) == running, "A run that goes on had to make room."
     assert await small.redis.zscore("leases", running.run.id), "The lease of a run had to make room."
@@ -398,12 +403,12 @@ async def test_a_redis_full_of_running_runs_refuses_new_ones_and_keeps_its_limit
         await small.create(record(), None, 10)
     with pytest.raises(StoreRefused):
         await finish(small, running, 2000)
-    quotas = [await small.hit("me", 1) for _ in range(2)]
+    quotas = [await small.count_request("me", 1) for _ in range(2)]
     assert [quota.allowed for quota in quotas] == [True, False]
     await small.cancel(running.run.id)
-    lease = (await small.renew([running.run.id]))[running.run.id]
+    lease = (await small.renew_leases([running.run.id]))[running.run.id]
     assert lease.held and lease.cancelled, "A run cannot be cancelled, for Redis is full."
-    await small.hear([running.run.id], 60)
+    await small.mark_followed([running.run.id], 60)
     await small.release(running.run.id)
     claimed = await small.claim()
     assert claimed and claimed.run.id == running.run.id

@@ -1,4 +1,4 @@
-"""Traces: spans of one trace go to a collector when one is named, and cost nothing when none is."""
+"""Traces: spans go to a collector if one is configured, and cost nothing otherwise."""
 
 import signal
 import subprocess
@@ -17,7 +17,7 @@ from support.servers import App, assert_ends_with_zero
 
 @pytest.fixture
 def collector() -> Iterator[tuple[str, list[Span]]]:
-    """The address of a collector that speaks OTLP over HTTP, and the spans it has got."""
+    """The address of an OTLP/HTTP collector, and the spans that it has received."""
     spans: list[Span] = []
 
     class Collector(BaseHTTPRequestHandler):
@@ -67,7 +67,7 @@ def test_a_request_its_run_and_its_calls_are_spans_of_one_trace(
 
 
 def test_without_a_collector_no_exporter_is_imported(lesson_root: Path) -> None:
-    # Not the whole SDK: langsmith, which langchain-core needs, imports that wherever it is installed.
+    # Only the exporter: langsmith, which langchain-core needs, always imports the SDK.
     check = "import app.api, sys; print([m for m in sys.modules if m.startswith('opentelemetry.exporter')])"
     run = subprocess.run(
         [sys.executable, "-c", check],
@@ -78,5 +78,5 @@ def test_without_a_collector_no_exporter_is_imported(lesson_root: Path) -> None:
         check=True,
     )
     assert run.stdout.strip() == "[]", (
-        f"Nobody collects traces, and their exporter is imported: {run.stdout!r}."
+        f"There is no collector of traces, and their exporter is imported: {run.stdout!r}."
     )

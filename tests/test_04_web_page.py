@@ -1,4 +1,4 @@
-"""The claims of lesson 04's web page, in a real browser that speaks to real servers."""
+"""Lesson 04's web page, in a real browser with real servers."""
 
 import json
 import os
@@ -29,16 +29,16 @@ from support.servers import App, Server
 
 QUESTION = "What is graceful shutdown?"
 FIGURES = Path(__file__).parent.parent / "docs/figures"
-PACED = "offline?tps=50"  # an answer of about 80 tokens: there is a middle to do something in
-EVIL = "<img src=x onerror=\"document.title='executed'\">"
+PACED_MODEL = "offline?tps=50"  # slow enough for a test to act during the answer of about 80 tokens
+XSS_ATTACK = "<img src=x onerror=\"document.title='executed'\">"
 
 
 @pytest.fixture
 def paced(start: App) -> Server:
-    return start(MODEL_NAME=PACED)
+    return start(MODEL_NAME=PACED_MODEL)
 
 
-# Not for the session: while Playwright's synchronous side is up, no other test here can use asyncio.
+# Module scope, because no other test can use asyncio while Playwright's synchronous API runs.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     program = require("chromium")
@@ -49,36 +49,36 @@ def browser() -> Iterator[Browser]:
 
 
 class Visits:
-    """Opens pages, each in a browser profile of its own; hears what the browser complains about."""
+    """Open pages, each in its own browser context, and record the console's errors and warnings."""
 
     def __init__(self, browser: Browser) -> None:
         self.browser = browser
         self.contexts: list[BrowserContext] = []
-        self.complaints: list[str] = []
+        self.console_errors: list[str] = []
         self.expected: list[str] = []
 
     def __call__(self, url: str, script: str = "", **options: Any) -> Page:
-        """A page that has run `script` before its own."""
+        """Open a page that runs `script` before its own scripts."""
         context = self.browser.new_context(**options)
         self.contexts.append(context)
         context.set_default_timeout(15_000)
         context.add_init_script(script)
         page = context.new_page()
-        page.on("console", self.hear)
-        page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
+        page.on("console", self.record_message)
+        page.on("pageerror", lambda error: self.console_errors.append(f"uncaught: {error}"))
         page.goto(url)
         return page
 
-    def hear(self, message: ConsoleMessage) -> None:
+    def record_message(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
-            self.complaints.append(message.text)
+            self.console_errors.append(message.text)
 
     def close(self) -> None:
         for context in self.contexts:
             context.close()
 
-    def assert_no_complaint(self) -> None:
-        unexpected = [text for text in self.complaints if not any(each in text for each in self.expected)]
+    def assert_no_console_errors(self) -> None:
+        unexpected = [text for text in self.console_errors if not any(each in text for each in self.expected)]
         assert not unexpected, f"The browser complained (a policy broken, an error): {unexpected}."
 
 
@@ -88,21 +88,21 @@ def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visits]:
     visits, failed_before = Visits(browser), request.session.testsfailed
     yield visits
     visits.close()
-    # Where the test has failed, as it must on a broken copy, it has said already what is wrong.
+    # A test that has failed, as it must on a broken copy, has already said what is wrong.
     if request.session.testsfailed == failed_before and fault_of(request.node) is None:
-        visits.assert_no_complaint()
+        visits.assert_no_console_errors()
 
 
-class Line:
-    """A TCP proxy to a server: it can be cut, fall silent, and be mended."""
+class FlakyProxy:
+    """A TCP proxy to a server that a test can cut, make silent, and repair."""
 
     def __init__(self, server: str) -> None:
         self.target = urlsplit(server).port
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-        self.whole = True
-        self.ends: list[socket.socket] = []
-        self.speaker: socket.socket | None = None  # the end that sent something last
+        self.accepting = True
+        self.sockets: list[socket.socket] = []
+        self.speaker: socket.socket | None = None  # the side that sent data last
         self.silent: socket.socket | None = None
         threading.Thread(target=self.accept, daemon=True).start()
 
@@ -110,15 +110,15 @@ class Line:
         with suppress(OSError):  # closed: the end
             while True:
                 near, _ = self.listener.accept()
-                if not self.whole:
+                if not self.accepting:
                     near.close()
                     continue
                 far = socket.create_connection(("127.0.0.1", self.target))
-                self.ends += near, far
+                self.sockets += near, far
                 for pair in ((near, far), (far, near)):
-                    threading.Thread(target=self.pass_on, args=pair, daemon=True).start()
+                    threading.Thread(target=self.forward, args=pair, daemon=True).start()
 
-    def pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+    def forward(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):  # cut
             while data := source.recv(65_536):
                 self.speaker = source
@@ -129,20 +129,20 @@ class Line:
                 sink.shutdown(socket.SHUT_WR)
 
     def cut(self) -> None:
-        """Break every connection and take no new ones."""
-        self.whole = False
-        while self.ends:
-            end = self.ends.pop()
+        """Close all connections and accept no new ones."""
+        self.accepting = False
+        while self.sockets:
+            end = self.sockets.pop()
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
 
     def fall_silent(self) -> None:
-        """Lose whatever comes from the end that spoke last, as a stream does all the time."""
+        """Drop all further data from the side that sent data last."""
         self.silent = self.speaker
 
-    def mend(self) -> None:
-        self.whole = True
+    def repair(self) -> None:
+        self.accepting = True
 
     def close(self) -> None:
         self.listener.shutdown(socket.SHUT_RDWR)
@@ -151,14 +151,14 @@ class Line:
 
 
 @pytest.fixture
-def lines() -> Iterator[Callable[[str], Line]]:
-    opened: list[Line] = []
+def flaky_proxies() -> Iterator[Callable[[str], FlakyProxy]]:
+    opened: list[FlakyProxy] = []
 
-    def line(server: str) -> Line:
-        opened.append(Line(server))
+    def proxy(server: str) -> FlakyProxy:
+        opened.append(FlakyProxy(server))
         return opened[-1]
 
-    yield line
+    yield proxy
     for each in opened:
         each.close()
 
@@ -177,7 +177,7 @@ def begun(page: Page) -> None:
 
 
 def run_of(page: Page, server: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
-    """The page's run, as the API tells it."""
+    """Return the page's run from the API."""
     run_id = page.url.partition("#run=")[2]
     run: dict[str, Any] = (
         httpx2.get(f"{server}/v1/research/{run_id}", headers=headers).raise_for_status().json()
@@ -185,8 +185,8 @@ def run_of(page: Page, server: str, headers: dict[str, str] | None = None) -> di
     return run
 
 
-def assert_whole(page: Page, server: str, headers: dict[str, str] | None = None) -> None:
-    """The page shows the result, every token once."""
+def assert_complete(page: Page, server: str, headers: dict[str, str] | None = None) -> None:
+    """Check that the page shows the whole result, and every token once."""
     result = run_of(page, server, headers)["result"]
     paragraphs = page.locator("#answer > *").all_text_contents()
     assert "\n\n".join(paragraphs) == result["response"], "The page's answer is not the API's."
@@ -196,21 +196,21 @@ def assert_whole(page: Page, server: str, headers: dict[str, str] | None = None)
     assert page.locator("#steps li").count() == len(result["steps"]), "Steps are missing or twice there."
 
 
-def past(page: Page) -> list[str]:
+def history(page: Page) -> list[str]:
     return page.locator("#runs a span").all_text_contents()
 
 
-def picture(page: Page, name: str) -> None:
+def screenshot(page: Page, name: str) -> None:
     if os.environ.get("SCREENSHOTS"):
         page.screenshot(path=FIGURES / f"04-{name}.png", animations="disabled")
 
 
-# --- Asking and seeing ---
+# --- Ask and read the answer ---
 
 
 def test_steps_sources_and_the_answer_arrive(visit: Visits, paced: Server) -> None:
     page = visit(paced)
-    picture(page, "empty")
+    screenshot(page, "empty")
     page.evaluate(
         """() => {
             window.said = [];
@@ -229,10 +229,10 @@ def test_steps_sources_and_the_answer_arrive(visit: Visits, paced: Server) -> No
     )
     expect(page.locator("#answer")).to_contain_text("which is asked to stop")
     assert run_of(page, paced)["state"] == "running", "The answer was shown only after its end."
-    picture(page, "running")
+    screenshot(page, "running")
     finished(page)
     expect(page.locator("#answer")).to_have_attribute("aria-busy", "false")
-    assert_whole(page, paced)
+    assert_complete(page, paced)
     said = page.evaluate("window.said")
     assert len(said) <= 12, f"A screen reader would read too much: {said}"
     assert all(phrase[-1] in "….?!" for phrase in said), f"Not whole phrases: {said}"
@@ -329,7 +329,7 @@ def test_the_answer_is_copied_with_its_sources(visit: Visits, server: Server) ->
         assert copied.endswith("\n\n## Sources\n\n" + "\n".join(listed)), "What is copied lacks the sources."
 
 
-# --- Going on ---
+# --- Resume ---
 
 
 def test_a_reload_in_the_middle_goes_on(visit: Visits, paced: Server) -> None:
@@ -340,43 +340,43 @@ def test_a_reload_in_the_middle_goes_on(visit: Visits, paced: Server) -> None:
     begun(page)
     assert run_of(page, paced)["state"] == "running", "The run was over before the reload."
     finished(page)
-    assert_whole(page, paced)
+    assert_complete(page, paced)
 
 
 def test_a_lost_connection_is_told_and_taken_up_again(
-    visit: Visits, paced: Server, lines: Callable[[str], Line]
+    visit: Visits, paced: Server, flaky_proxies: Callable[[str], FlakyProxy]
 ) -> None:
-    line = lines(paced)
-    page = visit(line.url)
+    proxy = flaky_proxies(paced)
+    page = visit(proxy.url)
     visit.expected += ["net::ERR_"]
     asked_from: list[str] = []
     page.on("request", lambda request: asked_from.append(request.headers.get("last-event-id", "")))
     ask(page)
     begun(page)
-    line.cut()
+    proxy.cut()
     expect(page.locator("#state")).to_have_text("Connection lost, trying again …")
-    line.mend()
+    proxy.repair()
     begun(page)
     finished(page)
-    assert_whole(page, paced)
+    assert_complete(page, paced)
     assert re.fullmatch(r"\d+-\d+", asked_from[-1]), "The page began again instead of resuming."
 
 
 def test_a_connection_that_fell_silent_is_given_up(
-    visit: Visits, paced: Server, lines: Callable[[str], Line]
+    visit: Visits, paced: Server, flaky_proxies: Callable[[str], FlakyProxy]
 ) -> None:
-    line = lines(paced)
-    page = visit(line.url)
+    proxy = flaky_proxies(paced)
+    page = visit(proxy.url)
     page.clock.install()
     ask(page)
     begun(page)
-    line.fall_silent()
+    proxy.fall_silent()
     page.clock.fast_forward(60_000)
     finished(page)
-    assert_whole(page, paced)
+    assert_complete(page, paced)
 
 
-def test_a_server_about_to_stop_is_asked_again(visit: Visits, server: Server) -> None:
+def test_a_draining_server_is_retried(visit: Visits, server: Server) -> None:
     page = visit(server)
     visit.expected += ["503"]
     busy = {
@@ -392,11 +392,11 @@ def test_a_server_about_to_stop_is_asked_again(visit: Visits, server: Server) ->
     expect(page.locator("#state")).to_have_text("Connection lost, trying again …")
     expect(page.locator("#problem")).to_be_hidden()
     finished(page)
-    assert_whole(page, server)
+    assert_complete(page, server)
 
 
-def tell(page: Page, *events: tuple[str, str, dict[str, Any]]) -> None:
-    """Let the page ask and hear these events: id, type, data; then `done`."""
+def run_with_events(page: Page, *events: tuple[str, str, dict[str, Any]]) -> None:
+    """Ask on the page, and answer with these events (id, type, data) and `done`."""
     told = [*events, ("9-1", "done", {"reason": "stop"})]
     body = "".join(f"id: {key}\nevent: {kind}\ndata: {json.dumps(data)}\n\n" for key, kind, data in told)
     page.route("**/events", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
@@ -406,7 +406,7 @@ def tell(page: Page, *events: tuple[str, str, dict[str, Any]]) -> None:
 
 def test_withdrawn_text_is_cleared(visit: Visits, server: Server) -> None:
     page = visit(server)
-    tell(
+    run_with_events(
         page,
         ("0-1", "token", {"text": "Thinking aloud."}),
         ("0-2", "step", {"n": 1, "tool": "web_search", "input": {"query": "q"}, "outcome": "empty"}),
@@ -419,10 +419,10 @@ def test_withdrawn_text_is_cleared(visit: Visits, server: Server) -> None:
     expect(page.locator("#steps li")).to_contain_text("Nothing found")
 
 
-# --- Trouble ---
+# --- Problems ---
 
 
-def test_a_failed_run_is_told_in_words_and_tried_again(visit: Visits, start: App, offline_model: str) -> None:
+def test_a_failed_run_is_explained_and_retried(visit: Visits, start: App, offline_model: str) -> None:
     model = "offline?fault=500&every=9"
     for _ in range(8):  # the ninth call is the run's first
         question = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
@@ -443,27 +443,27 @@ def test_a_failed_run_is_told_in_words_and_tried_again(visit: Visits, start: App
     finished(page)
     expect(page.locator("#problem")).to_be_hidden()
     assert page.url != failed, "Trying again must start a new run."
-    assert_whole(page, server)
+    assert_complete(page, server)
 
 
 def test_a_question_that_did_not_arrive_is_sent_again_with_the_same_key(
-    visit: Visits, server: Server, lines: Callable[[str], Line]
+    visit: Visits, server: Server, flaky_proxies: Callable[[str], FlakyProxy]
 ) -> None:
-    line = lines(server)
-    page = visit(line.url)
+    proxy = flaky_proxies(server)
+    page = visit(proxy.url)
     visit.expected += ["net::ERR_"]
     keys: list[str] = []
     page.on("request", lambda r: keys.append(r.headers["idempotency-key"]) if r.method == "POST" else None)
-    line.cut()
+    proxy.cut()
     ask(page)
     expect(page.locator("#problem")).to_contain_text("The server cannot be reached")
-    line.mend()
+    proxy.repair()
     page.click("text=Try again")
     finished(page)
     assert len(keys) == 2 and len(set(keys)) == 1, f"The same question needs the same key: {keys}"
 
 
-def test_a_run_that_is_gone_is_told_and_asked_anew(visit: Visits, server: Server) -> None:
+def test_an_expired_run_is_explained_and_asked_again(visit: Visits, server: Server) -> None:
     entry = json.dumps([{"id": "gone", "query": QUESTION, "time": 0}])
     page = visit(f"{server}/#run=gone", f"localStorage['research-agent.runs'] ??= {json.dumps(entry)}")
     visit.expected += ["404"]
@@ -495,20 +495,20 @@ def test_a_key_is_asked_for_when_the_server_wants_one(visit: Visits, start: App)
     expect(other.locator("#state")).to_have_text("This run cannot be shown.")
     other.locator("#key").press_sequentially("the-right-key\n")
     finished(other)
-    assert_whole(other, server, {"X-API-Key": "the-right-key"})
+    assert_complete(other, server, {"X-API-Key": "the-right-key"})
 
 
-# --- Text stays text ---
+# --- Untrusted text ---
 
 
 @pytest.fixture
 def hostile_search() -> Iterator[str]:
-    """The address of a search engine, speaking SearXNG's JSON, whose results attack the page."""
-    # The offline model takes tags out of what it quotes, and after that Markdown's marks.
-    told = f"A graceful shutdown is calm, and {EVIL.replace('img', '**img**')} is in this sentence."
+    """Return the URL of a search server (with SearXNG's API) whose results attack the page."""
+    # The offline model removes HTML tags from its quotes, and then Markdown marks.
+    told = f"A graceful shutdown is calm, and {XSS_ATTACK.replace('img', '**img**')} is in this sentence."
     results = [
-        {"title": f"Shutdown {EVIL}", "url": "https://one.example/", "content": told},
-        {"title": f"More {EVIL}", "url": "https://two.example/", "content": told},
+        {"title": f"Shutdown {XSS_ATTACK}", "url": "https://one.example/", "content": told},
+        {"title": f"More {XSS_ATTACK}", "url": "https://two.example/", "content": told},
     ]
 
     class Search(BaseHTTPRequestHandler):
@@ -535,24 +535,26 @@ def test_html_of_questions_sources_and_answers_stays_text(
 ) -> None:
     server = start(SEARCH_URL=hostile_search)
     page = visit(server)
-    ask(page, f"What is a graceful shutdown? {EVIL}")
+    ask(page, f"What is a graceful shutdown? {XSS_ATTACK}")
     finished(page)
     result = run_of(page, server)["result"]
-    assert EVIL in result["response"], "The attack did not come as far as the answer."
+    assert XSS_ATTACK in result["response"], "The attack did not come as far as the answer."
     expect(page.locator("main img"), "HTML from outside has become part of the page.").to_have_count(0)
     for part in ("#question", "#answer", "#sources li >> nth=0", "#sources li >> nth=1"):
         lost = f"What looks like HTML was left out of {part.partition(' ')[0]}, and the reader never sees it."
         expect(page.locator(part), lost).to_contain_text("<img src=x onerror=")
     page.click("text=New question")
-    assert past(page) == [f"What is a graceful shutdown? {EVIL}"], "The history shows another question."
+    assert history(page) == [f"What is a graceful shutdown? {XSS_ATTACK}"], (
+        "The history shows another question."
+    )
     expect(page.locator("main img"), "HTML from outside has become part of the page.").to_have_count(0)
     assert page.title() == "Research agent", "A script from outside was executed."
 
 
-def test_only_addresses_of_the_web_become_links(visit: Visits, server: Server) -> None:
+def test_only_http_urls_become_links(visit: Visits, server: Server) -> None:
     page = visit(server)
     source = {"title": "A trap", "url": "javascript:document.title='executed'", "snippet": "", "step": 1}
-    tell(
+    run_with_events(
         page,
         ("0-1", "source", {"n": 1} | source),
         ("0-2", "token", {"text": f"[Click]({source['url']}) on [this](data:text/html,x)."}),
@@ -561,7 +563,7 @@ def test_only_addresses_of_the_web_become_links(visit: Visits, server: Server) -
     expect(page.locator("#sources a, #answer a"), "A link that runs a script.").to_have_count(0)
 
 
-# What `a(address)` stands for: the link to it, as far as its text.
+# Markdown and the HTML it becomes; `a(URL)` stands for the start tag of a link.
 MARKDOWN = {
     "plain": "<p>plain</p>",
     "a <b>&amp;</b>": "<p>a &lt;b&gt;&amp;amp;&lt;/b&gt;</p>",
@@ -585,7 +587,7 @@ MARKDOWN = {
     "_a *b_ c*": "<p>_a <em>b_ c</em></p>",
     "**a* b": "<p>*<em>a</em> b</p>",
 }
-SLOW = [  # each takes time only where text is searched again for what was not found before
+SLOW_MARKDOWN = [  # these are slow in parsers that search the same text again and again
     *["> " * 5000 + "x", "- " * 5000 + "x", "*_`[(" * 2000, "**" * 5000, "\n" * 5000],
     *["a ".join("`" * n for n in range(1, 161)), "`a " * 10_000, "``a `" * 5_000, "`" * 20_000 + "a"],
     *["**a " * 8_000, "__a " * 8_000, "_a " * 8_000, "*a " * 8_000, "_a **b " * 4_000, "*a_ _b* " * 4_000],
@@ -611,8 +613,8 @@ def test_markdown_becomes_elements_and_nothing_else(visit: Visits, server: Serve
     for text, html in zip(MARKDOWN, page.evaluate(render, list(MARKDOWN)), strict=True):
         became = re.sub(LINK, r"a(\1)", html)
         assert became == MARKDOWN[text], f"The text {text!r} became {became}, and not {MARKDOWN[text]}."
-    # Neither depth nor length makes the page stand still, or its stack overflow.
-    for text in SLOW:
+    # Deep or long Markdown must neither freeze the page nor overflow its stack.
+    for text in SLOW_MARKDOWN:
         seconds = page.evaluate(
             f"async (text) => {{ const t = performance.now(); await ({render})([text]); "
             f"return (performance.now() - t) / 1000 }}",
@@ -669,7 +671,7 @@ def test_a_stream_is_read_the_same_however_it_is_cut_into_pieces(visit: Visits, 
     ], f"The events of the stream were read as {events}."
 
 
-# --- This browser's runs ---
+# --- History ---
 
 
 def test_the_history_opens_and_deletes_runs(visit: Visits, server: Server) -> None:
@@ -681,14 +683,14 @@ def test_the_history_opens_and_deletes_runs(visit: Visits, server: Server) -> No
         finished(page)
         page.click("text=New question")
     page.reload()
-    assert past(page) == [other, QUESTION], "The newest question comes first, and all outlive a reload."
+    assert history(page) == [other, QUESTION], "The newest question comes first, and all outlive a reload."
     page.click(f"#runs >> text={QUESTION}")
     finished(page)
     expect(page.locator("#question")).to_have_text(QUESTION)
-    assert_whole(page, server)
+    assert_complete(page, server)
     page.go_back()
     page.get_by_label(f"Delete “{QUESTION}”").click()
-    assert past(page) == [other], "A run was deleted from the history, and the other should be left."
+    assert history(page) == [other], "A run was deleted from the history, and the other should be left."
     page.click("text=Clear all")
     expect(page.locator("#history")).to_be_hidden()
     assert visit(server).locator("#runs li").count() == 0, "The history is this browser's own."
@@ -700,12 +702,12 @@ def test_the_history_keeps_fifty_runs(visit: Visits, server: Server) -> None:
     ask(page)
     finished(page)
     page.click("text=New question")
-    assert past(page) == [QUESTION, *(run["query"] for run in runs[:49])], (
+    assert history(page) == [QUESTION, *(run["query"] for run in runs[:49])], (
         "The history is not the newest fifty runs."
     )
 
 
-# --- For everybody ---
+# --- Accessibility ---
 
 
 def assert_accessible(page: Page) -> None:
@@ -719,7 +721,7 @@ def assert_accessible(page: Page) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_barrier(visit: Visits, paced: Server, scheme: str) -> None:
+def test_axe_finds_no_accessibility_violation(visit: Visits, paced: Server, scheme: str) -> None:
     page = visit(paced, color_scheme=scheme)
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     dark = max(map(int, re.findall(r"\d+", ground)[:3])) < 60
@@ -730,7 +732,7 @@ def test_axe_finds_no_barrier(visit: Visits, paced: Server, scheme: str) -> None
     assert_accessible(page)
     finished(page)
     assert_accessible(page)
-    picture(page, f"answer-{scheme}")
+    screenshot(page, f"answer-{scheme}")
     page.locator(".citation").first.click()
     assert_accessible(page)
     page.click("text=New question")
@@ -769,7 +771,7 @@ def test_everything_can_be_done_from_the_keyboard(visit: Visits, server: Server)
 
 @pytest.mark.parametrize("width", [320, 360, 640])
 def test_nothing_is_wider_than_the_screen(visit: Visits, server: Server, width: int) -> None:
-    """320 pixels are what is left of 1280 at a zoom of 400 %, 640 at one of 200 %."""
+    """A screen of 1280 pixels has 320 CSS pixels at a zoom of 400 %, and 640 at 200 %."""
     page = visit(server, viewport={"width": width, "height": 740})
     long = f"{QUESTION} {'https://x.example/' + 'long' * 100}"
     wider = "document.documentElement.scrollWidth - innerWidth"
@@ -779,29 +781,29 @@ def test_nothing_is_wider_than_the_screen(visit: Visits, server: Server, width: 
     assert page.evaluate(wider) <= 0, "The answer's page scrolls sideways."
     page.click("text=New question")
     assert page.evaluate(wider) <= 0, "The history scrolls sideways."
-    tell(
+    run_with_events(
         page, ("0-1", "token", {"text": f"```\n{'code ' * 100}\n```\n1. {'list' * 100}\n\n# {'head' * 100}"})
     )
     assert page.evaluate(wider) <= 0, "A long line of code makes the whole page scroll sideways."
 
 
-def test_the_page_stands_still_when_asked_to(visit: Visits, paced: Server) -> None:
+def test_reduced_motion_stops_animations(visit: Visits, paced: Server) -> None:
     page = visit(paced, reduced_motion="reduce")
     ask(page)
     expect(page.locator("#state")).to_be_visible()
     assert page.evaluate("document.getAnimations().length") == 0, "Something moves all the same."
 
 
-if os.environ.get("SCREENSHOTS"):  # takes the page's pictures anew; else there is nothing to test, or to skip
+if os.environ.get("SCREENSHOTS"):  # only takes a screenshot, so it is not collected otherwise
 
     def test_a_phone_for_the_picture(visit: Visits, server: Server) -> None:
         page = visit(server, viewport={"width": 360, "height": 740}, device_scale_factor=1.5)
         ask(page)
         finished(page)
-        picture(page, "phone")
+        screenshot(page, "phone")
 
 
-def test_the_page_brings_everything_itself(visit: Visits, server: Server, lesson_root: Path) -> None:
+def test_the_page_loads_nothing_from_other_hosts(visit: Visits, server: Server, lesson_root: Path) -> None:
     page = visit(server)
     with page.expect_request("**/*"):
         page.reload()

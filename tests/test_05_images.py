@@ -1,4 +1,4 @@
-"""Lesson 05, on real builds: what gets into the images, what does not, and what they cost to run."""
+"""Lesson 05, with real builds: the images' contents, reproducibility, and cost at run time."""
 
 import dataclasses
 import json
@@ -13,13 +13,13 @@ import pytest
 from course.containers import images
 from course.containers.commands import run
 from course.containers.local_image import LocalImage
-from course.containers.network import Surroundings
+from course.containers.network import TestNetwork
 from course.engines.docker import docker
 from course.errors import Failed
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 KINDS = ["basic", "multistage", "latest"]
-PLANTED = "sk-planted-by-a-test-0123456789"
+PLANTED_API_KEY = "sk-planted-by-a-test-0123456789"
 
 
 Build = Callable[[str], str]
@@ -28,7 +28,7 @@ Rebuild = Callable[..., str]
 
 @pytest.fixture
 def rebuild() -> Iterator[Rebuild]:
-    """A function that builds an image from a folder beside which `research-agent` lies; its name."""
+    """Return a function that builds an image from a copy of the course, and returns its tag."""
     tags = []
 
     def build_again(kind: str, root: Path, *options: str) -> str:
@@ -44,7 +44,7 @@ def rebuild() -> Iterator[Rebuild]:
 
 @pytest.fixture
 def copy(lesson_root: Path, tmp_path: Path) -> Path:
-    """A copy of the agent's folder, whose files have other dates."""
+    """Return a copy of the agent's folder whose files have other timestamps."""
     return shutil.copytree(
         lesson_root / "research-agent", tmp_path / "research-agent", copy_function=shutil.copy
     )
@@ -55,7 +55,7 @@ def agent(kind: str) -> images.Image:
 
 
 def layers(tag: str) -> list[str]:
-    """The digests of an image's layers."""
+    """Return the digests of an image's layers."""
     ids: list[str] = json.loads(run("image", "inspect", "--format={{json .RootFS.Layers}}", tag))
     return ids
 
@@ -65,7 +65,7 @@ def test_planted_secrets_do_not_get_in(kind: str, build: Build, rebuild: Rebuild
     clean = build(kind)
     for name in (".env", ".env.production", "server.key", ".git/config", "app/.env", "app/server.pem"):
         (copy / name).parent.mkdir(exist_ok=True)
-        (copy / name).write_text(f"OPENAI_API_KEY={PLANTED}\n")
+        (copy / name).write_text(f"OPENAI_API_KEY={PLANTED_API_KEY}\n")
     planted = rebuild(kind, copy.parent)
     if layers(planted) == layers(clean):
         return
@@ -73,15 +73,15 @@ def test_planted_secrets_do_not_get_in(kind: str, build: Build, rebuild: Rebuild
         path
         for _, files in LocalImage(planted).layers()
         for path, content in files
-        if PLANTED.encode() in content
+        if PLANTED_API_KEY.encode() in content
     ]
     assert not found, f"What lay beside the source is in the image: {', '.join(found)}."
 
 
 def test_same_input_same_image(build: Build, rebuild: Rebuild, lesson_root: Path, copy: Path) -> None:
-    """Built again with no layer from the cache, from files with other dates, it is the same to the byte."""
-    build("latest")  # so that the first of the two below is nearly all in the builder's cache
-    # The last stage is always new: the builder's cache knows a COPY by its content, whatever the dates.
+    """A build without cache, from files with other timestamps, gives the identical image."""
+    build("latest")  # fills the builder's cache for the first of the two builds below
+    # The last stage must be rebuilt: the cache key of a COPY is its content, without the timestamps.
     first = rebuild("latest", lesson_root, "--no-cache-filter=final")
     second = rebuild("latest", copy.parent, "--no-cache-filter=system,packages,source,final")
     ids = {run("image", "inspect", "--format={{.Id}}", tag) for tag in (first, second)}
@@ -108,7 +108,7 @@ def test_bill_of_materials_lists_every_package(build: Build, lesson_root: Path, 
 def test_an_edit_of_the_source_keeps_the_packages(
     kind: str, build: Build, rebuild: Rebuild, copy: Path
 ) -> None:
-    """Only the layer of the source is new, to be built, pushed and pulled."""
+    """Only the source's layer is rebuilt, pushed and pulled."""
     before = dict(zip(layers(build(kind)), sizes(build(kind)), strict=True))
     with (copy / "main.py").open("a") as program:
         program.write("# an edit\n")
@@ -121,7 +121,7 @@ def test_an_edit_of_the_source_keeps_the_packages(
 
 
 def sizes(tag: str) -> list[int]:
-    """What each layer of an image holds, in bytes."""
+    """Return the size of each layer's files, in bytes."""
     return [sum(len(content) for _, content in files) for _, files in LocalImage(tag).layers()]
 
 
@@ -145,7 +145,7 @@ def test_a_dockerfile_that_does_not_build_shows_what_the_builder_said_last(
 
 
 def test_bytecode_is_taken_as_it_is(build: Build) -> None:
-    """What is compiled again at every start costs half a second of every start."""
+    """Compiling modules again would add half a second to every start."""
     verbose = ("python", "-v", "-c", "import app.api")
     told = docker("run", "--rm", build("latest"), *verbose, seconds=300).stderr
     stale = re.findall(r"^# bytecode is stale for '(\S+)'$", told, re.MULTILINE)
@@ -159,7 +159,7 @@ def test_bytecode_is_taken_as_it_is(build: Build) -> None:
 
 @pytest.mark.parametrize("name", ["Dockerfile.basic", "Dockerfile.multistage", "Dockerfile"])
 def test_base_images_have_a_version(name: str, lesson_root: Path) -> None:
-    """The same Dockerfile a year later is another image when its base is whatever is newest."""
+    """With a base image without a version, the same Dockerfile gives another image a year later."""
     text = (lesson_root / "research-agent" / name).read_text()
     arguments = dict(re.findall(r"^ARG (\w+)=(\S+)$", text, re.MULTILINE))
     for name_of, value in reversed(arguments.items()):
@@ -175,8 +175,8 @@ def normal(name: str) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_health_check_costs_little(kind: str, build: Build, network: Surroundings) -> None:
-    """Under 100 ms of processor time, every few seconds, for as long as the container runs."""
+def test_health_check_costs_little(kind: str, build: Build, network: TestNetwork) -> None:
+    """The check runs every few seconds, so it may take at most 100 ms of CPU time."""
     image = LocalImage(build(kind))
     form, *check = image.config.get("Healthcheck", {}).get("Test", ["NONE"])
     assert form != "NONE", "The image has no HEALTHCHECK."

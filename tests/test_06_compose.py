@@ -1,7 +1,7 @@
-"""The claims of lesson 06: what the compose file promises, and what the running project does under faults.
+"""Lesson 06: the compose file's settings, and the running project under load and faults.
 
-The first part reads the file as compose understands it. The second runs single containers of it, the third
-the project: one for all tests, which takes over the files of the lesson under test.
+The first part checks the output of `docker compose config`. The second runs single containers. The third runs
+the project: one for all tests, with the files of the lesson under test.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ Config = Callable[..., dict[str, Any]]
 
 
 def seconds(text: str) -> float:
-    """A duration as compose writes it, such as 1m30s or 500ms."""
+    """Parse a duration in compose's format, such as 1m30s or 500ms."""
     units = {"h": 3600, "m": 60, "s": 1, "ms": 0.001}
     return sum(float(n) * units[unit] for n, unit in re.findall(r"([\d.]+)(ms|[hms])", text))
 
@@ -50,12 +50,12 @@ def megabytes(size: str) -> float:
     return int(size) / 1e6
 
 
-# --- The file, as compose understands it ---
+# --- The configuration ---
 
 
 @pytest.fixture
 def config(lesson_root: Path, tmp_path: Path) -> Config:
-    """A function that gives the configuration, with profiles, and with these lines as `.env`."""
+    """Return a function that returns the configuration for profiles and the content of `.env`."""
     require("docker")
     folder = tmp_path / "research-agent"
     shutil.copytree(lesson_root / "research-agent", folder, ignore=shutil.ignore_patterns(".env", "app"))
@@ -80,7 +80,7 @@ def config(lesson_root: Path, tmp_path: Path) -> Config:
     return read_config
 
 
-def test_up_alone_is_small_and_a_profile_adds_monitoring(config: Config) -> None:
+def test_monitoring_is_started_by_its_profile_only(config: Config) -> None:
     assert set(config()["services"]) == {"proxy", "agent", "model", "redis"}, (
         "`docker compose up` alone starts something else than proxy, agent, model and Redis."
     )
@@ -123,7 +123,7 @@ def test_nobody_starts_before_what_it_needs_is_healthy(config: Config) -> None:
             assert how["condition"] == "service_healthy", (
                 f"{name} starts as soon as {other} has been started, which is long before it answers."
             )
-    for name in ("proxy", "redis", "prometheus"):  # the images of agent and model bring theirs
+    for name in ("proxy", "redis", "prometheus"):  # the images of agent and model contain theirs
         check = services[name].get("healthcheck", {}).get("test", [])
         assert check, f"Nobody asks {name} how it is."
         assert not {"curl", "wget"} & set(" ".join(check).split()), (
@@ -149,9 +149,7 @@ def test_replicas_can_be_many(config: Config) -> None:
     assert agent["environment"]["REDIS_URL"], "Each replica keeps its runs to itself."
 
 
-def test_with_a_key_the_real_model_is_used_and_the_offline_one_not_started(
-    config: Config, lesson_root: Path
-) -> None:
+def test_a_key_file_selects_the_real_model(config: Config, lesson_root: Path) -> None:
     for dotenv in ("", (lesson_root / "research-agent/.env.example").read_text()):
         dotenv = f"{dotenv}\nOPENAI_API_KEY_FILE=secrets/openai_api_key\n"
         found = config(dotenv=dotenv)
@@ -174,14 +172,14 @@ def test_with_a_key_the_real_model_is_used_and_the_offline_one_not_started(
         )
 
 
-def test_without_a_key_file_nothing_real_is_asked(config: Config, lesson_root: Path) -> None:
+def test_without_a_key_file_the_offline_model_is_used(config: Config, lesson_root: Path) -> None:
     example = (lesson_root / "research-agent/.env.example").read_text()
     key = {"OPENAI_API_KEY": "sk-exported"}
     for dotenv, exported in (("", {}), ("", key), (example, {}), ("OPENAI_API_KEY=sk-dotenv", {})):
         env = config(dotenv=dotenv, **exported)["services"]["agent"]["environment"]
         model = tuple(map(env.get, ("OPENAI_BASE_URL", "MODEL_NAME", "OPENAI_API_KEY")))
         assert model == ("http://model:9000/v1", "offline", "offline"), "A key that nobody named is used."
-        assert (env["SEARCH_BACKEND"], env.get("SEARCH_URL")) == ("offline", "http://model:9000"), (
+        assert (env["SEARCH_BACKEND"], env.get("SEARCH_URL")) == ("searxng", "http://model:9000"), (
             "Without a key the agent searches the real web."
         )
 
@@ -191,7 +189,7 @@ def test_without_a_key_file_nothing_real_is_asked(config: Config, lesson_root: P
 
 @pytest.fixture(scope="session")
 def project(docker: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The project, built but not started: a model of forty tokens a second, replicas that drain for 3 s."""
+    """Return the project, built but not started: the model sends 40 tokens/s, replicas drain for 3 s."""
     env = {"DRAIN_SECONDS": "3", "CIRCUIT_FAILURES": "3", "CIRCUIT_SECONDS": "2", "MODEL_RETRIES": "0"}
     folder = tmp_path_factory.mktemp("compose")
     settings = {
@@ -203,12 +201,12 @@ def project(docker: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield made
 
 
-Once = Callable[..., subprocess.CompletedProcess[str]]
+RunOnce = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def once(project: Stack, lesson_root: Path) -> Iterator[Once]:
-    """A function that runs a command in a new container of a service, on networks of its own."""
+def run_once(project: Stack, lesson_root: Path) -> Iterator[RunOnce]:
+    """Return a function that runs a command in a new container of a service, on separate networks."""
     project.apply(lesson_root)
     compose = ("docker", "compose", "--project-name", f"{project.name}-once", "--profile=*")
 
@@ -220,9 +218,9 @@ def once(project: Stack, lesson_root: Path) -> Iterator[Once]:
     project.run(*compose, "down", "--volumes", "--timeout", "0")
 
 
-def test_no_service_may_more_than_it_must(once: Once) -> None:
+def test_services_run_without_privileges(run_once: RunOnce) -> None:
     for name in ("proxy", "agent", "model", "redis"):
-        done = once(name, "sh", "-c", "cat /proc/self/status; touch /opt/here")
+        done = run_once(name, "sh", "-c", "cat /proc/self/status; touch /opt/here")
         found = dict(line.split(":\t", 1) for line in done.stdout.splitlines() if ":\t" in line)
         assert found, f"The container of {name} does not start: {done.stderr}"
         assert int(found["CapBnd"], 16) == 0, (
@@ -233,19 +231,19 @@ def test_no_service_may_more_than_it_must(once: Once) -> None:
         assert "Read-only file system" in done.stderr, f"An intruder can change the files of {name}."
 
 
-def test_what_needs_no_way_out_has_none(once: Once) -> None:
+def test_internal_services_cannot_reach_the_internet(run_once: RunOnce) -> None:
     for name in ("agent", "model", "redis"):
-        routes = once(name, "cat", "/proc/net/route").stdout
+        routes = run_once(name, "cat", "/proc/net/route").stdout
         assert "Destination" in routes, f"The container of {name} does not start."
         assert "00000000" not in [line.split()[1] for line in routes.splitlines()], (
             f"{name} can call any server in the world: a network of its leads out."
         )
 
 
-def test_what_is_written_to_tmp_does_not_kill_the_container(once: Once) -> None:
+def test_filling_tmp_does_not_kill_the_container(run_once: RunOnce) -> None:
     fill = "with open('/tmp/file', 'wb', 0) as file:\n    for _ in range(1024): file.write(bytes(2**20))"
     for name in ("agent", "model"):
-        done = once(name, "python", "-c", fill)
+        done = run_once(name, "python", "-c", fill)
         assert "No space left on device" in done.stderr, (
             f"{name} can fill its /tmp, which is memory, up to the container's limit, and is killed then."
         )
@@ -259,13 +257,13 @@ print(json.dumps([read.openai_api_key.get_secret_value(), read.api_keys, dict(os
 """
 
 
-def test_keys_come_as_files_and_are_not_in_the_environment(once: Once, project: Stack) -> None:
+def test_keys_are_mounted_as_files_not_environment_variables(run_once: RunOnce, project: Stack) -> None:
     files = {"OPENAI_API_KEY_FILE": "sk-of-mine", "API_KEYS_FILE": "of-ann\nof-bob\n"}
     secrets = project.folder / "secrets"
     secrets.mkdir(exist_ok=True)
     for name, content in files.items():
         (secrets / name).write_text(content)
-    done = once("agent", "python", "-c", KEYS, **{name: f"secrets/{name}" for name in files})
+    done = run_once("agent", "python", "-c", KEYS, **{name: f"secrets/{name}" for name in files})
     assert done.returncode == 0, f"With keys in files the agent does not start: {done.stderr}"
     key, callers, environment = json.loads(done.stdout)
     assert key == "sk-of-mine", "The agent does not use the model's key from the file."
@@ -274,9 +272,9 @@ def test_keys_come_as_files_and_are_not_in_the_environment(once: Once, project: 
     assert not seen, f"`docker inspect` shows a key in the environment: {seen}."
 
 
-def test_an_empty_file_of_keys_is_no_open_door(once: Once, project: Stack) -> None:
+def test_an_empty_key_file_stops_the_start(run_once: RunOnce, project: Stack) -> None:
     (project.folder / "nothing").write_text("\n")
-    done = once("agent", "python", "-c", KEYS, API_KEYS_FILE="nothing")
+    done = run_once("agent", "python", "-c", KEYS, API_KEYS_FILE="nothing")
     assert "Bad setting API_KEYS" in done.stderr, "With an empty file of keys everybody may call."
 
 
@@ -285,14 +283,14 @@ def test_an_empty_file_of_keys_is_no_open_door(once: Once, project: Stack) -> No
 
 @pytest.fixture
 def stack(project: Stack, lesson_root: Path) -> Iterator[Stack]:
-    """The project, running with one replica. One test at a time has the machine to itself."""
+    """Return the project, running with one replica. Tests that use it take turns."""
     with turn("docker"):
         project.apply(lesson_root)
         project.up()
         yield project
 
 
-def test_research_through_the_proxy_comes_as_it_is_made(stack: Stack) -> None:
+def test_the_proxy_streams_events_without_buffering(stack: Stack) -> None:
     came: list[tuple[float, str]] = []
     with streaming(stack.url, SHORT) as (run_id, told):
         for event in told:
@@ -305,7 +303,7 @@ def test_research_through_the_proxy_comes_as_it_is_made(stack: Stack) -> None:
     assert ask(stack.url, SHORT).json()["id"] == run_id, "The answer is known, and was not given."
 
 
-def test_the_proxy_says_who_has_called_whatever_the_caller_says(stack: Stack) -> None:
+def test_the_proxy_overwrites_forwarded_addresses_of_callers(stack: Stack) -> None:
     left = []
     for claimed in ("203.0.113.1", "203.0.113.2"):
         reply = ask(stack.url, SHORT, headers={"X-Forwarded-For": claimed})
@@ -313,7 +311,7 @@ def test_the_proxy_says_who_has_called_whatever_the_caller_says(stack: Stack) ->
     assert left[1] == left[0] - 1, "A caller who lies about the address has a rate limit for each lie."
 
 
-def test_metrics_are_nobodys_business(stack: Stack) -> None:
+def test_metrics_are_not_reachable_through_the_proxy(stack: Stack) -> None:
     for path in ("/metrics", "/%6Detrics", "/metrics%0A", "/metrics/", "//metrics", "/./metrics"):
         with socket.create_connection((stack.host, stack.port)) as caller:
             caller.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
@@ -335,7 +333,7 @@ def test_only_known_host_names_are_served(stack: Stack) -> None:
         )
 
 
-def test_one_address_gets_only_a_part_of_the_proxys_connections_and_memory(stack: Stack) -> None:
+def test_one_client_address_gets_a_part_of_the_proxys_connections(stack: Stack) -> None:
     def memory() -> float:
         used = stack.docker("stats", "--no-stream", "--format", "{{.MemUsage}}", proxy).partition("/")[0]
         number, unit = re.fullmatch(r"([\d.]+)(\w+) *", used).groups()  # type: ignore[union-attr]
@@ -393,7 +391,7 @@ async def test_the_proxy_sends_a_post_without_a_key_only_once(stack: Stack) -> N
         with stack.cut_off(second, "app"):
             stack.wait(lambda: stack.ready() == 1, "the proxy sees one replica")
             asked = asyncio.create_task(
-                client.post(f"{stack.url}/v1/research", json={"query": f"{LONG} Once."})
+                client.post(f"{stack.url}/v1/research", json={"query": f"{LONG} RunOnce."})
             )
             busy = 'haproxy_server_current_sessions{proxy="ready",server="replica'
             await asyncio.to_thread(
@@ -418,7 +416,7 @@ def test_runs_outlive_the_container_of_redis(stack: Stack) -> None:
     assert found == "done", "The runs are gone with Redis's container: what it writes is not on a volume."
 
 
-def test_redis_makes_room_before_it_is_killed_and_writes_down_each_run(stack: Stack) -> None:
+def test_redis_limits_its_memory_and_persists_writes(stack: Stack) -> None:
     def setting(name: str) -> str:
         return stack.compose("exec", "--no-TTY", "redis", "redis-cli", "config", "get", name).splitlines()[-1]
 
@@ -431,10 +429,10 @@ def test_redis_makes_room_before_it_is_killed_and_writes_down_each_run(stack: St
 # --- Operations, under load ---
 
 
-async def loaded(
+async def under_load(
     stack: Stack, operation: Callable[[], Awaitable[None]], readers: int = 6
 ) -> tuple[list[Reading], Asking, Asking]:
-    """Readers of long streams, cached and new questions, all the time while `operation` goes on."""
+    """Read long streams, and ask cached and new questions, while `operation` runs."""
     stop = asyncio.Event()
     found: list[Reading] = []
 
@@ -478,7 +476,7 @@ async def test_more_replicas_take_their_share_under_load(stack: Stack) -> None:
     async def scale() -> None:
         await asyncio.to_thread(stack.up, 4)
 
-    assert_nobody_noticed(*await loaded(stack, scale))
+    assert_nobody_noticed(*await under_load(stack, scale))
     before = runs_of_each(stack)
     async with new_client() as client:
         await asyncio.gather(*(read(client, stack.url, unlike(n), Reading()) for n in range(8)))
@@ -487,7 +485,7 @@ async def test_more_replicas_take_their_share_under_load(stack: Stack) -> None:
 
 
 def runs_of_each(stack: Stack) -> list[int]:
-    """How many runs each replica has finished."""
+    """Return the number of runs that each replica has finished."""
     code = (
         "from urllib.request import urlopen; print(sum(float(line.split()[-1]) for line in"
         " urlopen('http://127.0.0.1:8000/metrics').read().decode().splitlines()"
@@ -498,7 +496,7 @@ def runs_of_each(stack: Stack) -> list[int]:
 
 @pytest.mark.serial
 @pytest.mark.timeout(900)
-async def test_nobody_notices_an_update_nor_the_way_back(stack: Stack) -> None:
+async def test_a_rolling_update_and_rollback_fail_no_request(stack: Stack) -> None:
     await asyncio.to_thread(stack.compose, "build", "--quiet", "agent", seconds=300, VERSION="2.0.0")
     stack.up(2)
 
@@ -514,14 +512,14 @@ async def test_nobody_notices_an_update_nor_the_way_back(stack: Stack) -> None:
             shown = {httpx2.get(f"{stack.url}/health").json()["version"] for _ in range(6)}
             assert shown == {version or "1.0.0"}, f"After the update /health shows the versions {shown}."
 
-    assert_nobody_noticed(*await loaded(stack, update_and_go_back))
+    assert_nobody_noticed(*await under_load(stack, update_and_go_back))
 
 
 def update(stack: Stack, version: str, wait: int = 90) -> subprocess.CompletedProcess[str]:
     return stack.run("compose/rolling-update.sh", seconds=300, VERSION=version, WAIT_SECONDS=str(wait))
 
 
-def test_a_version_that_does_not_start_replaces_nobody(stack: Stack) -> None:
+def test_a_version_that_does_not_start_replaces_no_replica(stack: Stack) -> None:
     before, settings = stack.replicas(), stack.folder / ".env"
     right = settings.read_text()
     settings.write_text(f"{right}LOG_LEVEL=nonsense\n")
@@ -535,7 +533,7 @@ def test_a_version_that_does_not_start_replaces_nobody(stack: Stack) -> None:
     )
 
 
-async def test_who_asks_with_a_key_does_not_notice_that_a_run_is_handed_over(stack: Stack) -> None:
+async def test_a_post_with_an_idempotency_key_survives_a_handover(stack: Stack) -> None:
     stack.up(2)
     first = stack.replicas()[0]
     async with new_client() as client:
@@ -582,7 +580,7 @@ async def test_a_killed_replicas_runs_go_on_at_another(stack: Stack) -> None:
     stack.up(2)
 
 
-def test_runs_are_there_after_redis_was_restarted(stack: Stack) -> None:
+def test_runs_survive_a_restart_of_redis(stack: Stack) -> None:
     with streaming(stack.url, "What is kept while Redis restarts?") as (run_id, told):
         seen = [next(told) for _ in range(5)]
         stack.compose("restart", "redis")
@@ -595,7 +593,7 @@ def test_runs_are_there_after_redis_was_restarted(stack: Stack) -> None:
     assert resume(stack.url, run_id) == seen, "What was said before or during the restart is not there."
 
 
-def test_without_a_model_callers_are_told_so_at_once_and_served_when_it_is_back(stack: Stack) -> None:
+def test_without_a_model_new_runs_are_refused_until_it_is_back(stack: Stack) -> None:
     known = ask(stack.url, SHORT).json()["id"]
     stack.compose("stop", "model")
     stack.wait(lambda: stack.ready() == 0, "the replica says that it is not ready")
@@ -637,7 +635,7 @@ def test_a_replica_that_hangs_is_taken_out(stack: Stack) -> None:
 def test_a_replica_that_takes_too_much_memory_is_killed_and_comes_back(stack: Stack) -> None:
     (replica,) = stack.replicas()
     started = stack.state(replica)["StartedAt"]
-    # A quick leak; the kernel is told to choose process 1 when the container's memory is used up.
+    # Leak memory quickly, and tell the kernel to kill process 1 when the container runs out of memory.
     leak = (
         "open('/proc/1/oom_score_adj', 'w').write('1000')\nleak = []\nwhile True: leak.append(b'x' * 2**20)"
     )
@@ -646,7 +644,7 @@ def test_a_replica_that_takes_too_much_memory_is_killed_and_comes_back(stack: St
     stack.wait(lambda: stack.state(replica)["StartedAt"] != started, "the container was started again")
     restarts = stack.docker("inspect", "--format", "{{.RestartCount}}", replica)
     assert restarts == "1", f"Docker has started the replica again {restarts} times."
-    period = [f"--since={started}", f"--until={time.time():.9f}"]  # 0s would be the last full second
+    period = [f"--since={started}", f"--until={time.time():.9f}"]  # 0s would mean the last full second
     told = stack.docker("events", *period, f"--filter=container={replica}", "--format=json").splitlines()
     died = [event for line in told if (event := json.loads(line))["Action"] in ("oom", "die")]
     assert {event["Action"] for event in died} == {"oom", "die"}, "Nobody can see that it was the memory."
@@ -656,12 +654,12 @@ def test_a_replica_that_takes_too_much_memory_is_killed_and_comes_back(stack: St
     assert until(lambda: ask(stack.url, again).status_code == 200, 20), "The replica does not come back."
 
 
-def test_prometheus_asks_every_replica_and_its_alerts_are_sound(stack: Stack) -> None:
+def test_prometheus_scrapes_every_replica_and_its_alerts_are_valid(stack: Stack) -> None:
     stack.up(2, "monitoring")
     address = f"http://{stack.compose('port', 'prometheus', '9090')}"
 
     def up() -> dict[str, int]:
-        # Its targets of now: the series "up" still holds those of the configuration before.
+        # The current targets; the series "up" still contains those of the previous configuration.
         found = httpx2.get(f"{address}/api/v1/targets", params={"state": "active"}).json()["data"]
         return Counter(each["labels"]["job"] for each in found["activeTargets"] if each["health"] == "up")
 
@@ -694,7 +692,7 @@ def test_a_change_in_the_source_is_served_a_moment_later(stack: Stack, tmp_path:
     def served() -> str:
         try:
             return httpx2.get(f"{stack.url}/health").text
-        except httpx2.TransportError:  # compose replaces the proxy, too
+        except httpx2.TransportError:  # compose also replaces the proxy
             return ""
 
     with Processes() as processes, log.open("w") as output:

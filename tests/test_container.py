@@ -1,6 +1,6 @@
-"""Does this container behave? `python tests/test_container.py IMAGE_OR_URL`; under pytest, all images.
+"""Audit a container image or a URL: `python tests/test_container.py IMAGE_OR_URL`. Under pytest: all images.
 
-The checks are those of `make audit TARGET=...` (course/audit); each failure names the section that mends it.
+The checks are those of `make audit TARGET=...` (course/audit). Each failure links to a section with the fix.
 """
 
 import os
@@ -13,22 +13,22 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # as a script, its own folder alone is on the path
-from course.audit.checks import CHECKS, Check, Outcome, outcome
+from course.audit.checks import CHECKS, Check, Finding, run_check
 from course.audit.layers import stacked
 from course.audit.report import examine, faults, report
 from course.audit.targets import Contract, NotChecked, Target
 from course.containers.commands import run
 from course.containers.images import AGENTS
-from course.containers.network import Surroundings
+from course.containers.network import TestNetwork
 from course.errors import Failed
 from course.paths import ROOT
 from course.processes import Processes, wait_listening
 
-App = Callable[..., str]  # settings in, address of a server out
+App = Callable[..., str]  # starts a research agent with settings; returns its URL
 
-KNOWN = {image.tag: image.known_faults for image in AGENTS}
-# What the section that a check links to must say.
-SAID = {
+KNOWN_FAULTS = {image.tag: image.known_faults for image in AGENTS}
+# Text that the section linked by a check must contain.
+REQUIRED_TEXT = {
     "answers_on_its_port": "`HOST` is 0.0.0.0",
     "turns_healthy": "health check uses the image's own Python",
     "tells_whether_it_is_ready": "`/ready` is about the next request",
@@ -58,7 +58,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def target(kind: str, build: Callable[[str], str], network: Surroundings) -> Iterator[Target]:
+def target(kind: str, build: Callable[[str], str], network: TestNetwork) -> Iterator[Target]:
     with Target(build(kind), network) as target:
         yield target
 
@@ -67,16 +67,16 @@ def target(kind: str, build: Callable[[str], str], network: Surroundings) -> Ite
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("each", CHECKS, ids=lambda check: check.name)
 def test_image(target: Target, kind: str, each: Check) -> None:
-    known = each.name in KNOWN[f"research-agent:{kind}"]
+    known = each.name in KNOWN_FAULTS[f"research-agent:{kind}"]
     try:
-        each.made(target)
+        each.test(target)
     except AssertionError:
         if not known:
             raise
     except NotChecked as why:
         pytest.fail(f"{each.claim}: {why}.")
     else:
-        # pip keeps in its cache only what the package index lets it keep.
+        # pip caches packages only if the package index allows it.
         told = "A fault that its Dockerfile tells of is gone."
         assert not known or each.name == "holds_only_what_runs", told
 
@@ -84,24 +84,32 @@ def test_image(target: Target, kind: str, each: Check) -> None:
 # --- Images that are bad on purpose ---
 
 
-BAD = {
+BAD_IMAGES = {
     path.name.removesuffix(".Dockerfile"): path for path in Path(__file__).parent.glob("images/*.Dockerfile")
 }
 
-# One that answers nobody, one whose health check cannot be trusted, one whose answer is missing.
-THOROUGH = {"loopback", "port-is-open", "other-route"}
+# One does not answer, one has a misleading health check, one has another route.
+FULLY_AUDITED = {"loopback", "port-is-open", "other-route"}
 
 
 @pytest.fixture
 def bad(build: Callable[[str], str]) -> Iterator[Callable[[str], str]]:
-    """A function that builds an image of tests/images on this process's own research-agent:latest."""
+    """Return a function that builds an image of tests/images on this process's research-agent:latest."""
     base, built = build("latest"), []
 
     def build_bad(name: str) -> str:
         tag = f"{base}-{name}"
         instead = f"--build-context=research-agent:latest=docker-image://{base}"
         built.append(tag)
-        run("build", "-q", instead, f"-t={tag}", f"-f={BAD[name]}", str(BAD[name].parent), seconds=300)
+        run(
+            "build",
+            "-q",
+            instead,
+            f"-t={tag}",
+            f"-f={BAD_IMAGES[name]}",
+            str(BAD_IMAGES[name].parent),
+            seconds=300,
+        )
         return tag
 
     yield build_bad
@@ -112,15 +120,15 @@ def bad(build: Callable[[str], str]) -> Iterator[Callable[[str], str]]:
 @pytest.mark.docker
 @pytest.mark.of_the_course
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", sorted(BAD))
+@pytest.mark.parametrize("name", sorted(BAD_IMAGES))
 def test_bad_image_fails_exactly_its_check(
-    name: str, bad: Callable[[str], str], network: Surroundings
+    name: str, bad: Callable[[str], str], network: TestNetwork
 ) -> None:
-    """Three images go through all checks, which takes half a minute each; the others through their own."""
-    header = dict(re.findall(r"^# (fails|says): (.*)$", BAD[name].read_text(), re.MULTILINE))
-    checks = [each for each in CHECKS if name in THOROUGH or each.name == header["fails"]]
+    """Three images are tested with all checks, for half a minute each; the others with their own check."""
+    header = dict(re.findall(r"^# (fails|says): (.*)$", BAD_IMAGES[name].read_text(), re.MULTILINE))
+    checks = [each for each in CHECKS if name in FULLY_AUDITED or each.name == header["fails"]]
     with Target(bad(name), network) as target:
-        failed = faults(outcome(each, target) for each in checks)
+        failed = faults(run_check(each, target) for each in checks)
     assert set(failed) == {header["fails"]}, failed
     says = ".*".join(map(re.escape, header["says"].split("...")))
     assert re.fullmatch(says, failed[header["fails"]], re.DOTALL), failed
@@ -153,7 +161,7 @@ uvicorn.run(Starlette(routes=routes), port=0, log_level="warning")
 
 @pytest.fixture
 def own_agent(processes: Processes, tmp_path: Path) -> str:
-    """An agent whose route and field have names of their own, and which has no OpenAPI document."""
+    """Start an agent with another route and another field, and without an OpenAPI document."""
     (tmp_path / "agent.py").write_text(OWN_AGENT)
     process = processes.start([sys.executable, "agent.py"], cwd=tmp_path)
     return wait_listening(process)
@@ -176,7 +184,7 @@ def test_the_command_takes_them_as_make_gives_them(own_agent: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_what_depends_on_an_answer_is_not_checked_where_none_comes(own_agent: str) -> None:
+def test_checks_that_need_an_answer_are_skipped_without_one(own_agent: str) -> None:
     found = {each.check.name: each for each in examine(own_agent)}
     failed = faults(found.values())
     assert set(failed) == {"answers_a_question"}
@@ -185,7 +193,7 @@ def test_what_depends_on_an_answer_is_not_checked_where_none_comes(own_agent: st
     assert "does not answer a question in the first place" in found["streams_an_answer"].sentence
 
 
-def test_audit_of_a_url_where_nobody_answers_says_so(closed_port: int) -> None:
+def test_audit_of_an_unreachable_url_says_so(closed_port: int) -> None:
     url = f"http://127.0.0.1:{closed_port}"
     failed = faults(examine(url))
     assert set(failed) == {"answers_on_its_port"}
@@ -216,7 +224,7 @@ def test_an_installer_is_advice_in_an_audit_and_a_fault_where_none_is_known(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     check = next(each for each in CHECKS if each.name == "holds_no_installer")
-    found = [Outcome(check, "advice", "The image holds /usr/local/bin/pip.")]
+    found = [Finding(check, "advice", "The image holds /usr/local/bin/pip.")]
     assert report("own:latest", found) == 0
     said = capsys.readouterr().out
     assert f"! {check.claim}\n    The image holds /usr/local/bin/pip.\n    Advice in docs/" in said
@@ -233,10 +241,12 @@ def test_each_check_links_to_a_section_that_says_how_to_mend_it(each: Check) -> 
         re.sub(r"[^\w -]", "", text.partition("\n")[0]).lower().replace(" ", "-"): text for text in sections
     }
     assert anchor in named, f"{page} has no section #{anchor}."
-    assert SAID[each.name] in " ".join(named[anchor].split()), f"#{anchor} of {page} does not say it."
+    assert REQUIRED_TEXT[each.name] in " ".join(named[anchor].split()), (
+        f"#{anchor} of {page} does not say it."
+    )
 
 
-def test_what_an_audit_takes_for_granted_stands_where_it_is_described() -> None:
+def test_the_page_names_everything_that_an_audit_expects() -> None:
     page = (ROOT / "docs/05-images.md").read_text()
     section = page.partition("## The test for all of them")[2].partition("\n## ")[0]
     for word in ("ROUTE=", "FIELD=", "/health", "/ready", "/stream", '{"query": "..."}', "OPENAI_BASE_URL"):
@@ -245,6 +255,6 @@ def test_what_an_audit_takes_for_granted_stands_where_it_is_described() -> None:
 
 if __name__ == "__main__":
     try:
-        sys.exit(report(sys.argv[-1], examine(sys.argv[-1]), KNOWN.get(sys.argv[-1])))
+        sys.exit(report(sys.argv[-1], examine(sys.argv[-1]), KNOWN_FAULTS.get(sys.argv[-1])))
     except Failed as failure:
         sys.exit(f"✗ {failure}")

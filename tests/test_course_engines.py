@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from support.engines import require
-from support.redis_server import RedisServer
 
 from course import engines
 from course.engines import docker, docker_daemon
 from course.engines.chromium import CHROMIUM
-from course.engines.redis import REDIS
+from course.engines.redis import REDIS, RedisServer
 from course.errors import Failed
 from course.paths import ROOT
 
@@ -40,7 +39,7 @@ def program(folder: Path, name: str, script: str) -> None:
     (folder / name).chmod(0o755)
 
 
-def test_a_missing_engine_is_named_with_its_package_where_we_may_not_install_it(tmp_path: Path) -> None:
+def test_a_missing_engine_that_cannot_be_installed_is_reported_with_its_package(tmp_path: Path) -> None:
     code, said = engine(str(tmp_path), "redis", "chromium")  # where there is no apt-get either
     assert code == 1
     assert "redis is missing. Get it: `make engine redis` on Debian" in said
@@ -55,14 +54,14 @@ def test_only_the_named_engine_is_set_up(tmp_path: Path) -> None:
     assert "docker" not in said
 
 
-def test_an_engine_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Path) -> None:
+def test_an_unknown_engine_is_refused_with_the_list_of_engines(tmp_path: Path) -> None:
     assert engine(str(tmp_path), "dokcer") == (
         1,
         "✗ There is no engine dokcer. There are: docker, redis, chromium.\n",
     )
 
 
-def test_nothing_is_done_where_an_engine_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_engine_that_works_is_not_installed_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program(tmp_path, "redis-server", "echo 7.1.2")
     program(tmp_path, "google-chrome", "echo 101.2")
     program(tmp_path, "apt-get", f": > {tmp_path}/called; exit 1")
@@ -73,7 +72,7 @@ def test_nothing_is_done_where_an_engine_is_there(monkeypatch: pytest.MonkeyPatc
     assert not (tmp_path / "called").exists(), "Packages are installed although the engine is there."
 
 
-def test_what_it_takes_is_said_before_anything_is_installed(
+def test_disk_and_time_are_printed_before_anything_is_installed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("course.engines.debian.can_install", lambda: True)
@@ -103,20 +102,20 @@ def test_an_engine_that_is_installed_and_does_not_answer_is_a_failure(
         engines.set_up(Console(quiet=True), ["redis"])
 
 
-def test_what_docker_says_it_takes_was_measured() -> None:
+def test_the_disk_space_announced_for_docker_was_measured() -> None:
     values = json.loads((ROOT / "docs/figures/engine_cold.json").read_text())["values"]
     for name in ("gigabytes", "gigabytes_with_lessons"):
         assert f" {values[name]:.1f} GB" in f" {docker.SIZE}", "What is announced was not measured."
 
 
 @pytest.mark.parametrize("page", ["05-images", "06-compose"])
-def test_what_docker_prints_for_the_learners_terminal_stands_on_the_page(page: str) -> None:
+def test_the_page_has_the_exports_that_docker_prints(page: str) -> None:
     text = (ROOT / "docs" / f"{page}.md").read_text("utf-8")
     for line in docker.exports():
         assert f"\n    {line}\n" in text, f"{page}.md does not say how a terminal finds the course's Docker."
 
 
-def test_a_terminal_with_these_lines_finds_the_courses_docker() -> None:
+def test_a_shell_with_these_exports_finds_the_courses_docker() -> None:
     script = "; ".join(docker.exports()) + '; echo "$DOCKER_HOST $DOCKER_CONFIG $PATH"'
     done = subprocess.run(
         ["/bin/sh", "-c", script], env={"PATH": "/usr/bin"}, capture_output=True, text=True, check=True
@@ -131,7 +130,7 @@ def named(pattern: str, *files: str) -> set[str]:
     return {name for path in paths for name in re.findall(pattern, path.read_text("utf-8"), re.MULTILINE)}
 
 
-def test_stand_ins_are_made_of_the_images_that_a_lesson_uses_and_of_no_others() -> None:
+def test_stand_in_images_are_exactly_those_that_lessons_use() -> None:
     used = named(
         r"^FROM (\w+:\S+)", "code/Dockerfile*", "offline-model/Dockerfile*", "research-agent/Dockerfile*"
     )
@@ -144,14 +143,14 @@ def test_stand_ins_are_made_of_the_images_that_a_lesson_uses_and_of_no_others() 
 @pytest.mark.parametrize(
     ("goals", "names"), [([], ""), (["docker"], "docker"), (["redis", "chromium"], "redis chromium")]
 )
-def test_make_hands_the_names_to_the_engine_command(goals: list[str], names: str) -> None:
+def test_make_passes_the_names_to_the_engine_command(goals: list[str], names: str) -> None:
     done = make("engine", *goals)
     assert f"-m course engine {names}".rstrip() in [
         line.strip().removeprefix(".venv/bin/python ") for line in done
     ]
 
 
-def test_make_still_takes_a_target_after_engine() -> None:
+def test_make_runs_targets_that_follow_engine() -> None:
     done = " ".join(make("engine", "redis", "doctor", "lesson-01"))
     assert "course engine redis" in done
     assert "course doctor" in done, "`make engine redis doctor` takes a target for an engine."
@@ -173,7 +172,7 @@ def make(*goals: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_the_doctor_lists_each_engine_with_its_version_and_its_lessons(
+def test_doctor_lists_each_engine_with_its_version_and_lessons(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("bash", "curl"):
@@ -189,7 +188,7 @@ def test_the_doctor_lists_each_engine_with_its_version_and_its_lessons(
     assert "✓ 07 More" in lines
 
 
-def test_a_test_without_its_engine_is_skipped_and_in_ci_fails(
+def test_a_test_without_its_engine_is_skipped_and_fails_in_ci(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -201,7 +200,7 @@ def test_a_test_without_its_engine_is_skipped_and_in_ci_fails(
         require("redis")
 
 
-def test_redis_has_its_data_again_after_it_was_killed(redis_server: RedisServer) -> None:
+def test_redis_keeps_its_data_when_it_is_killed(redis_server: RedisServer) -> None:
     import redis
 
     with redis.Redis.from_url(redis_server.url) as client:

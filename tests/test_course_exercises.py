@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 from support.locks import turn
 
-from course.exercises import Change, Exercise, Mend, exercises
 from course.exercises.checks import run_tests
-from course.exercises.format import apply
+from course.exercises.format import Change, Exercise, Mend, apply, exercises
 from course.exercises.mends import own_tests_fail
 from course.exercises.workspace import STATE, WORKSPACE
 from course.paths import ROOT
@@ -77,7 +76,7 @@ def empty_workspace(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("empty_workspace", "shared_model")
-def test_a_learner_begins_fails_asks_mends_and_is_counted() -> None:
+def test_a_learner_can_begin_fail_get_hints_and_solve_an_exercise() -> None:
     code, said = course("check", "01")
     assert (code, "Begin with: make exercise-01" in said) == (1, True)
     code, said = course("exercise", "endless-query")
@@ -108,7 +107,7 @@ def test_a_learner_begins_fails_asks_mends_and_is_counted() -> None:
 
 
 @pytest.mark.usefixtures("empty_workspace")
-def test_what_was_changed_for_one_exercise_is_kept_when_another_begins() -> None:
+def test_edits_for_one_exercise_are_kept_when_another_begins() -> None:
     course("exercise", "endless-query")
     (WORKSPACE / "code/01_basic_api.py").write_text("# my mend")
     other = next(e.slug for e in exercises("01") if e.slug != "01-endless-query")
@@ -121,7 +120,7 @@ def test_what_was_changed_for_one_exercise_is_kept_when_another_begins() -> None
 
 @pytest.mark.docker
 @pytest.mark.usefixtures("shared_model")
-def test_what_a_dockerfile_says_of_itself_is_known_of_a_learners_copy_too(tmp_path: Path) -> None:
+def test_known_faults_of_a_dockerfile_also_hold_for_a_learners_copy(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "research-agent", tmp_path / "research-agent")
     known = "basic and (runs_as_nobody or holds_only_what_runs)"
     outcomes = run_tests(tmp_path, ["test_container.py"], ("-k", known))
@@ -168,9 +167,7 @@ def test_easy_exercises_come_first() -> None:
         assert levels == sorted(levels)
 
 
-def test_a_program_of_many_files_is_broken_in_a_copy_of_the_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_whole_folder_of_a_broken_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, copy = tmp_path / "root", tmp_path / "copy"
     (root / "research-agent/app").mkdir(parents=True)
     (root / "research-agent/main.py").write_text("import app.page")

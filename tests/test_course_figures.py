@@ -83,7 +83,7 @@ def test_the_same_record_is_drawn_as_the_same_bytes(name: str) -> None:
     assert "<title>A title</title>" in svg and "prefers-color-scheme: dark" in svg
 
 
-def test_every_colour_of_a_picture_has_its_fellow_on_dark_pages() -> None:
+def test_every_colour_has_a_counterpart_for_dark_pages() -> None:
     known = {pair[0] for pair in colours.DARK}
     for record in RECORDS.values():
         svg = drawing.draw(records.RECORD.validate_python(record))
@@ -118,7 +118,7 @@ def test_a_page_shows_picture_table_and_how_it_was_measured(root: Path) -> None:
     assert "At p99 <!-- value: rates.values.p99|.3f -->0.012<!-- /value --> s." in text
 
 
-def test_ratios_follow_from_their_row_or_the_page_says_how_they_were_formed(root: Path) -> None:
+def test_ratios_follow_from_their_row_unless_the_page_explains_them(root: Path) -> None:
     assert "ratio is the median" not in (root / "docs" / "page.md").read_text()
     for path in (ROOT / "docs" / "figures").glob("*.json"):
         record = records.load(path.stem, path.parent)
@@ -133,7 +133,7 @@ def test_ratios_follow_from_their_row_or_the_page_says_how_they_were_formed(root
     assert "a ratio is the median of the rounds' own ratios" in rounds
 
 
-def test_a_shutdown_shows_no_effect_before_its_cause() -> None:
+def test_the_shutdown_timeline_shows_503_only_after_sigterm() -> None:
     record = records.load("shutdown_timeline", ROOT / "docs" / "figures")
     assert isinstance(record, records.Timeline)
     signalled = next(mark.start for mark in record.marks if mark.label == "SIGTERM")
@@ -179,7 +179,7 @@ def test_a_record_that_does_not_validate_is_one_clear_line(
         ("<!-- value: rates.title -->1<!-- /value -->", "has no such number: title"),
     ],
 )
-def test_a_marker_that_leads_nowhere_is_refused(root: Path, text: str, said: str) -> None:
+def test_a_marker_for_an_unknown_record_or_number_is_refused(root: Path, text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         markdown.embed(text, root / "docs" / "figures")
 

@@ -44,7 +44,7 @@ def install(checkout: Path, before: str = NOTHING, **env: str) -> str:
     return done.stdout
 
 
-def test_an_old_python_is_named_with_the_way_out(checkout: Path) -> None:
+def test_an_old_python_is_refused_with_advice(checkout: Path) -> None:
     printed = install(checkout, OLD_PYTHON)
     assert "Python 3.11 or newer is needed, and this is 3.9." in printed
     assert "make PYTHON=" in printed
@@ -63,7 +63,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(checkout: Path) -> None:
     assert "cannot be written to" in printed
 
 
-def test_no_network_at_the_first_install_is_said(checkout: Path) -> None:
+def test_a_first_install_without_a_network_says_so(checkout: Path) -> None:
     nowhere = "http://127.0.0.1:9/simple"
     printed = install(
         checkout,

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from support.locks import turn
 
 from course import engines
-from course.exercises import exercises
+from course.exercises.format import exercises
 from course.models import OFFLINE_PORT
 from course.pages.format import BadPage, read_page
 from course.pages.listings import embed_listings, listing
 from course.pages.outputs import matches
 from course.paths import ROOT
-from course.ports import holder, port_of
+from course.ports import port_of, port_owner
 
 PageOf = Callable[..., Path]
 PAGES = sorted((ROOT / "docs").glob("[0-9][0-9]-*.md"))
@@ -40,7 +40,7 @@ def test_every_command_of_the_page_does_what_the_page_says(path: Path) -> None:
     # A step whose engine is missing is left out on a learner's machine; in CI each must run.
     lacking = [each.name for each in engines.missing(page.engines if os.environ.get("CI") else page.needs)]
     ports = {OFFLINE_PORT} | {port_of(block.argument) for block in page.of_kind("server")}
-    taken = [f"port {port} ({taker})" for port in ports if (taker := holder(port))]
+    taken = [f"port {port} ({taker})" for port in ports if (taker := port_owner(port))]
     if lacking or taken:
         why = f"needs {', '.join(lacking + taken)}; see `make doctor`"
         pytest.fail(why) if os.environ.get("CI") else pytest.skip(why)
@@ -77,7 +77,7 @@ def page_of(tmp_path: Path) -> PageOf:
         ],
     ],
 )
-def test_a_fence_of_a_sixth_kind_is_refused(page_of: PageOf, info: str) -> None:
+def test_a_fence_of_an_unknown_kind_is_refused(page_of: PageOf, info: str) -> None:
     with pytest.raises(BadPage, match=r"99-test.md:8: no such kind of block"):
         read_page(page_of(f"Text.\n\n```{info}\nx\n```\n", 'number: "99"\ntitle: A test\nneeds: nothing'))
 
@@ -91,7 +91,7 @@ def test_a_step_names_the_engine_that_it_needs(page_of: PageOf) -> None:
     assert page.needs == [], "What a step needs would keep the whole page from running."
 
 
-def test_an_engine_that_does_not_exist_is_refused_where_the_page_names_it(page_of: PageOf) -> None:
+def test_an_unknown_engine_is_refused_with_its_line_in_the_page(page_of: PageOf) -> None:
     with pytest.raises(BadPage, match=r"99-test.md:5: there is no engine dokcer; there are docker, "):
         read_page(page_of("```bash run needs=dokcer\nx\n```\n"))
     with pytest.raises(BadPage, match=r"99-test.md:1: there is no engine dokcer; there are docker, "):
@@ -133,7 +133,7 @@ def test_a_listing_is_the_source_of_its_symbol(page_of: PageOf) -> None:
     assert embed_listings(path, text) == text
 
 
-def test_a_listing_of_nothing_is_refused() -> None:
+def test_a_listing_of_an_unknown_symbol_is_refused() -> None:
     with pytest.raises(BadPage, match="there is no Nothing"):
         listing("code/01_basic_api.py#Nothing")
 
@@ -150,7 +150,7 @@ def test_any_text_is_a_page_or_refused_as_one(tmp_path_factory: pytest.TempPathF
 
 
 @pytest.mark.parametrize("path", PROSE, ids=lambda path: path.stem)
-def test_every_exercise_that_a_page_names_is_there(path: Path) -> None:
+def test_every_exercise_that_a_page_names_exists(path: Path) -> None:
     there = {name for exercise in exercises() for name in (exercise.lesson, exercise.slug, exercise.slug[3:])}
     named = set(re.findall(r"\bmake exercise-([a-z0-9-]+)", path.read_text(encoding="utf-8")))
     assert named <= there, f"{path.name} names exercises that are not there: {sorted(named - there)}."
@@ -162,7 +162,7 @@ def test_every_exercise_about_containers_is_on_the_checklist() -> None:
     assert not missing, f"The checklist leaves out what these exercises teach: {sorted(missing)}."
 
 
-def test_every_point_of_the_checklist_can_be_seen_to_hold() -> None:
+def test_every_point_of_the_checklist_names_its_proof() -> None:
     points = re.findall(
         r"^- \[ \] .*?(?=\n- |\n\n)", CHECKLIST.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
@@ -174,7 +174,7 @@ def test_every_point_of_the_checklist_can_be_seen_to_hold() -> None:
 
 
 @pytest.mark.parametrize("path", PROSE, ids=lambda path: path.stem)
-def test_every_link_to_a_section_leads_to_one(path: Path) -> None:
+def test_every_link_to_a_section_has_a_target(path: Path) -> None:
     text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     for page, section in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", text):
         headings = re.findall(

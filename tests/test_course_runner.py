@@ -70,7 +70,7 @@ def test_commands_share_one_shell_and_stop_at_the_first_failure(write: Write) ->
     assert "never" not in done.stdout
 
 
-def test_other_output_than_the_page_shows_is_a_failure(write: Write) -> None:
+def test_output_that_differs_from_the_page_is_a_failure(write: Write) -> None:
     done = run(write("```bash run\necho one\n```\n```text output\ntwo\n```\n"))
     assert done.returncode == 1
     assert "the page expects other output:\ntwo" in done.stdout
@@ -101,9 +101,10 @@ def test_a_step_without_its_engine_is_shown_and_not_run(write: Write, without_re
     )
 
 
-def test_a_server_without_its_engine_is_not_started(write: Write, without_redis: str) -> None:
-    port = free_port()
-    fence = f"```bash server ready=http://127.0.0.1:{port}/ needs=redis\nexit 3\n```\n"
+def test_a_server_without_its_engine_is_not_started(
+    write: Write, without_redis: str, closed_port: int
+) -> None:
+    fence = f"```bash server ready=http://127.0.0.1:{closed_port}/ needs=redis\nexit 3\n```\n"
     done = run(write(fence), PATH=without_redis)
     assert done.returncode == 0, done.stdout
     assert "Not run: redis is missing." in done.stdout
@@ -116,8 +117,8 @@ def test_a_step_with_its_engine_runs_and_is_compared(write: Write) -> None:
     assert "it hasrun" in done.stdout
 
 
-def test_a_server_that_dies_is_told_with_its_last_words(write: Write) -> None:
-    fence = f"```bash server ready=http://127.0.0.1:{free_port()}/\necho out of coffee; exit 3\n```\n"
+def test_a_server_that_fails_is_reported_with_its_last_output(write: Write, closed_port: int) -> None:
+    fence = f"```bash server ready=http://127.0.0.1:{closed_port}/\necho out of coffee; exit 3\n```\n"
     done = run(write(fence))
     assert done.returncode == 1
     assert "ended with exit code 3" in done.stdout
@@ -130,17 +131,17 @@ def test_servers_are_stopped_at_the_end(write: Write) -> None:
     assert not listening(port)
 
 
-def test_a_server_runs_in_the_folder_it_goes_to_and_is_known_by_its_own_number(write: Write) -> None:
+def test_a_server_runs_in_the_folder_of_its_cd_and_server_pid_is_its_pid(write: Write) -> None:
     port = free_port()
     server = server_fence(port).replace("python", "cd course && python")
-    ask = f'curl -s http://127.0.0.1:{port}/pages.py; ps -o args= -p "$SERVER_PID"'
+    ask = f'curl -s http://127.0.0.1:{port}/errors.py; ps -o args= -p "$SERVER_PID"'
     done = run(write(f"{server}```bash run\n{ask}\n```\n"))
     assert done.returncode == 0, done.stdout
-    assert '"""Pages: ' in done.stdout, "The server does not serve the folder that it was started in."
+    assert '"""Failed: ' in done.stdout, "The server does not serve the folder that it was started in."
     assert f"python -m http.server {port}" in done.stdout, "SERVER_PID is not the server's number."
 
 
-def test_a_busy_port_is_one_clear_line_that_names_its_holder(write: Write) -> None:
+def test_a_busy_port_is_reported_in_one_line_with_its_owner(write: Write) -> None:
     port = free_port()
     with subprocess.Popen(
         [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"], stderr=subprocess.DEVNULL
@@ -169,7 +170,7 @@ def waiting(write: Write) -> Iterator[tuple[subprocess.Popen[str], int, list[psu
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_nothing_is_left_however_the_runner_ends(waiting: Any, sign: signal.Signals) -> None:
+def test_all_processes_end_however_the_runner_is_stopped(waiting: Any, sign: signal.Signals) -> None:
     runner, port, started = waiting
     assert len(started) >= 3
     runner.send_signal(sign)
@@ -195,14 +196,14 @@ def test_keep_leaves_the_servers_running_and_says_how_to_stop_them(write: Write)
 SHOW_MODEL = '```bash run\necho "$OPENAI_BASE_URL $OPENAI_API_KEY $MODEL_NAME"\n```\n'
 
 
-def test_an_exported_key_is_never_used_unasked(write: Write) -> None:
+def test_an_exported_key_is_not_used_without_model_real(write: Write) -> None:
     done = run(
         write(SHOW_MODEL), OPENAI_API_KEY="sk-mine", LANGSMITH_API_KEY="ls-mine", MODEL_NAME="gpt-dear"
     )
     assert "http://127.0.0.1:9000/v1 offline offline" in done.stdout
 
 
-def test_model_real_uses_the_key_and_says_that_it_costs(write: Write) -> None:
+def test_model_real_uses_the_key_and_warns_of_the_cost(write: Write) -> None:
     done = run(
         write(SHOW_MODEL.replace("OPENAI_BASE_URL", "HOME")),
         MODEL="real",
@@ -214,7 +215,9 @@ def test_model_real_uses_the_key_and_says_that_it_costs(write: Write) -> None:
     assert "needs your key" in run(write(SHOW_MODEL), MODEL="real", OPENAI_API_KEY="").stdout
 
 
-def test_a_server_of_the_learners_own_is_used_and_not_compared_with(write: Write, offline_model: str) -> None:
+def test_the_learners_own_server_is_used_and_its_output_is_not_compared(
+    write: Write, offline_model: str
+) -> None:
     ask = (
         "```bash run\ncurl -s $OPENAI_BASE_URL/chat/completions -H 'Content-Type: application/json'"
         ' -H "Authorization: Bearer $OPENAI_API_KEY" -d \'{"model": "\'$MODEL_NAME\'", "messages":'
@@ -226,7 +229,7 @@ def test_a_server_of_the_learners_own_is_used_and_not_compared_with(write: Write
     assert f"The model is yours, at {offline_model}/v1" in done.stdout
 
 
-def test_an_own_server_that_does_not_answer_is_one_clear_line(write: Write) -> None:
-    done = run(write(SHOW_MODEL), OPENAI_BASE_URL=f"http://127.0.0.1:{free_port()}/v1")
+def test_an_own_server_that_does_not_answer_is_reported_in_one_line(write: Write, closed_port: int) -> None:
+    done = run(write(SHOW_MODEL), OPENAI_BASE_URL=f"http://127.0.0.1:{closed_port}/v1")
     assert done.returncode == 1
     assert "Is its server running?" in done.stdout

@@ -1,4 +1,4 @@
-"""An audit: does an agent's container behave? `targets` starts it, `checks` look at it, `report` tells.
+"""The audit of an agent's container: `targets` starts it, `checks` test it, `report` prints the result.
 
-It takes for granted what `targets.Contract` says; docs/05-images.md states it for readers.
+The agent has to offer the routes of `targets.Contract`, which docs/05-images.md describes.
 """

@@ -1,4 +1,4 @@
-"""The checks, in the order in which they are made."""
+"""The checks of an audit, in the order in which they run."""
 
 import json
 import threading
@@ -21,20 +21,20 @@ from course.audit.layers import (
 from course.audit.targets import QUESTION, QUICK, SMALL, STRICT, NotChecked, Target
 from course.containers.commands import until
 
-GRACE = 15  # seconds to stop in; the streams in flight take one, and an orchestrator gives 10 to 30
+GRACE = 15  # seconds until SIGKILL; the streams in flight take one second, and orchestrators allow 10 to 30
 
 
 @dataclass(frozen=True)
 class Check:
     name: str
     claim: str
-    page: str  # in docs/, with the section that says how it is mended
-    made: Callable[[Target], None]
-    advice: bool = False  # what fails is no fault: many good images are like that
+    page: str  # the section in docs/ that says how to mend it
+    test: Callable[[Target], None]
+    advice: bool = False  # a failure is no fault: many good images fail it
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Finding:
     check: Check
     result: Literal["passed", "failed", "advice", "not checked"]
     sentence: str = ""
@@ -44,26 +44,26 @@ CHECKS: list[Check] = []
 
 
 def check(page: str, advice: bool = False) -> Callable[[Callable[[Target], None]], Callable[[Target], None]]:
-    """A function that raises AssertionError when its claim (its docstring) is false of a target."""
+    """Register a check: a function that raises AssertionError when its docstring is not true of a target."""
 
-    def keep(made: Callable[[Target], None]) -> Callable[[Target], None]:
-        CHECKS.append(Check(made.__name__, str(made.__doc__).strip("."), page, made, advice))
-        return made
+    def register(test: Callable[[Target], None]) -> Callable[[Target], None]:
+        CHECKS.append(Check(test.__name__, str(test.__doc__).strip("."), page, test, advice))
+        return test
 
-    return keep
+    return register
 
 
-def outcome(each: Check, target: Target) -> Outcome:
-    """Make one check."""
+def run_check(each: Check, target: Target) -> Finding:
+    """Run one check, and turn what it raises into a finding."""
     try:
-        each.made(target)
+        each.test(target)
     except AssertionError as failure:
-        return Outcome(each, "advice" if each.advice else "failed", str(failure))
+        return Finding(each, "advice" if each.advice else "failed", str(failure))
     except NotChecked as why:
-        return Outcome(each, "not checked", str(why))
+        return Finding(each, "not checked", str(why))
     except httpx2.TransportError as error:
-        return Outcome(each, "failed", f"The connection broke off: {error!r}.")
-    return Outcome(each, "passed")
+        return Finding(each, "failed", f"The connection broke: {error!r}.")
+    return Finding(each, "passed")
 
 
 # --- What it answers ---
@@ -77,7 +77,7 @@ def answers_on_its_port(target: Target) -> None:
     except (NotChecked, httpx2.TransportError) as failure:
         advice = " In a container a program must listen on 0.0.0.0: 127.0.0.1 is the container itself."
         raise AssertionError(f"{failure}.{advice if target.network else ''}") from None
-    assert status == 200, f"GET /health gives status {status}: whoever watches it will restart it."
+    assert status == 200, f"GET /health gives status {status}: an orchestrator will restart it."
 
 
 @check("05-images.md#the-parts-that-matter")
@@ -121,11 +121,13 @@ def answers_a_question(target: Target) -> None:
 def streams_an_answer(target: Target) -> None:
     """It streams an answer: token by token, with a last event."""
     target.must_answer()
-    events = list(target.stream("What is a container?"))  # not what was asked before: no cached answer
+    events = list(
+        target.stream("What is a container?")
+    )  # another question than before, so that the answer is not cached
     times = [at for at, name in events if name == "token"]
     assert times, f"No token comes; the events are {[name for _, name in events]}."
     assert events[-1][1] == "done", f"The last event is {events[-1][1]}, not done."
-    if target.network:  # whose model takes its time
+    if target.network:  # its model sends 150 tokens a second
         assert times[-1] - times[0] > 0.2, "All tokens come at once: something holds them back."
 
 
@@ -139,7 +141,9 @@ def notices_a_hang(target: Target) -> None:
     finally:
         target.container.signal("CONT")
     assert noticed, "The program was stopped by SIGSTOP, and its health check still says healthy."
-    assert until(lambda: target.container.health == "healthy", 20), "It goes on, and is not healthy again."
+    assert until(lambda: target.container.health == "healthy", 20), (
+        "The program continues, and does not turn healthy again."
+    )
 
 
 @check("02-production-api.md#what-can-you-see-from-outside")
@@ -177,7 +181,7 @@ def stops_cleanly(target: Target) -> None:
         for each in begun:
             each.wait()
         code, seconds = target.container.stop(GRACE)
-    del target.container, target.reached  # what needs one from now on gets another
+    del target.container, target.reached  # later checks start a new container
     assert code == 0, f"It {how_it_ended(code, seconds)} instead of exit code 0."
     try:
         last = [stream.result() for stream in streams]
@@ -190,7 +194,7 @@ def how_it_ended(code: int, seconds: float) -> str:
     if code == 137 and seconds >= GRACE:
         return f"went on for {GRACE} s after SIGTERM and was killed, with exit code 137"
     if code == 143:
-        return "was ended by SIGTERM in mid-work, for it has no handler, with exit code 143"
+        return "has no handler for SIGTERM and was ended by it, with exit code 143"
     return f"left {seconds:.1f} s after SIGTERM with exit code {code}"
 
 
@@ -223,14 +227,14 @@ def needs_little(target: Target) -> None:
 def downloads_nothing(target: Target) -> None:
     """It starts and answers where nothing but its model can be reached."""
     _ = target.image
-    works(target, "Where nothing but its model can be reached", *target.no_way_out)
+    works(target, "Where nothing but its model can be reached", *target.internal_network)
 
 
 def works(target: Target, where: str, *options: str) -> None:
     """It starts and answers with these options."""
     _ = target.image
     target.must_answer()
-    if not target.lives_on_little:
+    if not target.answers_restricted:
         failure = target.fails_with(*options)
         assert not failure, f"{where} {failure}."
 
@@ -242,7 +246,7 @@ def notices_a_closed_port(target: Target) -> None:
     asleep = ("-c", "import time; time.sleep(600)")
     container = target.start("--entrypoint=python", *QUICK, command=asleep)
     if not container.state["Running"]:
-        raise NotChecked("it holds no python that could run in the program's place")
+        raise NotChecked("the image has no python to run in place of the program")
     noticed = until(lambda: container.health == "unhealthy", 20)
     container.remove()
     assert noticed, "The program does not run at all, and its health check says healthy."
@@ -250,7 +254,7 @@ def notices_a_closed_port(target: Target) -> None:
 
 def must_have_been_healthy(target: Target) -> None:
     if not target.was_healthy:
-        raise NotChecked("its health check does not turn healthy in the first place")
+        raise NotChecked("its health check never turned healthy")
 
 
 # --- What it holds ---
@@ -262,7 +266,7 @@ def tells_no_secret(target: Target) -> None:
     for variable in target.image.config.get("Env") or []:
         name, _, value = variable.partition("=")
         assert not (SECRET_NAME.search(name) and value and name not in NO_SECRETS), (
-            f"ENV {name} is set: whoever has the image can read it."
+            f"ENV {name} is set: anyone who has the image can read it."
         )
     for line in target.image.history():
         found = SECRETS.search(line.encode())
@@ -273,8 +277,8 @@ def tells_no_secret(target: Target) -> None:
 def holds_no_secret(target: Target) -> None:
     """No secret stands in any of its layers, deleted or not."""
     for file in target.files:
-        assert not SECRET_FILES.search(file.path), f"{file.where}: whoever has the image can read it."
-        assert not file.secret, f"{file.where}, with a secret in it: whoever has the image can read it."
+        assert not SECRET_FILES.search(file.path), f"{file.where}: anyone who has the image can read it."
+        assert not file.secret, f"{file.where}, with a secret in it: anyone who has the image can read it."
 
 
 @check("05-images.md#what-is-in-them")
@@ -288,10 +292,10 @@ def holds_only_what_runs(target: Target) -> None:
 def holds_no_installer(target: Target) -> None:
     """It holds no installer."""
     found = [file for file in target.files if INSTALLERS.search(file.path)]
-    assert not found, f"{first_of(found)}: whoever breaks in need not bring their own tools."
+    assert not found, f"{first_of(found)}: an intruder could use it."
 
 
 def first_of(files: Iterable[StoredFile]) -> str:
-    """Name one, the visible ones first, and how many more there are."""
+    """Name one file, a visible one if there is any, and say how many more there are."""
     first, *others = sorted(files, key=lambda file: (file.hidden, file.path))
     return f"{first.where}{f' (and {len(others)} more such files)' if others else ''}"

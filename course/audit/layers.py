@@ -14,7 +14,7 @@ SECRET_FILES = re.compile(
     r"/(?:\.env(?:\.(?!example)[^/]*)?|\.git/config|\.netrc|\.pypirc|\.npmrc|id_(?:rsa|ed25519))$"
 )
 SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD)S?$", re.IGNORECASE)
-NO_SECRETS = {"GPG_KEY"}  # of the Python image: the public key of its release manager
+NO_SECRETS = {"GPG_KEY"}  # the public key of the release manager, in every Python image
 
 # A running agent needs no installers, no build tools and no leftovers of a build.
 INSTALLERS = re.compile(r"/(?:pip3?|uv|apt-get)$|/(?:site|dist)-packages/pip/__init__\.py$")
@@ -25,7 +25,7 @@ LEFTOVERS = re.compile(
 # How a layer removes what is below it: the OCI image specification, "Whiteouts".
 WHITEOUT, OPAQUE = ".wh.", ".wh..wh..opq"
 
-SCANNED: dict[str, list[tuple[str, bool]]] = {}  # images share layers; each is read once
+SCANNED: dict[str, list[tuple[str, bool]]] = {}  # by layer: images share layers, and each is read once
 
 
 @dataclass
@@ -38,7 +38,7 @@ class StoredFile:
 
     @property
     def where(self) -> str:
-        """The beginning of a sentence about it."""
+        """The first part of a sentence about it."""
         if self.hidden:
             return f"{self.path} was removed or replaced, but is still in a lower layer"
         return f"The image holds {self.path}"
@@ -82,5 +82,5 @@ def stacked(layers: list[list[tuple[str, bool]]]) -> list[StoredFile]:
 
 
 def holds_secret(content: bytes) -> bool:
-    """A plain search first: it takes a hundredth of the time, and nearly all files end there."""
+    """Whether a file holds a secret. A plain search comes first, which is a hundred times faster."""
     return any(begin in content for begin in BEGINNINGS) and bool(SECRETS.search(content))

@@ -1,30 +1,30 @@
-"""Make every check of an image or a URL, and print what was found."""
+"""Run every check on an image or a URL, and print the findings."""
 
 from collections.abc import Collection, Iterable, Iterator
 
-from course.audit.checks import CHECKS, Outcome, outcome
+from course.audit.checks import CHECKS, Finding, run_check
 from course.audit.targets import USUAL, Contract, Target, network_for
 
 MARKS = {"passed": "✓", "failed": "✗", "advice": "!", "not checked": "?"}
 
 
-def examine(name: str, contract: Contract = USUAL) -> Iterator[Outcome]:
-    """Make every check of an image or a URL."""
+def examine(name: str, contract: Contract = USUAL) -> Iterator[Finding]:
+    """Run every check on an image or a URL."""
     with network_for(name) as network, Target(name, network, contract) as target:
         for each in CHECKS:
-            yield outcome(each, target)
+            yield run_check(each, target)
 
 
-def faults(found: Iterable[Outcome]) -> dict[str, str]:
+def faults(found: Iterable[Finding]) -> dict[str, str]:
     """The failed checks, each with its sentence."""
     return {each.check.name: each.sentence for each in found if each.result == "failed"}
 
 
-def report(name: str, found: Iterable[Outcome], known: Collection[str] | None = None) -> int:
-    """Print what was found; the exit code.
+def report(name: str, found: Iterable[Finding], known: Collection[str] | None = None) -> int:
+    """Print the findings; returns the exit code.
 
-    An audit (`known` is None) takes advice for advice. A test of an image whose faults are `known` fails on
-    every other one, advice included, and on a known one that is gone.
+    In an audit (`known` is None) advice is no failure. For an image whose faults are `known`, every other
+    fault or advice is a failure, and so is a known fault that is gone.
     """
     print(f"\n{name}")
     failed = advised = not_checked = 0
@@ -45,5 +45,5 @@ def report(name: str, found: Iterable[Outcome], known: Collection[str] | None = 
     told += [f"{advised} with advice"] * bool(advised) + [f"{not_checked} not checked"] * bool(not_checked)
     print(f"{', '.join(told)}.")
     if known:
-        print("– is a fault that its Dockerfile tells of.")
+        print("– is a fault that its Dockerfile lists.")
     return 1 if failed else 0

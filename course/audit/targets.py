@@ -14,19 +14,21 @@ from course.audit.layers import StoredFile, stored_files
 from course.containers.commands import run, until
 from course.containers.container import Container
 from course.containers.local_image import LocalImage
-from course.containers.network import Surroundings
+from course.containers.network import TestNetwork
 from course.errors import Failed
 
 QUESTION = "What is graceful shutdown?"
-PACED = "offline?tps=150"  # an answer takes a second, so that a stream can be watched, and stopped half-way
-START = 60  # seconds to start in, for a machine that has other things to do
+PACED = (
+    "offline?tps=150"  # an answer takes a second: long enough to stop the server in the middle of a stream
+)
+START = 60  # seconds to start in, on a busy machine
 QUICK = ("--health-interval=500ms", "--health-timeout=1s", "--health-retries=2", "--health-start-period=1s")
 STRICT = ("--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges")
 SMALL = ("--memory=256m", "--memory-swap=256m", "--cpus=0.5")
 
 
 class NotChecked(Exception):
-    """A check that this target does not allow; the text says why."""
+    """The target does not allow this check; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,9 @@ USUAL = Contract()
 
 
 class Target:
-    """An image or a URL; what several checks need is found out once."""
+    """An image or a URL. What several checks need is cached."""
 
-    def __init__(self, name: str, network: Surroundings | None, contract: Contract = USUAL) -> None:
+    def __init__(self, name: str, network: TestNetwork | None, contract: Contract = USUAL) -> None:
         self.name, self.network, self.contract = name, network, contract
         self.named = LocalImage(name) if network else None
         self.containers: list[Container] = []
@@ -58,7 +60,7 @@ class Target:
     @property
     def image(self) -> LocalImage:
         if self.named is None:
-            raise NotChecked("a URL does not show it; give the image")
+            raise NotChecked("this needs the image, and a URL was given")
         return self.named
 
     def start(self, *options: str, command: tuple[str, ...] = (), **env: str) -> Container:
@@ -75,14 +77,14 @@ class Target:
 
     @property
     def url(self) -> str:
-        """Its address, when it answers there."""
+        """Its base URL. Raises `NotChecked` when it does not answer."""
         if isinstance(self.reached, NotChecked):
             raise self.reached
         return self.reached
 
     @cached_property
     def reached(self) -> str | NotChecked:
-        """Its address; or why there is none, which is waited for only once."""
+        """Its base URL when it answers, or why it does not; waits only once."""
         if self.named is None:
             try:
                 httpx2.get(self.name)
@@ -98,10 +100,12 @@ class Target:
                 last = f"status {answer.status_code}"
             except httpx2.TransportError as error:
                 last = type(error).__name__
-                if container.health == "healthy":  # its own check reaches it: waiting will not help
+                if (
+                    container.health == "healthy"
+                ):  # its own health check succeeds, so waiting longer will not help
                     deadline = min(deadline, time.monotonic() + 10)
             time.sleep(0.25)
-        return NotChecked(f"GET /health on port {self.image.port} gives {last}; {container.last_words}")
+        return NotChecked(f"GET /health on port {self.image.port} gives {last}; {container.last_line}")
 
     @cached_property
     def paths(self) -> dict[str, object]:
@@ -120,7 +124,7 @@ class Target:
 
     @cached_property
     def stream_route(self) -> str:
-        """The route that streams answers: below the one that answers, or beside it."""
+        """The route that streams answers: ROUTE/stream, or `stream` in place of the last part of ROUTE."""
         below, beside = f"{self.route}/stream", f"{self.route.rpartition('/')[0]}/stream"
         return beside if beside in self.paths and below not in self.paths else below
 
@@ -129,7 +133,7 @@ class Target:
 
     @cached_property
     def refusal(self) -> str:
-        """Why its route for questions does not answer one; "" when it does."""
+        """Why its route does not answer a question; "" when it does."""
         try:
             answer = httpx2.post(f"{self.url}{self.route}", json=self.body(QUESTION), timeout=60)
         except httpx2.TransportError as error:
@@ -145,12 +149,12 @@ class Target:
         return "" if said else f"The answer of POST {self.route} is empty."
 
     def must_answer(self) -> None:
-        """Raise `NotChecked` when the agent answers no question: the check depends on an answer."""
+        """Raise `NotChecked` when the agent does not answer questions, which this check depends on."""
         if self.refusal:
             raise NotChecked(f"POST {self.route} does not answer a question in the first place")
 
     def stream(self, question: str = QUESTION) -> Iterator[tuple[float, str]]:
-        """When each event came, and its name."""
+        """The time and the name of each event. Reads any stream, even one with a wrong content type."""
         url = f"{self.url}{self.stream_route}"
         with httpx2.stream("POST", url, json=self.body(question), timeout=60) as response:
             if response.status_code != 200:
@@ -166,31 +170,35 @@ class Target:
 
     @cached_property
     def was_healthy(self) -> bool:
-        """Whether its health check turned healthy, in the ten seconds after it began to serve."""
+        """Whether its health check turns healthy within ten seconds after it answers."""
         with suppress(NotChecked):
             _ = self.url
         return bool(until(lambda: self.container.health == "healthy", 10))
 
     @cached_property
-    def lives_on_little(self) -> bool:
-        """Whether it answers under all restrictions at once, as most do: then it does under each of them."""
-        return not self.fails_with(*STRICT, *SMALL, *self.no_way_out)
+    def answers_restricted(self) -> bool:
+        """Whether it answers under all restrictions at once. If so, it does under each of them."""
+        return not self.fails_with(*STRICT, *SMALL, *self.internal_network)
 
     @property
-    def no_way_out(self) -> tuple[str, ...]:
+    def internal_network(self) -> tuple[str, ...]:
         assert self.network
-        return (f"--network={self.network.inside}",)
+        return (f"--network={self.network.internal}",)
 
     def fails_with(self, *options: str) -> str:
         """Why a container with these options does not answer a question; "" when it does."""
         container = self.start("--no-healthcheck", *options)
-        said = self.asked_from_within(container)
+        said = self.ask_from_inside(container)
         killed = container.state["OOMKilled"]
         container.remove()
-        return "it is killed for want of memory" if killed else said and f"it does not answer: {said}"
+        return (
+            "it is killed because it uses too much memory"
+            if killed
+            else said and f"it does not answer: {said}"
+        )
 
-    def asked_from_within(self, container: Container) -> str:
-        """Ask a container from the model's, over their common network; what went wrong, or ""."""
+    def ask_from_inside(self, container: Container) -> str:
+        """Ask a container from the model's container, over their network; returns what went wrong, or ""."""
         assert self.network
         model = self.network.model.id
         host = container.inspect()["Config"]["Hostname"]
@@ -216,14 +224,14 @@ class Target:
             return True
 
         until(answered, START)
-        return f"{said}; {container.last_words}" if said else ""
+        return f"{said}; {container.last_line}" if said else ""
 
 
 @contextmanager
-def network_for(name: str, *aliases: str) -> Iterator[Surroundings | None]:
-    """The network that an image is examined on; none for a URL."""
+def network_for(name: str, *aliases: str) -> Iterator[TestNetwork | None]:
+    """The network on which an image is tested; None for a URL."""
     if name.startswith(("http://", "https://")):
         yield None
     else:
-        with Surroundings(*aliases) as network:
+        with TestNetwork(*aliases) as network:
             yield network

@@ -1,4 +1,4 @@
-"""A steady load of questions, whether or not the answers come in time."""
+"""A load of questions at a constant rate, however long the answers take."""
 
 import asyncio
 import os
@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 import httpx2
 
 LONG = "Research as deeply as you can: what is a container image?"
-
 SHORT = "What is graceful shutdown?"
 
 
 @dataclass
 class Asking:
-    """What became of requests that were sent at a steady rate, however long the answers took."""
+    """The requests that were sent, and their outcomes."""
 
     sent: int = 0
     failed: list[str] = field(default_factory=list)
@@ -33,7 +32,7 @@ async def ask_steadily(
     stop: asyncio.Event,
     keys: bool = False,
 ) -> Asking:
-    """Ask so many times a second; with `keys` such that the proxy may ask another replica again."""
+    """Send `rate` requests a second. With `keys` they are idempotent, so that the proxy may repeat them."""
     seen = Asking()
 
     async def ask(number: int) -> None:
@@ -60,5 +59,5 @@ async def ask_steadily(
 
 
 def unlike(number: int) -> str:
-    """One of many different questions, so that no answer is known already."""
+    """A question that was not asked before, so that no answer is cached."""
     return f"{SHORT[:-1]}, asked for the {number}th time, {os.getpid()}?"

@@ -1,4 +1,4 @@
-"""Readers of runs: they follow one to its end, come back after a cut, and note all that they see."""
+"""Readers of runs: they follow a run to its end, reconnect after a cut, and record every event."""
 
 import asyncio
 import itertools
@@ -11,7 +11,7 @@ import httpx2
 
 @dataclass
 class Reading:
-    """What one reader has seen of one run. An event counts when all of it has come."""
+    """The events of one run that one reader has received."""
 
     run_id: str = ""
     ids: list[str] = field(default_factory=list)
@@ -55,10 +55,10 @@ def new_client() -> httpx2.AsyncClient:
 
 
 async def read(client: httpx2.AsyncClient, url: str, query: str, seen: Reading) -> Reading:
-    """Start a run and follow it to its end as a good client does: after each cut by Last-Event-ID."""
+    """Start a run and follow it to its end; after each cut, resume by Last-Event-ID."""
     key = {"Idempotency-Key": uuid.uuid4().hex}
     while not seen.over:
-        came = False
+        connected = False
         try:
             if seen.run_id:
                 headers = {"Last-Event-ID": seen.ids[-1]} if seen.ids else {}
@@ -71,25 +71,25 @@ async def read(client: httpx2.AsyncClient, url: str, query: str, seen: Reading) 
                 if response.status_code != 200:
                     seen.failed.append(f"{response.status_code} {(await response.aread()).decode()}")
                 else:
-                    came = True
+                    connected = True
                     seen.run_id = response.headers["x-run-id"]
                     async for event in httpx2.EventSource(response):
                         seen.saw(event)
         except httpx2.TransportError as error:
-            if not came:
+            if not connected:
                 seen.failed.append(repr(error))
         if not seen.over:
-            seen.cuts += came
+            seen.cuts += connected
             await asyncio.sleep(0.5)  # as `retry:` in the stream asks
     return seen
 
 
 async def stored(client: httpx2.AsyncClient, url: str, seen: Reading) -> list[str]:
-    """The ids of a run's events, as whoever comes later gets them."""
+    """The ids of a run's events, as a later reader gets them."""
     async with client.stream("GET", f"{url}/v1/research/{seen.run_id}/events") as response:
         return [event.id async for event in httpx2.EventSource(response)]
 
 
 def lost_or_doubled(seen: Reading, kept: list[str]) -> int:
-    """Stored events that a reader did not see, and events that one saw twice or out of order."""
+    """The number of stored events that a reader missed, or received twice or out of order."""
     return len(set(kept) - set(seen.ids)) + seen.out_of_order()

@@ -1,4 +1,4 @@
-"""Docker commands that have to succeed, and a pace at which to repeat them."""
+"""Run docker commands that must succeed, and poll with them."""
 
 from functools import partial
 
@@ -6,11 +6,11 @@ from course import polling
 from course.engines.docker import docker
 from course.errors import Failed
 
-until = partial(polling.until, pause=0.25)  # each look is a docker command
+until = partial(polling.until, pause=0.25)  # each poll runs a docker command
 
 
 def run(*arguments: str, seconds: float = 60) -> str:
-    """Run a docker command and return its output; `Failed` with its error text when it fails."""
+    """Run a docker command and return its output. Raises `Failed` with its error text."""
     done = docker(*arguments, seconds=seconds)
     if done.returncode:
         raise Failed(f"docker {' '.join(arguments[:2])}: {done.stderr.strip()}")

@@ -1,4 +1,4 @@
-"""Containers under test: an agent's image beside the offline model, on networks of their own."""
+"""A running container: its state, its logs, and the signals that it gets."""
 
 import json
 import time
@@ -8,18 +8,18 @@ from course.containers.commands import run, until
 from course.engines.docker import docker
 from course.errors import Failed
 
-# A health check that runs at this moment is no child of process 1; stopped, it would hold up all later ones.
-SIGNAL_OFFSPRING = """
+# Signals process 1's children, but not a running health check: a stopped one would block all later checks.
+SIGNAL_DESCENDANTS = """
 import os, signal, sys
 from contextlib import suppress
 parents = {}
 for number in filter(str.isdigit, os.listdir("/proc")):
     with suppress(OSError), open(f"/proc/{number}/stat") as file:
         parents[int(number)] = int(file.read().rpartition(")")[2].split()[1])
-family = {1}
-while more := {number for number, parent in parents.items() if parent in family} - family:
-    family |= more
-for number in family - {1}:
+descendants = {1}
+while more := {number for number, parent in parents.items() if parent in descendants} - descendants:
+    descendants |= more
+for number in descendants - {1}:
     with suppress(ProcessLookupError):
         os.kill(number, getattr(signal, f"SIG{sys.argv[1]}"))
 """
@@ -42,14 +42,14 @@ class Container:
 
     @property
     def health(self) -> str:
-        """As its health check found it: "starting", "healthy", "unhealthy"; "none" without a check."""
+        """The result of its health check: "starting", "healthy" or "unhealthy"; "none" without a check."""
         health: str = self.state.get("Health", {}).get("Status", "none")
         return health
 
     def wait_healthy(self, seconds: float = 60) -> None:
-        """`Failed` when its health check does not turn healthy."""
+        """Wait until it is healthy. Raises `Failed` when the time is up."""
         if not until(lambda: self.health == "healthy", seconds):
-            raise Failed(f"A container is {self.health}; {self.last_words}.")
+            raise Failed(f"A container is {self.health}; {self.last_line}.")
 
     def url(self, port: str) -> str:
         return f"http://{run('port', self.id, port).splitlines()[0]}"
@@ -59,19 +59,19 @@ class Container:
         return (done.stdout + done.stderr).strip()
 
     @property
-    def last_words(self) -> str:
-        """The last line that it logged."""
+    def last_line(self) -> str:
+        """The last line of its log, as part of a sentence."""
         lines = [line for line in self.logs().splitlines() if line.strip()]
-        return f"its last words: {lines[-1].strip()[:300]}" if lines else "it said nothing"
+        return f"its last line of log: {lines[-1].strip()[:300]}" if lines else "it logged nothing"
 
     def signal(self, name: str) -> None:
-        """Signal process 1 from outside, for nobody inside can stop that one, and its offspring."""
-        # It fails where there is no python, which leaves process 1.
-        docker("exec", self.id, "python", "-c", SIGNAL_OFFSPRING, name)
+        """Send a signal to process 1 and its descendants. Only a process outside can stop process 1."""
+        # This fails in an image without Python; then process 1 alone gets the signal.
+        docker("exec", self.id, "python", "-c", SIGNAL_DESCENDANTS, name)
         run("kill", "--signal", name, self.id)
 
     def stop(self, grace: int) -> tuple[int, float]:
-        """Stop it as an engine does; its exit code and how many seconds it took."""
+        """Stop it with SIGTERM, and SIGKILL after `grace` seconds; its exit code and the seconds it took."""
         began = time.monotonic()
         run("stop", "-t", str(grace), self.id, seconds=grace + 30)
         return self.state["ExitCode"], time.monotonic() - began

@@ -1,4 +1,4 @@
-"""The course's images: what each is built from, and how."""
+"""The images of the course: what each is built from, and how."""
 
 import os
 import re
@@ -18,7 +18,9 @@ class Image:
     folder: str
     file: str = "Dockerfile"
     options: tuple[str, ...] = field(default=())
-    known_faults: frozenset[str] = frozenset()  # checks that it fails, as its Dockerfile's first lines say
+    known_faults: frozenset[str] = (
+        frozenset()
+    )  # checks that it fails; the first lines of its Dockerfile list them
 
     def command(self, *more: str) -> list[str]:
         """The command that builds it, in the course's folder."""
@@ -49,9 +51,9 @@ LESSONS = tuple(
 
 
 def origin(folder: str) -> list[str]:
-    """What an image says of its source: the last commit of its folder, and that commit's time as its own.
+    """Build arguments with the last commit of a folder, and the time of that commit.
 
-    The time of the build would make every build another image.
+    The time of the build would give every build another digest.
     """
     asked = ["git", "log", "-1", "--format=%ct %H", "--", folder]
     try:
@@ -63,7 +65,7 @@ def origin(folder: str) -> list[str]:
 
 
 def build(image: Image, *more: str, root: Path = ROOT) -> None:
-    """Build an image from the course, or from a copy at `root`; `Failed` with the builder's last words."""
+    """Build an image from the course, or from a copy at `root`. Raises `Failed` with the last lines."""
     try:
         done = subprocess.run(
             image.command(*origin(image.folder), *more),
@@ -79,18 +81,18 @@ def build(image: Image, *more: str, root: Path = ROOT) -> None:
         raise Failed(build_failure(image, done.stderr))
 
 
-def build_failure(image: Image, said: str) -> str:
-    """A sentence with what the failed step and the builder said last; below it the builder's last lines."""
-    lines = [line for line in said.splitlines() if line.strip()] or ["it said nothing"]
+def build_failure(image: Image, output: str) -> str:
+    """The last lines of the failed step and of the builder as a sentence, then 25 lines of the builder."""
+    lines = [line for line in output.splitlines() if line.strip()] or ["it printed nothing"]
     error = next((line for line in reversed(lines) if line.startswith("ERROR: ")), lines[-1])
-    step = re.search(r"^------\n > \[.*?\n(.*?)^------$", said, re.MULTILINE | re.DOTALL)
+    step = re.search(r"^------\n > \[.*?\n(.*?)^------$", output, re.MULTILINE | re.DOTALL)
     last = [re.sub(r"^[\d.]+ ", "", line) for line in step[1].splitlines()[-1:]] if step else []
     sentence = "; ".join([*last, error.removeprefix("ERROR: ")])
     return "\n".join([f"{image.file} could not be built: {sentence}.", *lines[-25:]])
 
 
 def remove() -> None:
-    """Remove the course's images; those of a learner's own keep their names and stay."""
+    """Remove the images of the course, and no others."""
     ours = {image.tag.partition(":")[0] for image in (MODEL, *AGENTS, *LESSONS)}
     for tag in docker("images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split():
         if tag.partition(":")[0] in ours:

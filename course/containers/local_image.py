@@ -1,4 +1,4 @@
-"""An image in the local engine: its configuration, its history, its layers."""
+"""An image in Docker's store: its configuration, history and layers."""
 
 import json
 import tarfile
@@ -12,13 +12,15 @@ from course.errors import Failed
 
 
 class LocalImage:
+    """An image by its name; pulled when Docker does not have it. Raises `Failed` when it cannot be pulled."""
+
     def __init__(self, name: str) -> None:
         self.name = name
         inspected = docker("image", "inspect", name)
         if inspected.returncode and docker("pull", "--quiet", name, seconds=600).returncode == 0:
             inspected = docker("image", "inspect", name)
         if inspected.returncode:
-            raise Failed(f"There is no image {name} here, nor to pull. (A URL begins with http://.)")
+            raise Failed(f"Docker has no image {name} and cannot pull it. (A URL begins with http://.)")
         self.config: dict[str, Any] = json.loads(inspected.stdout)[0]["Config"]
 
     @property
@@ -31,7 +33,7 @@ class LocalImage:
         return run("history", "--no-trunc", "--format", "{{.CreatedBy}}", self.name).splitlines()
 
     def layers(self) -> Iterator[tuple[str, Iterator[tuple[str, bytes]]]]:
-        """Each layer's name, and path and content of its files, also of those that a later layer deletes."""
+        """Each layer's name, with the path and content of its files; removed files are included."""
         with tempfile.NamedTemporaryFile(suffix=".tar") as saved:
             run("save", "--output", saved.name, self.name, seconds=300)
             with tarfile.open(saved.name) as image:

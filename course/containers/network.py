@@ -1,4 +1,4 @@
-"""A network of containers under test: an agent's image beside the offline model."""
+"""A Docker network for a test: the offline model, and the containers under test beside it."""
 
 import uuid
 from collections.abc import Iterator
@@ -19,22 +19,24 @@ OFFLINE = {
 }
 
 
-class Surroundings:
-    """A network with the offline model on it, and a second one from which nothing else can be reached."""
+class TestNetwork:
+    """A Docker network with the offline model on it, and an internal one that has the model alone."""
+
+    __test__ = False  # pytest takes classes for tests whose names begin like this one's
 
     def __init__(self, *aliases: str, model: str = MODEL.tag) -> None:
         self.model_image = model
         self.name = f"audit-{uuid.uuid4().hex[:8]}"
-        self.inside = f"{self.name}-inside"
+        self.internal = f"{self.name}-internal"
         self.aliases = [f"--alias={alias}" for alias in ("model", *aliases)]
         self.containers: list[Container] = []
 
     def __enter__(self) -> Self:
         try:
             run("network", "create", self.name)
-            run("network", "create", "--internal", self.inside)
+            run("network", "create", "--internal", self.internal)
             self.model = self.start(self.model_image, *(f"--network-{alias[2:]}" for alias in self.aliases))
-            run("network", "connect", "--alias=model", self.inside, self.model.id)
+            run("network", "connect", "--alias=model", self.internal, self.model.id)
             self.model.wait_healthy()
         except BaseException:
             self.close()
@@ -52,7 +54,7 @@ class Surroundings:
 
     @contextmanager
     def without_model(self) -> Iterator[None]:
-        """Meanwhile the model is not on the network."""
+        """Take the model off the network for the duration of the block."""
         run("network", "disconnect", self.name, self.model.id)
         try:
             yield
@@ -62,7 +64,7 @@ class Surroundings:
     def close(self) -> None:
         for container in reversed(self.containers):
             container.remove()
-        for network in (self.name, self.inside):
+        for network in (self.name, self.internal):
             docker("network", "rm", network)
 
     def __exit__(

@@ -22,13 +22,12 @@ from course.ports import free_port
 
 
 class Stack:
-    """A copy of the compose project, with a name, a port and images of its own; removed at the end.
+    """A copy of the compose project, with its own name, ports and images; removed at the end.
 
-    `settings` are the lines of its `.env`; `agent` is laid over the agent's part of the compose file.
+    `settings` are the lines of its `.env`. `agent` overrides keys of the agent's service.
     """
 
-    mounted = ("haproxy.cfg", "prometheus.yml", "alerts.yml")
-    """Files that a container reads only when it starts."""
+    mounted = ("haproxy.cfg", "prometheus.yml", "alerts.yml")  # files that a container reads when it starts
 
     def __init__(
         self,
@@ -54,25 +53,25 @@ class Stack:
         (self.folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
         self.host, self.port = "127.0.0.1", port
         self.url = f"http://{self.host}:{port}"
-        # No key of the learner's gets in.
+        # base_environment leaves the learner's keys out.
         self.env = base_environment() | engines.environment() | {"COMPOSE_PROJECT_NAME": self.name}
 
     def copy(self, source: Path) -> None:
-        """Take the files of the lesson at `source`, under names of this project's own."""
+        """Copy the files of the lesson at `source`, and give its images names of this project."""
         self.source = source
         ignored = shutil.ignore_patterns(".env", "__pycache__", ".mypy_cache", "secrets")
         shutil.copytree(source / "research-agent", self.folder, ignore=ignored, dirs_exist_ok=True)
         model = self.folder / "compose" / "model.yml"
         model.write_text(model.read_text().replace("offline-model:latest", f"offline-model:{self.name}"))
-        # A label that changes with these files, so that `up` makes the containers anew that have read them.
-        read = b"".join((self.folder / "compose" / name).read_bytes() for name in self.mounted)
-        label = {"labels": {"configuration": hashlib.sha256(read).hexdigest()}}
+        # A label that changes with these files makes `up` recreate the containers that have read them.
+        content = b"".join((self.folder / "compose" / name).read_bytes() for name in self.mounted)
+        label = {"labels": {"configuration": hashlib.sha256(content).hexdigest()}}
         agent = {"image": f"research-agent:{self.name}-${{VERSION:-latest}}"} | self.agent
-        over = {"services": {"agent": agent, "proxy": label, "prometheus": label}}
-        (self.folder / "docker-compose.override.yml").write_text(yaml.safe_dump(over))
+        override = {"services": {"agent": agent, "proxy": label, "prometheus": label}}
+        (self.folder / "docker-compose.override.yml").write_text(yaml.safe_dump(override))
 
     def apply(self, source: Path) -> None:
-        """Take the files of another copy of the lesson; `up` makes of it what has changed."""
+        """Copy the files of another copy of the lesson, and rebuild the agent's image if its files differ."""
         if source != self.source:
             before = self.image_files()
             self.copy(source)
@@ -80,7 +79,7 @@ class Stack:
                 self.compose("build", "--quiet", "agent", seconds=600)
 
     def image_files(self) -> dict[Path, bytes]:
-        """What the agent's image may be built from."""
+        """The content of the files that the agent's image may be built from."""
         top = [path for path in self.folder.iterdir() if path.name not in ("compose", ".env")]
         paths = [path for path in top if not path.name.startswith("docker-compose")]
         files = [file for path in paths for file in (path, *path.rglob("*")) if file.is_file()]
@@ -113,7 +112,7 @@ class Stack:
         )
 
     def docker(self, *arguments: str, seconds: float = 120, **env: str) -> str:
-        """Run a docker command and return its output; `Failed` with its error text when it fails."""
+        """Run a docker command and return its output. Raises `Failed` with its error text."""
         done = self.run("docker", *arguments, seconds=seconds, **env)
         if done.returncode:
             raise Failed(f"docker {' '.join(arguments[:4])}: {done.stderr.strip()[-2000:]}")
@@ -123,7 +122,7 @@ class Stack:
         return self.docker("compose", *arguments, seconds=seconds, **env)
 
     def up(self, replicas: int = 1, *profiles: str) -> None:
-        """Bring everything up to the wished state, and wait until it is healthy and the proxy sees it."""
+        """Start so many replicas, and wait until all is healthy and the proxy sees them."""
         named = [f"--profile={profile}" for profile in profiles]
         scale = f"agent={replicas}"
         self.compose(
@@ -132,14 +131,14 @@ class Stack:
         self.wait(lambda: self.ready() == replicas, f"the proxy sees {replicas} ready replicas")
 
     def ready(self) -> int:
-        """How many replicas the proxy takes for ready."""
+        """How many replicas the proxy counts as ready."""
         return sum(
             line.startswith('haproxy_server_status{proxy="ready"') and 'state="UP"} 1' in line
             for line in self.from_proxy("/metrics").splitlines()
         )
 
     def from_proxy(self, path: str) -> str:
-        """What the proxy answers on its own port, which is not published."""
+        """The proxy's answer on its port for metrics, which is not published."""
         asking = f"exec 3<>/dev/tcp/127.0.0.1/8405; printf 'GET {path} HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
         return self.compose("exec", "--no-TTY", "proxy", "bash", "-c", asking)
 
@@ -151,7 +150,7 @@ class Stack:
 
     @contextmanager
     def cut_off(self, replica: str, network: str) -> Iterator[None]:
-        """Meanwhile a replica is not on one of its networks."""
+        """Take a replica off one of its networks for the duration of the block."""
         self.docker("network", "disconnect", f"{self.name}_{network}", replica)
         try:
             yield
@@ -167,5 +166,5 @@ class Stack:
         while not claim():
             if time.monotonic() > deadline:
                 logs = self.compose("logs", "--tail", "20", "--no-color")
-                raise Failed(f"After {seconds:g} s it is not so that {what}.\n{logs}")
+                raise Failed(f"This did not become true within {seconds:g} s: {what}.\n{logs}")
             time.sleep(0.2)

@@ -1,4 +1,7 @@
-"""Engines: what lessons need besides Python. One module each, one interface: `course.engines.engine`."""
+"""Engines: the servers and programs that lessons need besides Python.
+
+Each engine has a module; all have the interface in `course.engines.engine`.
+"""
 
 import shutil
 import sys
@@ -13,7 +16,7 @@ from course.engines.engine import CACHE, Engine, Program
 from course.engines.redis import REDIS
 from course.errors import Failed
 
-# Every page needs these; they are the learner's own to install.
+# Every page needs these. The course does not install them.
 TOOLS = (
     Program("python", "everything", "python.org, or your system's packages", (sys.executable,)),
     Program("bash", "the commands of the pages", "your system's packages (Windows: WSL2)", ("bash",)),
@@ -23,7 +26,7 @@ ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Docker(), REDIS
 
 
 def find(name: str) -> Engine:
-    """The engine of that name; `Failed` says which there are."""
+    """The engine of that name. Raises `Failed` when there is none."""
     if name not in ENGINES:
         raise Failed(f"There is no engine {name}. There are: {', '.join(ENGINES)}.")
     return ENGINES[name]
@@ -36,7 +39,7 @@ def missing(names: Iterable[str]) -> list[Engine]:
 
 
 def set_up(console: Console, names: Iterable[str] = ()) -> None:
-    """Set up the named engines, or all; `Failed` at the end tells of those that could not be set up."""
+    """Set up the named engines, or all. Raises `Failed` at the end with those that could not be set up."""
     chosen = list(map(find, names)) or list(ENGINES.values())
     announce(console, chosen)
     failures = []
@@ -50,7 +53,7 @@ def set_up(console: Console, names: Iterable[str] = ()) -> None:
 
 
 def announce(console: Console, chosen: list[Engine]) -> None:
-    """Say what setting up will take, before it begins."""
+    """Print how much disk and time the set-up will take."""
     costs = {engine.name: engine.takes() for engine in chosen} if debian.can_install() else {}
     for name, cost in costs.items():
         if cost:
@@ -81,8 +84,10 @@ def environment() -> dict[str, str]:
 
 
 def doctor(console: Console, lessons: dict[str, list[str]]) -> bool:
-    """Print what is there, and which lessons (title to needs) that allows; whether all is there."""
-    from rich.table import Table  # here, because few commands draw one, and each import delays a lesson
+    """Print the engines that are there, and the lessons (title to needs) that can run; whether all can."""
+    from rich.table import (
+        Table,
+    )  # imported here, because few commands need it and it slows the start of a lesson
 
     table = Table(box=None, pad_edge=False)
     for heading in ("", "found", "for", "lessons", "how to get it"):

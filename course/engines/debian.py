@@ -1,4 +1,4 @@
-"""Debian's packages: installed as root, asking nothing, and with no service started."""
+"""Install Debian packages as root, without questions, and without starting their services."""
 
 import os
 import shutil
@@ -12,33 +12,33 @@ from rich.console import Console
 
 from course.errors import Failed
 
-POLICY = Path("/usr/sbin/policy-rc.d")  # asked by Debian before it starts a service: invoke-rc.d(8)
+POLICY = Path("/usr/sbin/policy-rc.d")  # Debian runs it before it starts a service: invoke-rc.d(8)
 
 
 def can_install() -> bool:
-    """Whether this is a Debian, and we are root."""
+    """Whether this is Debian, and this process runs as root."""
     return sys.platform == "linux" and os.geteuid() == 0 and shutil.which("apt-get") is not None
 
 
 def install(package: str, console: Console) -> None:
-    """Install a package without what it only recommends."""
+    """Install a package without the packages that it only recommends."""
     command = f"apt-get install --yes --quiet --no-install-recommends {package}"
     console.print(f"$ {command}", style="bold cyan")
     with no_service_started():
-        # The list of packages is fetched only where it is missing, or too old to find the package.
+        # Update the list of packages only when it is missing, or too old to install from.
         if not run(command) and not (run("apt-get update --quiet") and run(command)):
             raise Failed(f"The package could not be installed: {package}")
 
 
 def run(command: str) -> bool:
-    """Whether apt did it, asking nothing."""
+    """Run an apt command without questions; whether it succeeded."""
     env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     return subprocess.run(command.split(), env=env, check=False).returncode == 0
 
 
 @contextmanager
 def no_service_started() -> Iterator[None]:
-    """Keep Debian from starting what is installed meanwhile: tests start servers of their own."""
+    """Keep Debian from starting services that the block installs: tests start their own."""
     aside = POLICY.with_suffix(".aside")
     if POLICY.exists():
         POLICY.rename(aside)

@@ -1,4 +1,4 @@
-"""Docker: this machine's own; or, as root on a Debian without one, a daemon that the course runs."""
+"""Docker: the daemon of this machine; on Debian without one, and as root, a daemon that the course starts."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ SIZE = "0.9 GB of disk (with the images of lessons 05 and 06 2.7 GB) and two min
 
 
 def docker(*arguments: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-    """Run docker with the engine that the course uses; it is for the caller to look at the exit code."""
+    """Run a docker command with the course's engine; the caller has to check the exit code."""
     env = os.environ | daemon.environment()
     program = shutil.which("docker", path=env["PATH"])
     if program is None:
@@ -37,7 +37,7 @@ def works() -> bool:
 
 
 def has_images() -> bool:
-    """Whether the base image is there, or can be pulled."""
+    """Whether Docker has the base image, or can pull it."""
     here = docker("image", "inspect", BASE).returncode == 0
     return here or docker("manifest", "inspect", BASE).returncode == 0
 
@@ -60,13 +60,13 @@ class Docker(Engine):
         if self.version():
             return ""
         if daemon.UNPACKED.exists():
-            return "a few seconds, for its programs and images are there from an earlier time"
+            return "a few seconds, because its programs and images are cached"
         return SIZE
 
     def set_up(self, console: Console) -> None:
         if daemon.pid_of() is None and works():
-            if not has_images():  # stand-ins under those names are for nobody's own Docker
-                raise Failed(f"This machine's Docker works, but cannot pull {BASE}.")
+            if not has_images():  # a learner's own Docker gets no stand-in images under these names
+                raise Failed(f"This machine's Docker works, but cannot pull {BASE}. Try: docker pull {BASE}")
             console.print(f"✓ docker {self.version()}: this machine's own works")
             return
         if not debian.can_install():
@@ -77,7 +77,7 @@ class Docker(Engine):
         began = time.monotonic()
         self.start(console)
         seconds = time.monotonic() - began
-        console.print(f"✓ docker {self.version()}: a daemon of the course's own runs ({seconds:.0f} s)")
+        console.print(f"✓ docker {self.version()}: started the course's own daemon ({seconds:.0f} s)")
         console.print("In your own terminal:")
         for line in exports():
             console.print(f"  {line}", soft_wrap=True, markup=False)
@@ -91,8 +91,8 @@ class Docker(Engine):
             except Failed as failure:
                 if not filled:
                     raise
-                # A power cut or somebody's tidying can damage a store; all in it can be made again.
-                console.print(f"{failure}\nOnce more, with an empty store of images:", markup=False)
+                # A power cut can damage the store of images. All of them can be made again.
+                console.print(f"{failure}\nTrying again with an empty store of images:", markup=False)
                 daemon.stop_all()
                 for store in (daemon.DATA, daemon.REGISTRY):
                     daemon.remove(store)
@@ -101,9 +101,11 @@ class Docker(Engine):
 
     def stop(self, console: Console) -> None:
         if not daemon.PROGRAMS.exists():
-            console.print("No Docker of the course's own is running.")
+            console.print("The course's own Docker is not running.")
             return
-        daemon.start(console, works)  # one that was killed left its containers running: only it can stop them
+        daemon.start(
+            console, works
+        )  # a daemon that was killed left containers running, which only a new one can stop
         for container in docker("ps", "--quiet").stdout.split():
             docker("stop", "--time", "10", container)
         with console.status("stopping the daemon ..."):
@@ -113,9 +115,6 @@ class Docker(Engine):
         console.print("✓ docker: stopped")
 
     def clean(self, console: Console) -> None:
-        from course.containers import images
-
-        images.remove()
         self.stop(console)
         with console.status("removing Docker's programs and images ..."):
             daemon.remove(daemon.CACHE)
@@ -125,6 +124,6 @@ class Docker(Engine):
 
 
 def exports() -> list[str]:
-    """The commands after which `docker` in a learner's own terminal finds the course's daemon."""
+    """Shell commands with which `docker` in a learner's terminal finds the course's daemon."""
     settings = daemon.settings("$PATH")
     return [f'export {name}="{value}"' for name, value in settings.items()]

@@ -1,6 +1,6 @@
-"""The course's own Docker daemon, for a Debian without one, and a registry that stands in for Docker Hub.
+"""The course's own Docker daemon, for Debian without one, and a registry in place of Docker Hub.
 
-Programs and data live in the cache folder, so the second start takes seconds; /run records what runs.
+Programs and data are in the cache folder, so that a second start takes seconds. /run has the process ids.
 """
 
 import fcntl
@@ -23,20 +23,22 @@ from course.errors import Failed
 TOOLS = Path(__file__).parents[2] / "tools" / "docker"
 CACHE = engine.CACHE / "docker"
 DATA, REGISTRY = CACHE / "data", CACHE / "registry"  # the daemon's images and the registry's
-UNPACKED = CACHE / "docker-26.1-registry-2.8"  # a folder for each set of versions
-RUN = Path("/run/agents-in-containers")  # emptied by a reboot, as the record of what runs must be
-PROGRAMS = RUN / "programs"  # of the daemon that runs, whoever's cache they are in
+UNPACKED = CACHE / "docker-26.1-registry-2.8"  # one folder for each set of versions
+RUN = Path("/run/agents-in-containers")  # a reboot empties it, and ends the daemons
+PROGRAMS = (
+    RUN / "programs"
+)  # a link to the programs of the running daemon, in the cache of the user who started it
 SOCKET, NETWORK = RUN / "docker.sock", RUN / "ip_forward"
-MIRROR = "127.0.0.1:5055"  # the registry that stands in for Docker Hub
+MIRROR = "127.0.0.1:5055"  # the registry in place of Docker Hub
 
 
 def environment() -> dict[str, str]:
-    """The variables by which a process finds the daemon that `start` started; none when it does not run."""
+    """The environment variables with which a process finds the daemon; none when it does not run."""
     return settings(os.environ["PATH"]) if pid_of() else {}
 
 
 def settings(path: str) -> dict[str, str]:
-    """The same variables, whether it runs or not, for a process whose search path is `path`."""
+    """The same variables, whether or not it runs, for a process whose PATH is `path`."""
     return {
         "DOCKER_HOST": f"unix://{SOCKET}",
         "DOCKER_CONFIG": str(PROGRAMS / "config"),
@@ -45,7 +47,7 @@ def settings(path: str) -> dict[str, str]:
 
 
 def pid_of(name: str = "dockerd") -> int | None:
-    """The process id of a daemon that `start` started, while it runs: "dockerd" or "docker-registry"."""
+    """The process id of "dockerd" or "docker-registry"; None when it does not run."""
     try:
         pid = int((RUN / f"{name}.pid").read_text())
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -59,7 +61,7 @@ def make_images(console: Console) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder; should that be interrupted, nobody takes the rest of it for the whole."""
+    """Remove a folder. It is renamed first, so that an interruption leaves no half of it under its name."""
     if folder.exists():
         doomed = Path(tempfile.mkdtemp(prefix="removed-", dir=CACHE.parent))
         folder.rename(doomed / folder.name)
@@ -68,7 +70,7 @@ def remove(folder: Path) -> None:
 
 @contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Others who want the engine at this moment wait for it."""
+    """Wait while another process sets the engine up."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -98,14 +100,14 @@ def start(console: Console, answers: Callable[[], bool]) -> None:
     RUN.mkdir(parents=True, exist_ok=True)
     PROGRAMS.unlink(missing_ok=True)
     PROGRAMS.symlink_to(UNPACKED)
-    if not NETWORK.exists():  # else a daemon that crashed has already changed it
+    if not NETWORK.exists():  # after a crash, the file has the value from before the daemon
         NETWORK.write_text(Path("/proc/sys/net/ipv4/ip_forward").read_text())
-    if pid_of("docker-registry") is None:  # who killed dockerd has not killed it, too
+    if pid_of("docker-registry") is None:  # it may have outlived dockerd
         if mirror_works():
-            raise Failed(f"Something else than the course's registry listens on {MIRROR}.")
+            raise Failed(f"Another program listens on {MIRROR}, which the course needs. Stop it.")
         registry = ["docker-registry", "serve", str(TOOLS / "registry.yml")]
         launch(registry, mirror_works, REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=str(REGISTRY))
-    (RUN / "docker.pid").unlink(missing_ok=True)  # of one that was killed
+    (RUN / "docker.pid").unlink(missing_ok=True)  # left by a daemon that was killed
     dockerd = ["dockerd", "-H", f"unix://{SOCKET}", "-G", "root", "--registry-mirror", f"http://{MIRROR}"]
     folders = [
         "--config-file",
@@ -121,7 +123,7 @@ def start(console: Console, answers: Callable[[], bool]) -> None:
 
 
 def launch(command: list[str], answers: Callable[[], bool], **extra: str) -> None:
-    """Start an unpacked program, to outlive us; `Failed` with its log when it does not answer."""
+    """Start an unpacked program in the background. Raises `Failed` with its log when it does not answer."""
     libraries = next((PROGRAMS / "usr/lib").glob("*-linux-gnu"))
     path = f"{PROGRAMS}/usr/bin:{PROGRAMS}/usr/sbin:{os.environ['PATH']}"
     extra |= {
@@ -156,19 +158,19 @@ def mirror_works() -> bool:
 
 
 def stop(name: str) -> None:
-    """Stop one of the daemons, and wait for its end."""
+    """Stop one of the daemons, and wait until it has ended."""
     if (pid := pid_of(name)) is None:
         return
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + 60
     while pid_of(name) is not None:
         if time.monotonic() > deadline:
-            raise Failed(f"{name} (pid {pid}) does not stop; its log is {CACHE / name}.log.")
+            raise Failed(f"{name} (pid {pid}) does not stop. Its log is {CACHE / name}.log.")
         time.sleep(0.1)
 
 
 def stop_all() -> None:
-    """Stop both; and what a dockerd that was killed has mounted, the next one does not unmount."""
+    """Stop both daemons, and unmount what a killed dockerd left mounted: the next one does not do it."""
     stop("dockerd")
     stop("docker-registry")
     store = f"{PROGRAMS.resolve().parent / DATA.name}"
@@ -179,6 +181,6 @@ def stop_all() -> None:
 
 
 def forget_network() -> None:
-    """Docker leaves its bridge and its rules behind when it stops; the machine gets back what it had."""
+    """Remove the bridge and the rules that Docker leaves behind, and restore IP forwarding."""
     Path("/proc/sys/net/ipv4/ip_forward").write_text(NETWORK.read_text())
     subprocess.run([TOOLS / "forget-network.sh", PROGRAMS], check=True)

@@ -1,4 +1,4 @@
-"""The interface that every engine has: a real server or program that the course does not bring itself."""
+"""The interface of an engine: a server or program that the course does not contain."""
 
 import os
 import re
@@ -22,57 +22,59 @@ class Engine(ABC):
     name: str  # as in `make engine NAME`, and in a page's `needs`
     purpose: str
     get: str  # where a learner gets it
-    tests: tuple[str, ...] = ()  # numbers of lessons whose tests need it, besides the pages that name it
+    tests: tuple[
+        str, ...
+    ] = ()  # numbers of lessons whose tests need it, in addition to the pages that name it
 
     @property
     def advice(self) -> str:
-        """One line for those who lack it."""
+        """One line that says how to get it."""
         return f"{self.name} is missing. Get it: {self.get}."
 
     @abstractmethod
     def program(self) -> str | None:
-        """The path of its program; None when it is not there."""
+        """The path of its program; None when it is missing."""
 
     @abstractmethod
     def version(self) -> str | None:
-        """The version that it tells; None when it is not there or does not answer."""
+        """Its version; None when it is missing or does not answer."""
 
     @abstractmethod
     def takes(self) -> str:
-        """The disk and time that `set_up` will take; empty when there is nothing to do."""
+        """The disk space and time that `set_up` will take; empty when there is nothing to do."""
 
     @abstractmethod
     def set_up(self, console: Console) -> None:
-        """Install and start it; change nothing where it works. `Failed` says how to get it elsewhere."""
+        """Install and start it, unless it works. Raises `Failed` with advice where it cannot be installed."""
 
     @abstractmethod
     def start(self, console: Console) -> None:
-        """Start what `set_up` has installed, and wait until it answers."""
+        """Start it, once `set_up` has installed it, and wait until it answers."""
 
     @abstractmethod
     def stop(self, console: Console) -> None:
-        """Stop what was started by the course, and nothing else."""
+        """Stop it, if the course has started it."""
 
     @abstractmethod
     def clean(self, console: Console) -> None:
-        """Stop it, and remove what it keeps in the learner's caches."""
+        """Stop it, and remove its files from the learner's caches."""
 
     @abstractmethod
     def environment(self) -> dict[str, str]:
-        """The variables by which a process finds the engine that the course started."""
+        """The environment variables with which a process finds the engine that the course started."""
 
 
 @dataclass(frozen=True)
 class Program(Engine):
-    """A program that is installed and no more: what needs it starts one of its own."""
+    """An engine that only has to be installed: pages and tests start their own processes of it."""
 
     name: str
     purpose: str
     get: str
-    programs: tuple[str, ...]  # the names that it goes by
+    programs: tuple[str, ...]  # the names that it may have
     tests: tuple[str, ...] = ()
     package: str = ""  # Debian's
-    size: str = ""  # of the package and all that comes with it
+    size: str = ""  # disk and time for the package and its dependencies
 
     def program(self) -> str | None:
         return next(filter(None, map(shutil.which, self.programs)), None)
@@ -103,14 +105,14 @@ class Program(Engine):
         """No-op: nothing was started."""
 
     def clean(self, console: Console) -> None:
-        """No-op: an installed package is the machine's."""
+        """No-op: an installed package stays."""
 
     def environment(self) -> dict[str, str]:
         return {}
 
 
 def version_of(command: list[str]) -> str | None:
-    """The first number with a dot that a command prints; None when it fails or does not answer."""
+    """The first version number that a command prints; None when it fails or does not answer."""
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):

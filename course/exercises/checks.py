@@ -1,7 +1,7 @@
 """Checks of a copy of a lesson: its tests are run against the copy, and each has an outcome.
 
-The tests that an exercise names come first, for they give the verdict within seconds; then all others of the
-lesson, which a mend may have broken.
+The tests that an exercise names run first and take seconds. Then all other tests of the lesson run, because a
+mend may have broken something else.
 """
 
 import os
@@ -20,10 +20,10 @@ from course.exercises.format import Exercise
 from course.exercises.workspace import WORKSPACE, Progress, workspace_of
 from course.paths import ROOT
 
-# Tests are run many times: they load these plugins of pytest, and not all that packages bring along.
+# Load these pytest plugins only: the others that are installed would slow each of many runs.
 PLUGINS = ("--disable-plugin-autoload", "-p", "pytest_asyncio.plugin", "-p", "pytest_timeout")
 PARALLEL = ("-p", "xdist.plugin", "-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
-ALSO = {"05": ("test_container.py",)}  # tests of a lesson that do not carry its number
+ALSO = {"05": ("test_container.py",)}  # a lesson's tests whose file name does not begin with its number
 
 Tell = Callable[[str], None]
 
@@ -47,7 +47,7 @@ def test_files(lesson: str) -> list[str]:
 def run_tests(
     root: Path, tests: list[str], options: tuple[str, ...] = (), tell: Tell = lambda _: None
 ) -> list[Outcome]:
-    """Run tests against the lessons in `root`; one outcome a test. `tell` hears how many have ended."""
+    """Run tests against the lessons in `root`; one outcome a test. `tell` gets the percentage done."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-v", *PLUGINS, "-p", "no:cacheprovider", "--tb=line"]
@@ -61,7 +61,7 @@ def run_tests(
                     said += line
                     if percent := re.search(r"\[ *(\d+%)\]", line):
                         tell(percent[1])
-            except KeyboardInterrupt:  # pytest has got it, too, and needs a moment to clean up
+            except KeyboardInterrupt:  # Ctrl-C reached pytest as well: let it clean up
                 run.wait(30)
                 raise
         if run.returncode not in (0, 1):
@@ -87,26 +87,26 @@ def other_tests(exercise: Exercise) -> tuple[list[str], tuple[str, ...]]:
 
 @dataclass
 class Verdict:
-    """Whether a mend counts, and the outcomes of all tests that did not pass."""
+    """Whether the exercise is solved, and the outcomes of all tests that did not pass."""
 
     mended: bool
     outcomes: list[Outcome]
 
 
-def check(exercise: Exercise, tell: Tell, told: Tell) -> Verdict:
-    """Test a learner's mend, and count it when it holds.
+def check(exercise: Exercise, status: Tell, tell: Tell) -> Verdict:
+    """Test a learner's mend, and record the exercise as solved when all tests pass.
 
-    `tell` hears how far it is, `told` what is certain. Where one of the exercise's own tests is skipped,
-    nothing is known and nothing is counted.
+    `status` is called with the progress of the run, `tell` with results. When one of the exercise's own tests
+    is skipped, the exercise does not count as solved.
     """
     workspace_of(exercise)
-    tell("running the exercise's own tests on your copy ...")
+    status("running the exercise's own tests on your copy ...")
     own = not_passed(run_tests(WORKSPACE, exercise.tests))
     if own:
         return Verdict(False, own)
-    told(f"[green]✓[/green] {exercise.title}: the exercise's own tests pass.")
+    tell(f"[green]✓[/green] {exercise.title}: the exercise's own tests pass.")
     tests, options = other_tests(exercise)
-    others = not_passed(run_tests(WORKSPACE, tests, options, lambda part: tell(f"the other tests: {part}")))
+    others = not_passed(run_tests(WORKSPACE, tests, options, lambda part: status(f"the other tests: {part}")))
     if any(each.result == "failed" for each in others):
         return Verdict(False, others)
     progress = Progress.load()

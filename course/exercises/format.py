@@ -1,15 +1,15 @@
-"""The format of an exercise: `exercises/NN-slug.toml`, and what it makes of a lesson's files.
+"""The format of an exercise, `exercises/NN-slug.toml`, and how its changes are applied to a lesson's files.
 
 `title`, `story`, `difficulty` (1 to 3) and three `hints` are for the learner. `tests` fail until the exercise
-is solved, each with the sentence that stands at its place in `says` (`...` stands for anything); `also` names
-other tests of the lesson that fail meanwhile.
+is solved, each with the sentence at the same position in `says` (`...` matches anything). `also` names other
+tests of the lesson that fail until then.
 
-A fault has `changes` {file, old, new}: `old` stands exactly once in the lesson's file. An open exercise has a
-`solution` of the same form in their place: nothing is broken, the tests describe a feature, and the solution
-proves that it can be written.
+A fault has `changes` {file, old, new}: `old` occurs exactly once in the lesson's file. An open exercise has a
+`solution` of the same form instead: nothing is broken, the tests describe a feature, and the solution proves
+that it can be written.
 
-Each of `mends` changes the broken copy as a learner might: a wrong one must be refused with the sentence that
-it `says`, a right one must be accepted. `make mends` tries them all.
+Each of `mends` changes the broken copy as a learner might. A right one must be accepted, a wrong one refused
+with the sentence in its `says`. `make mends` tries them all.
 """
 
 import shutil
@@ -92,9 +92,9 @@ class Exercise(Strict):
         return told.get(test) or told[test.partition("[")[0]]
 
     def put_into(self, folder: Path) -> list[Path]:
-        """Copy the lesson below `folder`, with the fault in it; the files that the learner edits.
+        """Copy the lesson into `folder` and break it there; returns the files that the learner edits.
 
-        `Failed` when a text to break is not there exactly once.
+        Raises `Failed` when a text to change does not occur exactly once.
         """
         for program in self.programs:
             (folder / program).parent.mkdir(parents=True, exist_ok=True)
@@ -108,18 +108,18 @@ class Exercise(Strict):
 
 
 def apply(changes: list[Change], folder: Path, name: str) -> list[Path]:
-    """Make changes in the files below `folder`; the changed files. `name` says in errors whose they are."""
+    """Make changes in the files below `folder`; returns those files. `name` stands in errors."""
     for change in changes:
         path = folder / change.file
         text = path.read_text(encoding="utf-8")
         if (count := text.count(change.old)) != 1:
-            raise Failed(f"{name}: in {change.file} the text to change stands {count} times")
+            raise Failed(f"{name}: the text to change occurs {count} times in {change.file}, not once")
         path.write_text(text.replace(change.old, change.new), encoding="utf-8")
     return list(dict.fromkeys(folder / change.file for change in changes))
 
 
 def exercises(lesson: str = "") -> list[Exercise]:
-    """All exercises, or those of a lesson; in each lesson the easy ones first."""
+    """All exercises, or those of one lesson; within a lesson the easy ones come first."""
     found = []
     for path in sorted((ROOT / "exercises").glob(f"{lesson}*.toml")):
         found.append(Exercise(slug=path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))))

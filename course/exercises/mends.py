@@ -1,6 +1,6 @@
 """The proof of an exercise: its fault is caught, wrong mends are refused, right ones are accepted.
 
-Each claim runs the lesson's tests on a copy. What a claim finds wrong comes as a list of lines.
+Each claim runs the lesson's tests on a copy of the lesson, and gives a list of lines that say what is wrong.
 """
 
 import tempfile
@@ -16,7 +16,7 @@ Claim = tuple[str, list[str]]
 
 
 def prove(exercise: Exercise) -> Iterator[Claim]:
-    """Each claim about the exercise, with what does not hold of it."""
+    """Each claim about the exercise, with the lines that say why it does not hold."""
     if exercise.solution:
         yield "without the feature its tests fail, each with its sentence", on_copy(exercise, own_tests_fail)
         yield "the solution passes all tests of the lesson", on_copy(exercise, solution_passes)
@@ -35,11 +35,11 @@ def on_copy(exercise: Exercise, claim: Callable[[Exercise, Path], list[str]]) ->
 
 def own_tests_fail(exercise: Exercise, root: Path) -> list[str]:
     """The exercise's own tests fail, each with the sentence of the exercise."""
-    return [line for each in run_tests(root, exercise.tests) for line in caught(exercise, each)]
+    return [line for each in run_tests(root, exercise.tests) for line in problems_of(exercise, each)]
 
 
-def caught(exercise: Exercise, outcome: Outcome) -> list[str]:
-    """What is wrong with the outcome of one of the exercise's own tests, which has to fail."""
+def problems_of(exercise: Exercise, outcome: Outcome) -> list[str]:
+    """Lines that say what is wrong with the outcome of one of the exercise's own tests, which must fail."""
     if outcome.result != "failed":
         return [f"{outcome.test} {outcome.result} {outcome.sentence}"]
     test = next(test for test in exercise.tests if names(test, outcome.test))
@@ -55,7 +55,7 @@ def names(test: str, outcome: str) -> bool:
 
 
 def listed_tests_fail(exercise: Exercise, root: Path) -> list[str]:
-    """Of all tests of the lesson, the exercise's own fail and those in `also`, and no other."""
+    """The exercise's own tests and those in `also` fail, and no other test of the lesson does."""
     wrong = own_tests_fail(exercise, root)
     tests, options = other_tests(exercise)
     others = run_tests(root, tests, options)

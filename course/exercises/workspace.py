@@ -1,4 +1,4 @@
-"""The learner's workspace: the exercise that is begun, its edits, the hints seen, and what is mended."""
+"""The learner's workspace: files to edit, and a record of exercises begun and solved and of hints seen."""
 
 import difflib
 import tempfile
@@ -16,7 +16,7 @@ STATE = WORKSPACE / "progress.json"
 
 
 class Progress(BaseModel):
-    """What a learner has done: exercises solved, the current one of each lesson, hints seen."""
+    """Exercises solved, the current exercise of each lesson, and the number of hints seen for each."""
 
     solved: list[str] = []
     current: dict[str, str] = {}
@@ -33,15 +33,13 @@ class Progress(BaseModel):
 
     def save(self) -> None:
         WORKSPACE.mkdir(exist_ok=True)
-        whole = STATE.with_suffix(
-            ".new"
-        )  # put in place in one step: whatever happens, there is no half a file
-        whole.write_text(self.model_dump_json(indent=2) + "\n")
-        whole.replace(STATE)
+        new = STATE.with_suffix(".new")  # renamed into place, so that a crash leaves no half a file
+        new.write_text(self.model_dump_json(indent=2) + "\n")
+        new.replace(STATE)
 
 
 def put_aside(exercise: Exercise, tell: Callable[[str], None]) -> None:
-    """Keep what a learner has changed in an exercise's files, before others take their place."""
+    """Move the files that a learner has changed to `earlier/`, before another exercise overwrites them."""
     with tempfile.TemporaryDirectory() as folder:
         for broken in exercise.put_into(Path(folder)):
             name = broken.relative_to(folder)
@@ -49,11 +47,11 @@ def put_aside(exercise: Exercise, tell: Callable[[str], None]) -> None:
             if mine.exists() and mine.read_bytes() != broken.read_bytes():
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 mine.replace(kept)
-                tell(f"What you had changed for {exercise.slug} is in {kept.relative_to(ROOT)} now.")
+                tell(f"Your changes for {exercise.slug} were moved to {kept.relative_to(ROOT)}.")
 
 
 def choose(name: str, tell: Callable[[str], None] = lambda _: None) -> Exercise:
-    """Begin anew, in the workspace, the exercise of that name or the lesson's first unsolved one."""
+    """Put into the workspace the exercise of that name, or the first unsolved one of the lesson."""
     progress = Progress.load()
     of_lesson = exercises(name) if name.isdigit() else []
     named = [e for e in exercises() if name in (e.slug, e.slug[3:])]
@@ -61,14 +59,14 @@ def choose(name: str, tell: Callable[[str], None] = lambda _: None) -> Exercise:
     if not (of_lesson or named):
         raise Failed(f"There is no exercise {name}. `make progress` lists them.")
     if not (unsolved or named):
-        raise Failed(f"You have mended every exercise of lesson {name}. By name you can do one again.")
+        raise Failed(f"You have solved every exercise of lesson {name}. Repeat one by its name.")
     exercise = (named or unsolved)[0]
     begun = progress.current.get(exercise.lesson) == exercise.slug and exercise.slug not in progress.solved
     if begun and all((WORKSPACE / file).exists() for file in exercise.files):
         mine = " ".join(str((WORKSPACE / file).relative_to(ROOT)) for file in exercise.files)
         tell(f"You have begun this exercise before; your edits are kept. To start over, first: rm {mine}")
     else:
-        # Exercises that were begun in the same files give way.
+        # Put aside the exercises that use the same files.
         begun_before = {each.slug: each for each in exercises() if each.slug in progress.current.values()}
         for lesson, slug in list(progress.current.items()):
             if slug not in begun_before or begun_before[slug].programs & exercise.programs:
@@ -82,7 +80,7 @@ def choose(name: str, tell: Callable[[str], None] = lambda _: None) -> Exercise:
 
 
 def current(name: str) -> Exercise:
-    """The exercise of that lesson that was begun last; if an exercise is named, it must be that one."""
+    """The exercise begun last in a lesson. If an exercise is named, it must be that one."""
     of_lesson = exercises(name) if name.isdigit() else []
     named = [e for e in exercises() if name in (e.slug, e.slug[3:])]
     if not (of_lesson or named):
@@ -95,7 +93,7 @@ def current(name: str) -> Exercise:
 
 
 def next_hint(exercise: Exercise) -> tuple[int, str]:
-    """The number of the next hint, and the hint; the last one again when all were given."""
+    """The number and text of the next hint; the last one again when all have been seen."""
     progress = Progress.load()
     number = min(progress.hints.get(exercise.slug, 0) + 1, len(exercise.hints))
     progress.hints[exercise.slug] = number
@@ -104,7 +102,7 @@ def next_hint(exercise: Exercise) -> tuple[int, str]:
 
 
 def solution(exercise: Exercise) -> str:
-    """The difference from the files of the exercise to those that solve it."""
+    """The difference between the files of the exercise and those of its solution."""
     lines: list[str] = []
     with tempfile.TemporaryDirectory() as begun, tempfile.TemporaryDirectory() as solved:
         exercise.put_into(Path(begun))
@@ -118,7 +116,7 @@ def solution(exercise: Exercise) -> str:
 
 
 def workspace_of(exercise: Exercise) -> list[Path]:
-    """The learner's files of an exercise; raises `Failed` when one is gone."""
+    """The learner's files of an exercise. Raises `Failed` when one is missing."""
     paths = [WORKSPACE / file for file in exercise.files]
     for path in paths:
         if not path.exists():

@@ -1,1 +1,1 @@
-"""Figures: records of measurements and ideas, their pictures, and their places in pages."""
+"""Figures: records of measurements, the pictures drawn from them, and their numbers in pages."""

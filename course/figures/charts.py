@@ -1,4 +1,4 @@
-"""Charts: bars and timelines, with axes."""
+"""Charts: bars and timelines."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -6,8 +6,7 @@ from matplotlib.figure import Figure
 from course.figures.colours import FAINT, FULL, INK, MUTED, TINT
 from course.figures.records import Bars, Record, Timeline, number
 
-WIDTH, LETTER = 8.0, 0.08  # inches: the picture, and a letter of its text
-
+WIDTH, LETTER = 8.0, 0.08  # inches: the width of the picture, and of a letter
 BARS = ("blue", "orange", "green", "purple", "plain", "red")
 
 

@@ -1,7 +1,7 @@
-"""Colours: legible on light and on dark pages."""
+"""The colours of figures, each with its counterpart for dark pages."""
 
-# Okabe and Ito's palette, which the colour-blind can tell apart: a tint to write on and the full colour, and
-# after the colon what each becomes where the reader's screen is dark.
+# The palette of Okabe and Ito, which colour-blind readers can tell apart: for each tone a tint to write on
+# and the full colour. The colour after the colon replaces it on dark pages.
 TONES = {
     "plain": ("#f3f5f7:#21262d", "#6a737d:#8b949e"),
     "blue": ("#dcebf7:#12324a", "#0072b2:#56b4e9"),

@@ -1,4 +1,4 @@
-"""Diagrams: layers and graphs, in inches."""
+"""Diagrams: layers, and graphs of boxes and arrows. Coordinates are inches."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure

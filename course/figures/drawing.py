@@ -16,7 +16,7 @@ FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-se
 
 
 def draw(record: Record) -> str:
-    """The record as SVG: the same bytes for the same record."""
+    """The record as SVG. The same record gives the same bytes."""
     about = {"Title": record.title, "Description": f"record sha256:{digest(record)}"}
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with mpl.rc_context(), io.StringIO() as file:
@@ -37,7 +37,7 @@ def draw(record: Record) -> str:
 
 
 def _legible(svg: str, record: Record) -> str:
-    """Adds what matplotlib does not know: words for screen readers, colours for dark pages, common fonts."""
+    """Add text for screen readers, colours for dark pages, and fonts that readers have."""
     swaps = [(kind, *pair) for kind in ("fill", "stroke") for pair in DARK]
     rules = "".join(f'[style*="{kind}: {old}"]{{{kind}:{new}!important}}' for kind, old, new in swaps)
     head = f"<title>{escape(record.title)}</title><desc>{escape(record.alt)}</desc>"

@@ -1,4 +1,4 @@
-"""Files: every record is drawn, and records, pictures and pages agree."""
+"""Draw all records, and check that records, pictures and pages agree."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from course.paths import ROOT
 
 
 def draw_all(root: Path = ROOT) -> list[Path]:
-    """Draws every record; returns the pictures that changed."""
-    from course.figures.drawing import draw  # here, because matplotlib is no part of a learner's set-up
+    """Draw every record; returns the pictures that changed."""
+    from course.figures.drawing import draw  # imported here, because matplotlib is not installed for lessons
 
     changed = []
     for path in sorted((root / "docs" / "figures").glob("*.json")):
@@ -21,7 +21,7 @@ def draw_all(root: Path = ROOT) -> list[Path]:
 
 
 def problems(root: Path = ROOT) -> list[str]:
-    """Where records, pictures and pages disagree, a line each; it needs no matplotlib."""
+    """One line for each disagreement of records, pictures and pages. Does not need matplotlib."""
     figures = root / "docs" / "figures"
     found = [_stale(path) for path in sorted(figures.glob("*.json"))]
     for picture in sorted(figures.glob("*.svg")):
@@ -37,7 +37,7 @@ def problems(root: Path = ROOT) -> list[str]:
 
 
 def _stale(path: Path) -> str | None:
-    """What is wrong with a record or its picture, if anything is."""
+    """What is wrong with a record or its picture; None when nothing is."""
     picture = path.with_suffix(".svg")
     try:
         record = load(path.stem, path.parent)

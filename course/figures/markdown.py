@@ -1,4 +1,4 @@
-"""Markdown: the figures and the numbers of records, put into pages.
+"""Markdown: puts the figures and numbers of records into pages.
 
 In a page, generated text stands between `<!-- figure: NAME -->` and `<!-- /figure -->`, and a number in a
 sentence is `<!-- value: NAME.path.to.number|.1f -->1.5<!-- /value -->` (the format may be left out).
@@ -13,7 +13,7 @@ from course.paths import ROOT
 
 
 def table(record: Record) -> str:
-    """The record's numbers as a Markdown table; nothing for a picture of an idea."""
+    """The record's numbers as a Markdown table; empty for a diagram."""
     match record:
         case Bars(series=series):
             ratios = [s for s in series if s.ratio]
@@ -39,7 +39,7 @@ def table(record: Record) -> str:
 
 
 def has_rounds(record: Record) -> bool:
-    """Whether ratios were formed round by round, and so may differ from those of the medians in their row."""
+    """Whether ratios are medians of each round's ratio, and may differ from the ratio of the medians."""
     return isinstance(record, Bars) and any(series.ratio and series.low for series in record.series)
 
 
@@ -61,7 +61,7 @@ VALUE = re.compile(r"<!-- value: ([\w-]+)\.([\w.-]+)(?:\|([\w.,+%]+))? -->[^<]*<
 
 
 def embed(page_text: str, figures: Path = ROOT / "docs" / "figures") -> str:
-    """The page with its figures and numbers brought up to date; a one-line BadRecord if they cannot be."""
+    """The text with its figures and numbers brought up to date. Raises `BadRecord` when one cannot be."""
 
     def picture(found: re.Match[str]) -> str:
         record = load(found[1], figures)

@@ -1,16 +1,16 @@
-"""Figures: a record `docs/figures/NAME.json` is drawn as `NAME.svg`, and shown in pages with its numbers.
+"""Records: `docs/figures/NAME.json` holds what a figure shows, and is drawn as `NAME.svg`.
 
-Every record has `title`, `kind`, `alt` (one sentence for those who cannot see the picture) and, if its
+Every record has `title`, `kind`, `alt` (one sentence for readers who cannot see the picture) and, if its
 numbers were measured, `measured` {how, on, when, versions}; `values` may hold named numbers for the prose.
 
 bars      unit, groups [name], series [{name, values, low?, high?, ratio?}], target? {label, values};
-          each list has one number a group; `ratio` is to the first series, measured side by side
+          each list has one number per group; `ratio` is to the first series, measured side by side
 timeline  lanes [{name, spans [{start, end?, label?, tone?}]}], marks? [{start, label}] across all lanes;
           in seconds; a span without an end is a moment
 layers    unit?, layers [{label, size?, note?, tone?}], the first at the bottom, as a Dockerfile stacks them
 graph     boxes [{id, title, rows?, at [x, y], size [width, height], tone?}], arrows? [{from, to, label?, at?,
           dashed?}], on a grid of half inches, 16 wide, y downwards; a box of tone "frame" is a dashed frame
-          round others; `at` of an arrow (0 to 1) is its place along the sides that face each other
+          around others; `at` of an arrow (0 to 1) is its place along the sides that face each other
 """
 
 import hashlib
@@ -23,11 +23,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from course.errors import Failed
 
 Tone = Literal["plain", "blue", "orange", "green", "purple", "red", "frame"]
-Line = Annotated[str, Field(pattern=r"^[^\n\r|<>\[\]]+$")]  # nothing that would be markup in a page
+Line = Annotated[str, Field(pattern=r"^[^\n\r|<>\[\]]+$")]  # no character that is markup in a page
 
 
 class BadRecord(Failed, ValueError):
-    """A record does not validate, or a page asks for what no record has."""
+    """A record does not validate, or a page refers to something that no record has."""
 
 
 class Strict(BaseModel):
@@ -143,7 +143,7 @@ RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator=
 
 
 def load(name: str, figures: Path) -> Record:
-    """The record NAME; a BadRecord of one line when there is none or it does not validate."""
+    """The record NAME. Raises `BadRecord` when it does not exist or does not validate."""
     try:
         return RECORD.validate_json((figures / f"{name}.json").read_bytes())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Lint: everything that can be checked without running a lesson. Every finding is one clear line."""
+"""The checks of `make lint`. Each returns its findings, one line each."""
 
 import re
 import subprocess
@@ -9,19 +9,20 @@ from pathlib import Path
 import yaml
 
 from course.errors import Failed
-from course.exercises import exercises
+from course.exercises.format import exercises
 from course.figures import files
+from course.lint.imports import undeclared_imports
 from course.pages.format import BadPage, read_page
 from course.pages.listings import embed_listings
 from course.paths import ROOT
 
 
 def commands() -> list[list[str]]:
-    """The linters of others. Lessons are typed one by one: each must be whole on its own."""
+    """The commands of other linters. mypy checks each lesson on its own, as it is read."""
     tools = Path(sys.executable).parent
     folders = [ROOT / folder for folder in ("code", "offline-model", "research-agent", "tools")]
     scripts = [str(path) for folder in folders for path in sorted(folder.glob("**/*.sh"))]
-    # Those in tests/images are bad on purpose; each has its test.
+    # The Dockerfiles in tests/images are bad on purpose.
     dockerfiles = [str(path) for folder in folders for path in sorted(folder.glob("**/Dockerfile*"))]
     compose = [path for path in ROOT.glob("research-agent/**/*.yml") if "services:" in path.read_text()]
     schema = [str(tools / "check-jsonschema"), "--builtin-schema"]
@@ -44,33 +45,33 @@ def pages() -> list[str]:
     for path in sorted((ROOT / "docs").glob("**/*.md")):
         try:
             if embed_listings(path, text := path.read_text(encoding="utf-8")) != text:
-                found.append(f"{path.name}: a listing differs from the code; `make docs` mends it")
+                found.append(f"{path.name}: a listing differs from the code; `make docs` updates it")
             prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
             for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", prose):
                 if not (path.parent / link).exists():
-                    found.append(f"{path.name}: the link {link} leads nowhere")
+                    found.append(f"{path.name}: the link {link} has no target")
             for file in read_page(path).files:
                 if not (ROOT / file).exists():
-                    found.append(f"{path.name}: the file {file} of its front matter is not there")
+                    found.append(f"{path.name}: the file {file} of its front matter does not exist")
         except BadPage as bad:
             found.append(str(bad))
     return found
 
 
 def settings() -> list[str]:
-    """Files without a schema of their own that do not parse."""
+    """YAML and JSON files without a schema that do not parse."""
     found = []
     for pattern in ("research-agent/**/*.yml", "tools/**/*.yml", "tools/**/*.json", ".devcontainer/*.json"):
         for path in sorted(ROOT.glob(pattern)):
             try:
-                yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML, too
+                yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML as well
             except yaml.YAMLError as bad:
                 found.append(f"{path.relative_to(ROOT)}: {' '.join(str(bad).split())}")
     return found
 
 
 def broken_exercises() -> list[str]:
-    """Exercises that do not parse, or whose text to break is no longer there."""
+    """Exercises that do not parse, or whose changes do not fit the lesson any more."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -82,20 +83,21 @@ def broken_exercises() -> list[str]:
 
 
 def addresses() -> list[str]:
-    """Locks that name a package index: every learner has their own."""
+    """Lock files that name a package index: a learner may use another one."""
     locks = sorted([*ROOT.glob("requirements/*.txt"), *ROOT.glob("*/requirements.txt")])
     return [
-        f"{lock.relative_to(ROOT)}: an index address"
+        f"{lock.relative_to(ROOT)}: names a package index; run `make lock`"
         for lock in locks
         if re.search(r"index-url|://", lock.read_text())
     ]
 
 
 def lint() -> list[str]:
-    """All findings, those of other linters as they print them."""
+    """The findings of all checks; those of other linters as they print them."""
     found = []
     for command in commands():
         run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if run.returncode:
             found.append((run.stdout + run.stderr).strip() or f"{Path(command[0]).name} failed")
-    return found + settings() + pages() + broken_exercises() + addresses() + files.problems()
+    found += settings() + pages() + broken_exercises() + addresses() + undeclared_imports()
+    return found + files.problems()

@@ -1,11 +1,11 @@
-"""Pages: a lesson's Markdown file read as the program it is.
+"""The format of a page: a Markdown file whose code blocks are run or checked.
 
 Front matter gives `number`, `title`, `needs` (nothing, or the engines without which the page does not run),
-`files`, and `model: page` where the page starts the model itself. The info string of a fence says what it is:
+`files`, and `model: page` when the page starts the model itself. The info string of a fence gives its kind:
 
     bash run                a command; all commands of a page run in order, in one shell
     bash server ready=URL   a server: started, waited for, and stopped at the page's end
-    text output             what the command before it prints, `...` standing for anything
+    text output             what the command before it prints; `...` matches anything
     python file=PATH#NAME   a listing: a function, class or assignment of that file, put here by `make docs`
     bash online             needs the internet or a key: shown, never run
 
@@ -34,7 +34,7 @@ MARKDOWN = MarkdownIt("commonmark").use(front_matter_plugin)
 
 
 class BadPage(Failed):
-    """A page breaks the format; the text says where."""
+    """A page breaks the format; the message names the page and the line."""
 
 
 @dataclass
@@ -45,12 +45,12 @@ class Block:
     text: str
     line: int
     argument: str = ""  # a server's readiness URL, a listing's PATH#NAME
-    needs: str = ""  # the engine without which a step is left out
+    needs: str = ""  # an engine; without it the step is left out
 
 
 @dataclass
 class Page:
-    """A page: its front matter, and its blocks in order."""
+    """The front matter of a page, and its blocks in order."""
 
     path: Path
     number: str
@@ -62,12 +62,12 @@ class Page:
 
     @property
     def name(self) -> str:
-        """The path as a reader knows it, from the course's folder on."""
+        """The path, relative to the course's folder."""
         return str(self.path.relative_to(ROOT) if self.path.is_relative_to(ROOT) else self.path)
 
     @property
     def engines(self) -> list[str]:
-        """What the page as a whole needs, and what single steps of it need."""
+        """The engines that the page or one of its steps needs."""
         return list(dict.fromkeys(self.needs + [block.needs for block in self.blocks if block.needs]))
 
     def of_kind(self, kind: str) -> list[Block]:
@@ -75,7 +75,7 @@ class Page:
 
 
 def read_page(path: Path) -> Page:
-    """Parse a page; raises `BadPage` for a fence that is none of the five kinds."""
+    """Parse a page. Raises `BadPage` for a fence of an unknown kind."""
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines(keepends=True)
     tokens = MARKDOWN.parse(text)
@@ -104,6 +104,11 @@ def read_page(path: Path) -> Page:
         starts_model=front.get("model") == "page",
         blocks=blocks,
     )
+
+
+def lesson_pages() -> list[Page]:
+    """The pages of all lessons, in order."""
+    return [read_page(path) for path in sorted((ROOT / "docs").glob("[0-9][0-9]-*.md"))]
 
 
 def prose(lines: list[str], before: int) -> list[Block]:

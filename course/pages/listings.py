@@ -1,4 +1,4 @@
-"""Listings: source text that a page shows, kept equal to the file that it comes from."""
+"""Listings: code blocks in a page that are copies of source files, and are kept equal to them."""
 
 import ast
 from pathlib import Path
@@ -8,7 +8,7 @@ from course.paths import ROOT
 
 
 def listing(reference: str) -> str:
-    """The source text that `PATH#NAME` names (`Class.method` too; without `#NAME` the whole file)."""
+    """The source of `PATH#NAME`, where NAME may be `Class.method`; without `#NAME` the whole file."""
     path, _, symbol = reference.partition("#")
     source = (ROOT / path).read_text(encoding="utf-8")
     if not symbol:

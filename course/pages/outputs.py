@@ -1,9 +1,9 @@
-"""Outputs: what a command printed, compared with what the page shows."""
+"""Outputs: compare what a command printed with what the page shows."""
 
 import doctest
 
 
 def matches(expected: str, printed: str) -> bool:
-    """Whether a command printed what the page shows, `...` standing for anything (doctest's rule)."""
+    """Whether the output is what the page shows, where `...` matches anything, as in doctest."""
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     return doctest.OutputChecker().check_output(expected.strip() + "\n", printed.strip() + "\n", flags)

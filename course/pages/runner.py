@@ -1,4 +1,4 @@
-"""The lesson runner: goes through a page, runs what it says, and compares what comes out."""
+"""The lesson runner: runs the commands of a page in order, and compares their output with the page."""
 
 import os
 import re
@@ -17,19 +17,20 @@ from course.errors import Failed
 from course.pages.format import Block, Page
 from course.pages.outputs import matches
 from course.paths import ROOT
-from course.ports import holder, port_of, require_free
+from course.ports import port_of, port_owner, require_free
 from course.processes import Processes, wait_ready
 
 COMMAND_SECONDS = 300
-CONTAINERS_GRACE = 90  # for a page's trap that takes containers down, each of which may drain first
-END = "\x1e"  # printed after a command: the record separator, which no command of a page prints
-# Not ${MODEL_NAME/%offline/offline?tps=15}, which leaves other models alone.
+CONTAINERS_GRACE = 90  # seconds for a page's exit trap to stop containers, each of which may drain
+END = "\x1e"  # the record separator, printed after each command; no command of a page prints it
+# Commands that only the offline model understands. ${MODEL_NAME/%offline/offline?tps=15} is not one of them:
+# it changes the name of no other model.
 OFFLINE_ONLY = re.compile(r"['\"=]offline\?|/debug/")
 EXECUTED = ("run", "server", "output")
 
 
 class Lesson:
-    """One run of one page. Attributes are the page, the console, and what has been started."""
+    """One run of one page, with the processes that it has started."""
 
     def __init__(
         self, page: Page, console: Console, processes: Processes, model: models.Model, log: IO[str]
@@ -39,23 +40,25 @@ class Lesson:
         self.processes = processes
         self.model = model
         self.servers: dict[int, subprocess.Popen[str]] = {}
-        self.log = log  # what the servers print
+        self.log = log  # the output of the servers
         shell = ["bash", "--noprofile", "--norc", "-eu", "-o", "pipefail"]
         self.shell = processes.start(
             shell, env=model.env, cwd=ROOT, stdin=subprocess.PIPE, output=subprocess.PIPE
         )
-        self.printed: str | None = ""  # by the last command; None when that was left out
+        self.printed: str | None = ""  # by the last command; None when it was left out
         self.commands = 0
         needs = {block.needs for block in page.blocks if block.needs} - set(page.needs)
         self.lacking = {each.name: each for each in engines.missing(needs)} if needs else {}
         self.left_out = 0  # steps whose engine is missing
 
     def run(self) -> None:
-        """Run every block in order; raises `Failed` at the first that does not do what the page says."""
+        """Run every block in order. Raises `Failed` at the first whose result differs from the page."""
         blocks = self.page.blocks
         for index, block in enumerate(blocks):
             if not self.model.comparable and block.kind in EXECUTED and OFFLINE_ONLY.search(block.text):
-                self.show("From here on the page needs the offline model's faults, which yours has not.")
+                self.show(
+                    "The rest of the page needs the offline model's faults, which your model does not have."
+                )
                 return
             before = blocks[index - 1].kind if index else ""
             after = blocks[index + 1].kind if index + 1 < len(blocks) else ""
@@ -72,7 +75,7 @@ class Lesson:
                     self.compare(block)
 
     def tell(self, block: Block, first: bool, last: bool) -> None:
-        """Show what to see in the output above, and what the command below does, under its heading."""
+        """Show the paragraph after the last output and that before the next command, with headings."""
         text = re.sub(r"<!--.*?-->\n?", "", block.text, flags=re.DOTALL)
         parts = re.split(r"\n\n+", text.strip())
         heading, section = "", ""
@@ -87,7 +90,9 @@ class Lesson:
 
     def show(self, markdown: str) -> None:
         if self.console.is_terminal:
-            from rich.markdown import Markdown  # here, because the first server should start before it loads
+            from rich.markdown import (
+                Markdown,
+            )  # imported here, so that the first server starts before it loads
 
             self.console.print(Markdown(markdown), "")
         else:
@@ -103,7 +108,7 @@ class Lesson:
             self.console.input("[dim]Enter runs it ...[/dim]")
 
     def leave_out(self, block: Block) -> None:
-        """Show a step that this machine cannot run, and what it lacks."""
+        """Show a step that this machine cannot run, and say which engine is missing."""
         self.echo(block)
         told = f"Not run: {self.lacking[block.needs].advice}\n"
         self.console.print(told, style="yellow", markup=False, soft_wrap=True)
@@ -128,7 +133,7 @@ class Lesson:
         self.tick(began)
 
     def read_until_done(self, block: Block) -> str:
-        """Pass the command's output on as it comes; all of it when the command is done."""
+        """Print the command's output as it comes; returns all of it when the command has ended."""
         assert self.shell.stdout
         pipe = self.shell.stdout.fileno()
         deadline = time.monotonic() + COMMAND_SECONDS
@@ -161,7 +166,7 @@ class Lesson:
         self.type(block)
         began = time.monotonic()
         port = port_of(block.argument)
-        if port in self.servers:  # started by this page before, and now started anew in another way
+        if port in self.servers:  # this page has started it before, and now starts it in another way
             self.processes.stop(self.servers.pop(port))
         require_free(port)
         process = self.processes.start(
@@ -186,11 +191,11 @@ class Lesson:
         self.log.seek(0)
         log = self.log.read()[-2000:]
         told = f"{self.page.name}:{block.line}: {what}"
-        return f"{told}\nThe servers' last words:\n{log}" if log else told
+        return f"{told}\nThe servers' last output:\n{log}" if log else told
 
 
 def run_lesson(page: Page, console: Console) -> None:
-    """Run a page from first to last; raises `Failed`, leaves nothing behind unless KEEP=1."""
+    """Run a page from start to end, and stop all that it started unless KEEP=1 is set."""
     began = time.monotonic()
     console.rule(f"Lesson {page.number}: {page.title}")
     grace = CONTAINERS_GRACE if "docker" in page.engines else 5
@@ -201,7 +206,7 @@ def run_lesson(page: Page, console: Console) -> None:
         try:
             lesson.run()
         except KeyboardInterrupt:
-            console.print("\nStopping what the page has started ...")
+            console.print("\nStopping the servers and commands of the page ...")
             raise
         finally:
             if os.environ.get("KEEP"):
@@ -214,11 +219,11 @@ def run_lesson(page: Page, console: Console) -> None:
 
 
 def keep(lesson: Lesson) -> None:
-    """Leave the servers running, and say how to call and to stop them."""
+    """Leave the servers running, and print their URLs and how to stop them."""
     lesson.processes.stop(lesson.shell)
     groups = " ".join(f"-{process.pid}" for process in lesson.processes.running if process.poll() is None)
     for port in (*lesson.servers, models.OFFLINE_PORT):
-        if taker := holder(port):
-            lesson.console.print(f"Still running: {taker} on http://127.0.0.1:{port}")
-    lesson.console.print(f"Stop what runs with: kill -- {groups}\n")
+        if owner := port_owner(port):
+            lesson.console.print(f"Still running: {owner} on http://127.0.0.1:{port}")
+    lesson.console.print(f"Stop them with: kill -- {groups}\n")
     lesson.processes.release()

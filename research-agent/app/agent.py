@@ -1,4 +1,4 @@
-"""The agent: a model that may search the web and read pages, in a bounded number of steps."""
+"""The agent: a model that searches the web and reads pages, in a limited number of steps."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ from langchain_core.messages import (
 from langchain_openai import ChatOpenAI
 
 from app.config import Settings
-from app.models import Notebook, Source, Step
+from app.models import Checkpoint, Source, Step
 from app.research.circuit_breaker import CircuitBreaker
 from app.research.citations import CitationFilter, replace_surrogates
 from app.research.fetch import BlockedURL, FetchFailed, may_fetch, run_lookups
@@ -45,24 +45,24 @@ NO_STEPS_LEFT = (
 
 @dataclass
 class Context:
-    """What the tools of one run share: a draft of its notebook, ahead of it by the step that is under way."""
+    """Shared by the tools of one run. `draft` is ahead of the run's checkpoint by the unfinished step."""
 
-    draft: Notebook
+    draft: Checkpoint
     question: str
     lookups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @dataclass
-class Done:
-    """What a tool did, beside the text that the model sees."""
+class StepRecord:
+    """The step that a tool took and the sources it found. The model sees only the tool's text."""
 
     step: Step
     sources: list[Source]
 
 
 class StepLimit(AgentMiddleware[AgentState[Any], Context]):
-    """Takes the tools away when the steps are used up, and tells the model so."""
+    """Removes the tools when all steps are used up, and tells the model to answer."""
 
     def __init__(self, max_steps: int, circuit: CircuitBreaker) -> None:
         super().__init__()
@@ -85,8 +85,8 @@ class StepLimit(AgentMiddleware[AgentState[Any], Context]):
 
 def make_tools(search: Search, max_steps: int) -> list[BaseTool]:
     async def take_step(
-        context: Context, name: str, given: dict[str, Any], work: Callable[[], Awaitable[tuple[str, str]]]
-    ) -> tuple[str, Done | None]:
+        context: Context, name: str, arguments: dict[str, Any], work: Callable[[], Awaitable[tuple[str, str]]]
+    ) -> tuple[str, StepRecord | None]:
         draft = context.draft
         async with context.one_at_a_time:
             if len(draft.steps) >= max_steps:
@@ -95,13 +95,13 @@ def make_tools(search: Search, max_steps: int) -> list[BaseTool]:
             with span("tool call", tool=name):
                 text, outcome = await work()
             step = Step.model_validate(
-                {"n": len(draft.steps) + 1, "tool": name, "input": given, "outcome": outcome}
+                {"n": len(draft.steps) + 1, "tool": name, "input": arguments, "outcome": outcome}
             )
             draft.steps.append(step)
-            return text, Done(step, draft.sources[known:])
+            return text, StepRecord(step, draft.sources[known:])
 
     @tool(response_format="content_and_artifact")
-    async def web_search(query: str, runtime: ToolRuntime[Context]) -> tuple[str, Done | None]:
+    async def web_search(query: str, runtime: ToolRuntime[Context]) -> tuple[str, StepRecord | None]:
         """Search the web. Gives numbered results: title, URL, and a piece of the page's text."""
         query = replace_surrogates(query)
 
@@ -117,7 +117,7 @@ def make_tools(search: Search, max_steps: int) -> list[BaseTool]:
         return await take_step(runtime.context, "web_search", {"query": query}, work)
 
     @tool(response_format="content_and_artifact")
-    async def fetch_page(url: str, runtime: ToolRuntime[Context]) -> tuple[str, Done | None]:
+    async def fetch_page(url: str, runtime: ToolRuntime[Context]) -> tuple[str, StepRecord | None]:
         """Read a page: the text behind a URL, such as one of the search's results."""
         url = replace_surrogates(url)
 
@@ -140,8 +140,8 @@ def make_tools(search: Search, max_steps: int) -> list[BaseTool]:
     return [web_search, fetch_page]
 
 
-class BrokenOff(Exception):
-    """The model's answer ended without a reason."""
+class IncompleteAnswer(Exception):
+    """The model's answer ended without a finish reason."""
 
 
 class Agent:
@@ -161,63 +161,65 @@ class Agent:
         limit = StepLimit(settings.max_steps, self.circuit)
         self.graph = create_agent(self.model, tools, middleware=[limit], context_schema=Context)
 
-    async def research(self, query: str, notebook: Notebook) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
-        """Go on from the notebook and keep it up to date; yields events as (type, data), `done` at the end.
+    async def research(
+        self, query: str, checkpoint: Checkpoint
+    ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
+        """Go on from the checkpoint and keep it up to date. Yields events as (type, data), `done` last.
 
-        The notebook's messages grow only by whole steps: a model's call of tools and all their results.
+        The checkpoint's messages grow by whole steps: tool calls of the model with all their results.
         """
-        messages = messages_from_dict(notebook.messages) or [HumanMessage(query)]
-        draft = notebook.model_copy(update={"steps": [*notebook.steps], "sources": [*notebook.sources]})
+        messages = messages_from_dict(checkpoint.messages) or [HumanMessage(query)]
+        draft = checkpoint.model_copy(update={"steps": [*checkpoint.steps], "sources": [*checkpoint.sources]})
         citations = CitationFilter(draft)
         unfinished: list[BaseMessage] = []
-        given: Any = {"messages": messages}
-        # Steps are bounded by their limit; calls of no tool that there is, or with bad arguments, by this.
+        state: Any = {"messages": messages}
+        # Steps have their own limit. This one bounds calls of unknown tools, and calls with bad arguments.
         config: Any = {"recursion_limit": 2 * self.max_steps + 6}
         stream: Any = self.graph.astream(
-            given, config, context=Context(draft, query), stream_mode=["messages", "updates"]
+            state, config, context=Context(draft, query), stream_mode=["messages", "updates"]
         )
         async with aclosing(stream) as parts:
             async for mode, part in parts:
                 if mode == "messages":
-                    chunk, told = part
-                    if told["langgraph_node"] == "model" and (text := citations.feed(chunk.text)):
+                    chunk, metadata = part
+                    if metadata["langgraph_node"] == "model" and (text := citations.feed(chunk.text)):
                         yield "token", {"text": text}
                     continue
                 for message in [m for update in part.values() for m in update["messages"]]:
                     if isinstance(message, AIMessage):
                         if rest := citations.flush():
                             yield "token", {"text": rest}
-                        self.count(message, notebook)
+                        self.count(message, checkpoint)
                         unfinished = [message]
                         if not message.tool_calls:
                             reason = message.response_metadata.get("finish_reason")
                             if reason is None:
-                                raise BrokenOff
+                                raise IncompleteAnswer
                             yield (
                                 "usage",
                                 {
-                                    "prompt_tokens": notebook.prompt_tokens,
-                                    "completion_tokens": notebook.completion_tokens,
+                                    "prompt_tokens": checkpoint.prompt_tokens,
+                                    "completion_tokens": checkpoint.completion_tokens,
                                 },
                             )
                             yield "done", {"reason": reason}
                             return
                     elif isinstance(message, ToolMessage):
                         unfinished.append(message)
-                        done, message.artifact = message.artifact, None
+                        step_record, message.artifact = message.artifact, None
                         if len(unfinished) > len(unfinished[0].tool_calls):  # type: ignore[attr-defined]
                             messages += unfinished
-                            notebook.messages = json.loads(
+                            checkpoint.messages = json.loads(
                                 replace_surrogates(json.dumps(messages_to_dict(messages), ensure_ascii=False))
                             )
-                            notebook.steps, notebook.sources = [*draft.steps], [*draft.sources]
-                        if done:
-                            yield "step", done.step.model_dump()
-                            for source in done.sources:
+                            checkpoint.steps, checkpoint.sources = [*draft.steps], [*draft.sources]
+                        if step_record:
+                            yield "step", step_record.step.model_dump()
+                            for source in step_record.sources:
                                 yield "source", source.model_dump()
 
-    def count(self, message: AIMessage, notebook: Notebook) -> None:
+    def count(self, message: AIMessage, checkpoint: Checkpoint) -> None:
         if used := message.usage_metadata:
-            notebook.prompt_tokens += used["input_tokens"]
-            notebook.completion_tokens += used["output_tokens"]
+            checkpoint.prompt_tokens += used["input_tokens"]
+            checkpoint.completion_tokens += used["output_tokens"]
             tokens.labels(self.model.model_name).inc(used["total_tokens"])

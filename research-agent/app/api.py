@@ -1,11 +1,10 @@
-"""The routes."""
+"""The app: its parts, its lifespan, and the routes for research."""
 
 import asyncio
 import gc
-import json
 import math
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from typing import Annotated, Any
 
@@ -13,125 +12,96 @@ import structlog
 from fastapi import APIRouter, FastAPI, Header, HTTPException, Request, Response, Security
 from fastapi.responses import StreamingResponse
 from fastapi.security import APIKeyHeader
-from fastapi.sse import format_sse_event
 from fastapi.staticfiles import StaticFiles
 
 from app import telemetry
 from app.agent import Agent
 from app.config import Settings
-from app.http.middleware import Envelope, Gate, tell_problems
-from app.http.operations import STATIC, Health, operations
-from app.http.reader_limit import EventStream, ReaderLimit
-from app.http.server import Stop
-from app.models import Event, EventId, Record, ResearchRequest, Result, Run, event_id, wire_id
+from app.http.authentication import AuthenticatedRoute
+from app.http.event_stream import EVENT_STREAM, NO_MORE_EVENTS, EventStream, encode_events
+from app.http.middleware import RequestContextMiddleware
+from app.http.operations import STATIC, Health, RevalidatedFiles, operations
+from app.http.problems import PROBLEM_RESPONSES, add_problem_handlers
+from app.http.reader_limit import ReaderLimit
+from app.http.server import Shutdown
+from app.models import EventId, ResearchRequest, Result, Run, StoredRun, parse_event_id
 from app.research.search import make_search
-from app.runs.manager import Runs, answer_alias
-from app.runs.stores.base import MemoryStore, Store
+from app.runs.event_writer import answer_alias
+from app.runs.manager import RunManager
+from app.runs.stores.base import Store
+from app.runs.stores.memory import MemoryStore
 
 log = structlog.stdlib.get_logger("research-agent")
-TRACE_SECONDS = 2
-"""What the last traces may take at the end."""
-RETRY_MS = 500
-STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # no proxy may hold events back
-any_problem: dict[int | str, dict[str, Any]] = {
-    "default": {
-        "description": "A problem",
-        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
-}
-event_schema = {
-    "type": "object",
-    "required": ["id", "event", "data"],
-    "properties": {
-        "id": {"type": "string"},
-        "event": {"enum": ["state", "token", "step", "source", "usage", "reset", "error", "done"]},
-        "data": {"type": "string", "contentMediaType": "application/json"},
-    },
-}
-# In OpenAPI 3.2 this is an `itemSchema`; most generators of clients do not speak that version yet.
-event_stream: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "Events, each as its schema says",
-        "content": {"text/event-stream": {"schema": event_schema}},
-    }
-}
-nothing_more: dict[int | str, dict[str, Any]] = {
-    204: {"description": "The run is over, and Last-Event-ID is its last event: do not connect again"}
-}
-api_key = APIKeyHeader(name="X-API-Key", auto_error=False, description="Needed where API_KEYS are set.")
+TRACE_SECONDS = 2  # to send the last traces when the app stops
+api_key = APIKeyHeader(name="X-API-Key", auto_error=False, description="Needed if API_KEYS is set.")
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
-
-
-class FreshFiles(StaticFiles):
-    """Files that a browser asks for again each time, and gets again when they have changed."""
-
-    def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        response = super().file_response(*args, **kwargs)
-        response.headers["Cache-Control"] = "no-cache"
-        return response
 
 
 def make_store(settings: Settings) -> Store:
     ttl = settings.run_ttl_seconds
     if settings.redis_url is None:
         return MemoryStore(ttl, settings.max_stored_runs, settings.max_stored_bytes)
-    from app.runs.stores.redis import RedisStore  # not before: its client takes a while to import
+    from app.runs.stores.redis import RedisStore  # only here, because its client takes a while to import
 
-    url, longest = settings.redis_url.get_secret_value(), settings.timeout_seconds
-    return RedisStore(url, lease=settings.lease_seconds, ttl=ttl, longest=longest)
+    url = settings.redis_url.get_secret_value()
+    return RedisStore(url, lease=settings.lease_seconds, ttl=ttl, max_seconds=settings.timeout_seconds)
 
 
-def create_app(settings: Settings, stop: Stop) -> FastAPI:
+def create_app(settings: Settings, shutdown: Shutdown) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        if settings.search_backend == "offline":
+            log.warning("SEARCH_BACKEND=offline is now called searxng: please change the setting")
         flush_traces = telemetry.configure_traces(settings)
         search = make_search(settings)
         agent = Agent(settings, search)
-        runs = Runs(settings, make_store(settings), agent)
-        health = Health(settings, agent, runs.store)
+        store = make_store(settings)
+        runs = RunManager(settings, store, agent)
+        health = Health(settings, agent, store)
         await health.check()
-        runs.begin()
-        stop.app_stops(runs)
+        runs.open()
+        shutdown.register(runs)
         gc.collect()
-        gc.freeze()  # what the imports made stays for ever; no later collection need look at it
+        gc.freeze()  # later collections skip what the imports have created, which is never freed
         readers = ReaderLimit(settings.max_readers_per_caller)
         yield {
             "settings": settings,
+            "store": store,
             "runs": runs,
             "health": health,
-            "stop": stop,
+            "shutdown": shutdown,
             "search": search,
             "readers": readers,
         }
-        await stop.drained()
-        await runs.end()
-        with suppress(TimeoutError):  # the collector hangs
+        await shutdown.wait_until_drained()
+        await runs.close()
+        with suppress(TimeoutError):  # the trace collector does not answer
             async with asyncio.timeout(TRACE_SECONDS):
                 await asyncio.to_thread(flush_traces)
-        telemetry.worker_ends()
+        telemetry.mark_worker_dead()
 
     app = FastAPI(
         title=settings.app_name,
         version=settings.app_version,
         lifespan=lifespan,
-        responses=any_problem,
+        responses=PROBLEM_RESPONSES,
         docs_url=None,
         redoc_url=None,
     )
-    app.add_middleware(Envelope, max_body_bytes=settings.max_body_bytes)
-    tell_problems(app)
-    # This only describes the key: Gate looks at it before the body is read.
+    app.add_middleware(RequestContextMiddleware, max_body_bytes=settings.max_body_bytes)
+    add_problem_handlers(app)
+    # `Security` only documents the key: AuthenticatedRoute checks it before the body is read.
     app.include_router(research, dependencies=[Security(api_key)])
     app.include_router(operations)
-    app.mount("/static", FreshFiles(directory=STATIC), name="static")
+    app.mount("/static", RevalidatedFiles(directory=STATIC), name="static")
     app.mount("/swagger", StaticFiles(directory=str(files("fastapi_swagger") / "resources")), name="swagger")
     if not settings.api_keys:
-        need_no_key(app.openapi())
+        remove_security(app.openapi())
     return app
 
 
-def need_no_key(document: dict[str, Any]) -> None:
-    """Say in an OpenAPI document, which FastAPI keeps, that a key may be sent and is not needed."""
+def remove_security(document: dict[str, Any]) -> None:
+    """Remove the requirement of a key from the OpenAPI document, which FastAPI keeps."""
     for path in document["paths"].values():
         for operation in path.values():
             operation.pop("security", None)
@@ -139,20 +109,20 @@ def need_no_key(document: dict[str, Any]) -> None:
 
 # --- Research ---
 
-research = APIRouter(prefix="/v1/research", route_class=Gate, tags=["research"])
+research = APIRouter(prefix="/v1/research", route_class=AuthenticatedRoute, tags=["research"])
 
 
-async def begin(request: Request, body: ResearchRequest, key: str | None) -> str:
-    """Start a run; or find the one that this key, or an equal question a moment ago, has started. Its id."""
-    runs: Runs = request.state.runs
+async def start_run(request: Request, body: ResearchRequest, key: str | None) -> str:
+    """Start a run, or find the one that this key or the same question has started. Returns its id."""
+    runs: RunManager = request.state.runs
     caller = request.state.caller
     if runs.draining:
         raise HTTPException(503, "This server is about to stop.", {"Retry-After": "1"})
     alias = f"key:{caller}:{key}" if key else None
-    known = await runs.store.find(alias or answer_alias(caller, body.query))
+    known: str | None = await request.state.store.find_alias(alias or answer_alias(caller, body.query))
     if known and (earlier := await runs.get(known)):
         if alias:
-            refuse_another_body(earlier, body)
+            check_same_body(earlier, body)
         return known
     if runs.full:
         telemetry.shed.inc()
@@ -162,23 +132,24 @@ async def begin(request: Request, body: ResearchRequest, key: str | None) -> str
         raise HTTPException(
             503, "The model fails at the moment; no runs are started.", {"Retry-After": str(math.ceil(wait))}
         )
-    record = Record(run=run, caller=caller, request_id=request.state.request_id)
+    record = StoredRun(run=run, caller=caller, request_id=request.state.request_id)
     structlog.contextvars.bind_contextvars(run_id=run.id)
     run_id = await runs.start(record, alias)
-    if run_id != run.id:  # the same key, in the same moment
-        refuse_another_body(await known_run(request, run_id), body)
+    if run_id != run.id:  # another request with this key was faster
+        check_same_body(await find_run(request, run_id), body)
     return run_id
 
 
-def refuse_another_body(earlier: Record, body: ResearchRequest) -> None:
+def check_same_body(earlier: StoredRun, body: ResearchRequest) -> None:
     if (earlier.run.query, earlier.run.background) != (body.query, body.background):
         raise HTTPException(409, "This Idempotency-Key was used with another body.")
 
 
-async def known_run(request: Request, run_id: str) -> Record:
+async def find_run(request: Request, run_id: str) -> StoredRun:
+    """Return a run of this caller, or raise a 404: other callers' runs are not shown to exist."""
     structlog.contextvars.bind_contextvars(run_id=run_id)
-    record: Record | None = await request.state.runs.get(run_id)
-    if record is None or record.caller != request.state.caller:  # another's run is nobody's business
+    record: StoredRun | None = await request.state.runs.get(run_id)
+    if record is None or record.caller != request.state.caller:
         raise HTTPException(404, "There is no such run.")
     return record
 
@@ -186,16 +157,16 @@ async def known_run(request: Request, run_id: str) -> Record:
 @research.post("", response_model=Result, responses={202: {"model": Run}})
 async def research_whole(request: Request, body: ResearchRequest, idempotency_key: Key = None) -> Any:
     """Research a question and wait for the answer; with `background`, get the run's id at once (202)."""
-    runs: Runs = request.state.runs
-    run_id = await begin(request, body, idempotency_key)
+    runs: RunManager = request.state.runs
+    run_id = await start_run(request, body, idempotency_key)
     location = {"Location": f"/v1/research/{run_id}"}
-    record = await known_run(request, run_id)
+    record = await find_run(request, run_id)
     if body.background:
         return Response(record.run.model_dump_json(), 202, location, media_type="application/json")
-    if not record.run.over:
+    if not record.run.finished:
         waiting, left = (
-            asyncio.create_task(runs.until_over(run_id)),
-            asyncio.create_task(client_left(request)),
+            asyncio.create_task(runs.wait_until_finished(run_id)),
+            asyncio.create_task(wait_for_disconnect(request)),
         )
         try:
             await asyncio.wait({waiting, left}, return_when=asyncio.FIRST_COMPLETED)
@@ -203,51 +174,51 @@ async def research_whole(request: Request, body: ResearchRequest, idempotency_ke
                 waiting.cancel()
                 await asyncio.wait([waiting])
                 await runs.abandon(run_id)
-                return Response(status_code=499)  # nginx's word for it; nobody is there to read it
+                return Response(status_code=499)  # nginx's status for the log; the client has left
         finally:
             waiting.cancel()
             left.cancel()
         if not waiting.result():
             raise HTTPException(
                 503,
-                "The run goes on at another replica; its Location tells.",
+                "The run goes on at another replica; follow its Location.",
                 {"Retry-After": "1"} | location,
             )
-        record = await known_run(request, run_id)
-    if told := record.run.problem:
-        raise HTTPException(told.status, told.detail)
+        record = await find_run(request, run_id)
+    if problem := record.run.problem:
+        raise HTTPException(problem.status, problem.detail)
     if record.run.result is None:
         raise HTTPException(409, "The run was cancelled.")
     return Response(record.run.result.model_dump_json(), headers=location, media_type="application/json")
 
 
-async def client_left(request: Request) -> None:
+async def wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-@research.post("/stream", response_class=StreamingResponse, responses=event_stream)
+@research.post("/stream", response_class=StreamingResponse, responses=EVENT_STREAM)
 async def research_stream(
     request: Request, body: ResearchRequest, idempotency_key: Key = None
 ) -> StreamingResponse:
     """Research a question and follow the run; its events are those of GET /v1/research/{id}/events."""
     readers: ReaderLimit = request.state.readers
-    readers.acquire(request.state.caller)  # before a run is started that its caller could not read
+    readers.acquire(request.state.caller)  # before starting a run that its caller could not follow
     try:
-        run_id = await begin(request, body, idempotency_key)
+        run_id = await start_run(request, body, idempotency_key)
     except BaseException:
         readers.release(request.state.caller)
         raise
-    return stream(request, run_id, (0, 0))
+    return stream_events(request, run_id, (0, 0))
 
 
 @research.get("/{run_id}")
 async def research_state(request: Request, run_id: str) -> Run:
-    """A run's state, and when it is over, its result or its problem."""
-    return (await known_run(request, run_id)).run
+    """A run's state and, when it has finished, its result or its problem."""
+    return (await find_run(request, run_id)).run
 
 
-@research.get("/{run_id}/events", response_class=StreamingResponse, responses=event_stream | nothing_more)
+@research.get("/{run_id}/events", response_class=StreamingResponse, responses=EVENT_STREAM | NO_MORE_EVENTS)
 async def research_events(
     request: Request,
     run_id: str,
@@ -255,48 +226,30 @@ async def research_events(
 ) -> Response:
     """A run's events from the first, or after Last-Event-ID; `done` or `error` is always the last.
 
-    204 when that was the last: an EventSource that is left open connects again for ever, but for this status.
+    204 if that was the last one: no other status keeps an open EventSource from connecting again.
     """
-    await known_run(request, run_id)
-    runs: Runs = request.state.runs
-    if runs.draining and run_id not in runs.live:
+    await find_run(request, run_id)
+    runs: RunManager = request.state.runs
+    if not runs.can_follow(run_id):
         raise HTTPException(503, "This server is about to stop.", {"Retry-After": "1"})
-    after = event_id(last_event_id)
-    known = (await runs.follow(run_id)).events
-    if known and known[-1].last and known[-1].id <= after:
+    after = parse_event_id(last_event_id)
+    if await runs.is_last_event(run_id, after):
         return Response(status_code=204)
     request.state.readers.acquire(request.state.caller)
-    return stream(request, run_id, after)
+    return stream_events(request, run_id, after)
 
 
 @research.delete("/{run_id}", status_code=202)
 async def research_cancel(request: Request, run_id: str) -> Run:
     """Ask for a run to be cancelled; its last event is then `done` with the reason "cancelled"."""
-    record = await known_run(request, run_id)
-    if not record.run.over:
+    record = await find_run(request, run_id)
+    if not record.run.finished:
         await request.state.runs.cancel(run_id)
     return record.run
 
 
-def stream(request: Request, run_id: str, after: EventId) -> EventStream:
-    """For a caller who has acquired a reader's place."""
-
-    async def body() -> AsyncIterator[bytes]:
-        retry: int | None = RETRY_MS
-        async with aclosing(request.state.runs.watch(run_id, after)) as batches:
-            async for batch in batches:
-                told = b""
-                for event in batch:
-                    told += on_the_wire(event, retry)
-                    retry = None
-                yield told or b": ping\n\n"
-
-    headers = STREAM_HEADERS | {"Location": f"/v1/research/{run_id}", "X-Run-ID": run_id}
-    place = {"limit": request.state.readers, "caller": request.state.caller}
-    return EventStream(body(), headers=headers, media_type="text/event-stream", **place)
-
-
-def on_the_wire(event: Event, retry: int | None) -> bytes:
-    """An event; the first also tells `retry`: in a block of its own, some clients take it for an event."""
-    data = json.dumps(event.data, ensure_ascii=False)
-    return format_sse_event(event=event.type, data_str=data, id=wire_id(event.id), retry=retry)
+def stream_events(request: Request, run_id: str, after: EventId) -> EventStream:
+    """Stream the events after that id. The caller must have acquired a place of the ReaderLimit."""
+    body = encode_events(request.state.runs.follow(run_id, after))
+    headers = {"Location": f"/v1/research/{run_id}", "X-Run-ID": run_id}
+    return EventStream(body, headers=headers, limit=request.state.readers, caller=request.state.caller)

@@ -1,4 +1,4 @@
-"""What goes in, what comes out, and what a run is."""
+"""The data of the API and of the store: requests, results, runs and their events."""
 
 import time
 import uuid
@@ -18,12 +18,11 @@ class ResearchRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     query: Query
-    background: bool = False
-    """Go on although nobody listens."""
+    background: bool = False  # go on even if no client follows the run
 
 
 class Source(BaseModel):
-    """What a tool really returned; `n` is how the answer cites it, `step` the step that found it."""
+    """A page that a tool has returned. The answer cites it as `[n]`; `step` is the step that found it."""
 
     n: int
     title: str
@@ -42,18 +41,18 @@ class Step(BaseModel):
 class Result(BaseModel):
     id: str
     query: str
+    # Markdown. `[n]` cites `sources`; "Inferred:" marks a conclusion that no source states.
     response: str
-    """Markdown; `[n]` cites `sources`, "Inferred:" marks what no source says."""
     steps: list[Step]
     sources: list[Source]
     model: str
     tokens_used: int
+    # The model's own: "stop", or "length" if the answer was cut at MAX_TOKENS.
     finish_reason: str
-    """The model's own: "stop", or "length" when the answer was cut at MAX_TOKENS."""
 
 
 class Problem(BaseModel):
-    """An error in the form of RFC 9457; beside the same request id the log tells more."""
+    """An error in the form of RFC 9457. The log has more about it under the same request id."""
 
     type: str = "about:blank"
     title: str
@@ -70,35 +69,33 @@ class Run(BaseModel):
     state: State = "queued"
     query: str
     background: bool = False
-    created_at: float = Field(default_factory=time.time)
-    """Seconds since 1970."""
+    created_at: float = Field(default_factory=time.time)  # seconds since 1970
     result: Result | None = None
     problem: Problem | None = None
 
     @property
-    def over(self) -> bool:
+    def finished(self) -> bool:
         return self.state in ("done", "failed", "cancelled")
 
     @property
     def last_event(self) -> tuple[str, dict[str, Any]]:
-        """Type and data of the event that tells of the end of a finished run."""
+        """The type and the data of the last event of a finished run."""
         if self.problem:
             return "error", {"problem": self.problem.model_dump(exclude_none=True)}
         return "done", {"reason": self.result.finish_reason if self.result else self.state}
 
 
-class Notebook(BaseModel):
-    """What a run has found so far: all that another replica needs to go on from the last finished step."""
+class Checkpoint(BaseModel):
+    """The progress of a run: all that another replica needs to go on from the last finished step."""
 
-    messages: list[dict[str, Any]] = []
-    """As langchain_core.messages.messages_to_dict gives them."""
+    messages: list[dict[str, Any]] = []  # from langchain_core.messages.messages_to_dict
     steps: list[Step] = []
     sources: list[Source] = []
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
     def source(self, url: str, title: str, snippet: str) -> Source:
-        """The source at this URL, noted when it is new: a page met again keeps its number."""
+        """Return the source with this URL; add it if it is new, so that a page keeps its number."""
         for known in self.sources:
             if known.url == url:
                 return known
@@ -107,21 +104,21 @@ class Notebook(BaseModel):
         return self.sources[-1]
 
 
-class Record(BaseModel):
+class StoredRun(BaseModel):
     """A run as the store keeps it."""
+
+    # The store has the checkpoint as "notebook", and replicas of an older version read it under that name.
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
     run: Run
     caller: str
     request_id: str
-    notebook: Notebook = Notebook()
-    epoch: int = 0
-    """Counts the replicas that have had the run."""
-    takeovers: int = 0
-    """Those among them that took it from a replica that had ended without handing it over."""
+    checkpoint: Checkpoint = Field(default=Checkpoint(), alias="notebook")
+    epoch: int = 0  # counts the replicas that have owned the run
+    takeovers: int = 0  # those of them that took it from a replica that ended without handing it over
 
 
-EventId = tuple[int, int]
-"""The epoch and a number, ascending over the whole run; on the wire "EPOCH-NUMBER"."""
+EventId = tuple[int, int]  # the epoch, and a number; ids ascend over the whole run
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +130,15 @@ class Event:
     data: dict[str, Any]
 
     @property
-    def last(self) -> bool:
+    def is_last(self) -> bool:
         return self.type in ("done", "error")
 
 
-def wire_id(event: EventId) -> str:
-    return f"{event[0]}-{event[1]}"
+def format_event_id(event_id: EventId) -> str:
+    """The id as it is stored and sent: "EPOCH-NUMBER"."""
+    return f"{event_id[0]}-{event_id[1]}"
 
 
-def event_id(text: str) -> EventId:
+def parse_event_id(text: str) -> EventId:
     epoch, _, number = text.partition("-")
     return int(epoch), int(number)

@@ -1,4 +1,4 @@
-"""What can be seen from outside: logs as JSON, metrics for Prometheus, traces for OpenTelemetry."""
+"""Telemetry: logs as JSON, metrics for Prometheus, traces for OpenTelemetry."""
 
 import functools
 import logging
@@ -18,7 +18,7 @@ from app.config import Settings
 
 
 def configure_logs(level: str) -> None:
-    """One JSON object a line, whoever writes it."""
+    """Log one JSON object a line, also from uvicorn and other libraries."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -75,10 +75,10 @@ SECONDS = (
 latency = histogram(
     "agent_request_latency_seconds", "To the last byte", ["method", "endpoint"], buckets=SECONDS
 )
-open_streams = gauge("agent_open_streams", "Who follows a run now")
+open_streams = gauge("agent_open_streams", "Streams and waiting requests that follow a run now")
 runs = counter("agent_runs_total", "Finished runs", ["outcome"])
 for outcome in ("done", "failed", "cancelled"):
-    runs.labels(outcome)  # each begins with 0, or the first failure would be no increase
+    runs.labels(outcome)  # start each at 0, so that the first failure is an increase
 run_seconds = histogram(
     "agent_run_seconds",
     "From the request to the end of the run",
@@ -87,7 +87,7 @@ run_seconds = histogram(
 first_token = histogram("agent_time_to_first_token_seconds", "From the start of the run", buckets=SECONDS)
 tool_calls = counter("agent_tool_calls_total", "Steps", ["tool", "outcome"])
 tokens = counter("agent_tokens_total", "Tokens used", ["model"])
-queued = gauge("agent_queued_runs", "Runs that wait for a place")
+queued = gauge("agent_queued_runs", "Runs that wait for a slot")
 limited = counter("agent_rate_limited_total", "Requests over the rate limit")
 shed = counter("agent_shed_total", "Requests shed under load")
 circuit_open = gauge("agent_model_circuit_open", "1 while the model fails again and again")
@@ -95,17 +95,18 @@ takeovers = counter("agent_takeovers_total", "Runs taken over from another repli
 
 
 def metrics() -> bytes:
-    """Prometheus's text format; with several workers, the sum of all."""
+    """Metrics in the text format of Prometheus; with several workers, the sum of all."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return prometheus.generate_latest(registry)
-    together = prometheus.CollectorRegistry()
-    MultiProcessCollector(together)  # type: ignore[no-untyped-call]
-    return prometheus.generate_latest(together)
+    combined = prometheus.CollectorRegistry()
+    MultiProcessCollector(combined)  # type: ignore[no-untyped-call]
+    return prometheus.generate_latest(combined)
 
 
-def worker_ends() -> None:
+def mark_worker_dead() -> None:
+    """Remove this worker's gauges from the sum; its counters stay."""
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]  # its gauges end, its counts stay
+        mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
 
 
 # --- Traces ---
@@ -114,24 +115,24 @@ start_span: Callable[..., AbstractContextManager[Any]] | None = None
 
 
 def span(name: str, **attributes: str) -> AbstractContextManager[Any]:
-    """A span of the current trace; nothing when there is no collector to send it to."""
+    """Start a span of the current trace. No-op if there is no collector."""
     return start_span(name, attributes=attributes) if start_span else nullcontext()
 
 
 def configure_traces(settings: Settings) -> Callable[[], None]:
-    """Send spans to OTEL_EXPORTER_OTLP_ENDPOINT, if it is set; a function that sends the last of them."""
+    """Send spans to OTEL_EXPORTER_OTLP_ENDPOINT, if it is set. Returns a function that sends the rest."""
     if settings.otel_exporter_otlp_endpoint is None:
         return lambda: None
-    # Imported here alone: without a collector they would cost time and memory for nothing.
+    # Imported only here: without a collector they would cost time and memory for nothing.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     global start_span
-    named = Resource.create({"service.name": settings.app_name, "service.version": settings.app_version})
-    provider = TracerProvider(resource=named)
-    traces = f"{settings.otel_exporter_otlp_endpoint.rstrip('/')}/v1/traces"
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=traces)))
+    resource = Resource.create({"service.name": settings.app_name, "service.version": settings.app_version})
+    provider = TracerProvider(resource=resource)
+    endpoint = f"{settings.otel_exporter_otlp_endpoint.rstrip('/')}/v1/traces"
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
     start_span = provider.get_tracer("research-agent").start_as_current_span
     return provider.shutdown

@@ -1,6 +1,6 @@
 # fails: downloads_nothing
 # says: Where nothing but its model can be reached it does not answer: ...
-# What a program fetches at its start (a tokenizer, a model) is missing where its network ends.
+# A program that downloads a file at its start (a tokenizer, a model) fails on a network without internet.
 FROM research-agent:latest
 COPY <<EOF /app/start.py
 import runpy

@@ -1,5 +1,5 @@
 # fails: needs_little
-# says: With 256 MB and half a processor it is killed for want of memory.
+# says: With 256 MB and half a processor it is killed because it uses too much memory.
 FROM research-agent:latest
 COPY <<EOF /app/start.py
 import runpy

@@ -1,6 +1,6 @@
 # fails: notices_a_closed_port
 # says: The program does not run at all, and its health check says healthy.
-# "It may still be starting" is what --start-period is for.
+# For a program that is still starting, there is --start-period.
 FROM research-agent:latest
 COPY <<EOF /app/check.py
 import urllib.request

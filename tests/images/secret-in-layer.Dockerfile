@@ -1,6 +1,6 @@
 # fails: holds_no_secret
-# says: /app/.env was removed or replaced, but is still in a lower layer: whoever has the image can read it.
-# What a layer deletes stays in the layer below.
+# says: /app/.env was removed or replaced, but is still in a lower layer: anyone who has the image can read it.
+# A file that a layer deletes is still in the layer below.
 FROM research-agent:latest
 USER 0
 COPY <<EOF /app/.env

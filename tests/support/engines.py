@@ -13,7 +13,7 @@ from support.locks import turn
 
 
 def require(name: str) -> str:
-    """The path of an engine's program; without it the test is skipped in one line, and in CI fails."""
+    """The path of an engine's program. Without it the test is skipped with one line, and fails in CI."""
     engine = engines.find(name)
     if engine.version() and (program := engine.program()):
         return program
@@ -21,10 +21,10 @@ def require(name: str) -> str:
 
 
 def build_own(image: images.Image, root: Path) -> str:
-    """Build an image under a name of this process's own; the name.
+    """Build an image under a name that only this process uses; returns the name.
 
-    Another worker, checkout or check can then neither replace nor remove what a test looks at. Builds take
-    turns, so that later ones find all steps in the builder's cache.
+    Other workers can then neither replace nor remove it during a test. Builds take turns, so that later ones
+    find all steps in the cache.
     """
     own = dataclasses.replace(image, tag=f"{image.tag}-{uuid.uuid4().hex[:8]}")
     with turn("images"):

@@ -1,4 +1,4 @@
-"""Locks between the processes of a test run."""
+"""Locks between processes."""
 
 import fcntl
 import tempfile
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def turn(name: str) -> Iterator[None]:
-    """Tests that need the same thing take turns, in whatever process they run."""
+    """Hold the lock of that name, so that tests which need the same thing take turns across processes."""
     with (Path(tempfile.gettempdir()) / f"course-{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""An API keeps what its OpenAPI document promises."""
+"""Check an API against its OpenAPI document."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ PROMISES = pytest.mark.parametrize(
 
 
 def assert_promises_kept(url: str, path: str, method: str, mode: GenerationMode) -> None:
-    """Send a route what its OpenAPI allows, or what it forbids: every answer is one that it documents."""
+    """Send a route requests that its OpenAPI allows or forbids: every answer must be a documented one."""
     operation = schemathesis.openapi.from_url(f"{url}/openapi.json")[path][method]
 
     @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -37,7 +37,7 @@ def assert_promises_kept(url: str, path: str, method: str, mode: GenerationMode)
 
 
 def assert_openapi_holds(url: str) -> None:
-    """The document is one of the version it claims, and tells problems by the type they are sent with."""
+    """The document is valid, and describes problems with the media type that they have."""
     document = httpx2.get(f"{url}/openapi.json").json()
     try:
         validate(document)

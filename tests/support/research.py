@@ -19,7 +19,7 @@ def ask(url: str, query: str, headers: dict[str, str] | None = None, **fields: A
 
 
 def result_of(reply: httpx2.Response) -> dict[str, Any]:
-    """The result that a plain POST was answered with."""
+    """The result in the answer to a plain POST."""
     assert reply.status_code == 200, (
         f"There is no answer to the question, but an error {reply.status_code}: {reply.text}."
     )
@@ -31,7 +31,7 @@ def result_of(reply: httpx2.Response) -> dict[str, Any]:
 def streaming(
     url: str, query: str, headers: dict[str, str] | None = None, **fields: Any
 ) -> Iterator[tuple[str, Iterator[Event]]]:
-    """Start a streamed run; its id and its events."""
+    """Start a streamed run. Yields its id and its events."""
     body = {"query": query, **fields}
     with httpx2.stream(
         "POST", f"{url}/v1/research/stream", json=body, headers=headers, timeout=30
@@ -58,7 +58,7 @@ def state(url: str, run_id: str) -> dict[str, Any]:
 
 
 def until_over(url: str, run_id: str) -> dict[str, Any]:
-    """The run, when it is over."""
+    """The run after it has finished."""
     run = until(
         lambda: (run := state(url, run_id)).get("state") in ("done", "failed", "cancelled") and run, 30
     )
@@ -68,7 +68,7 @@ def until_over(url: str, run_id: str) -> dict[str, Any]:
 
 
 def text_of(events: list[Event]) -> str:
-    """The answer as a client shows it: what was said before a step, or was withdrawn, is gone."""
+    """The answer as a client shows it, without text before a step and without withdrawn text."""
     said: list[tuple[tuple[int, ...], str]] = []
     for event in events:
         if event.type == "step":
@@ -85,10 +85,10 @@ def pair(event_id: str) -> tuple[int, ...]:
 
 
 def never_asked(question: str) -> str:
-    """A question that is in no call of the model so far, not even of the same test on another copy."""
+    """A question that no test has asked yet, not even this test on another copy."""
     return f"{question} ({uuid.uuid4().hex})"
 
 
 def given_by_tools(model: str, query: str) -> list[str]:
-    """What the tools have told the model in the run of this query, as its last call has it."""
+    """The tool results in the last model call of this query."""
     return [each["content"] for each in calls(model, query)[-1]["body"]["messages"] if each["role"] == "tool"]

@@ -1,4 +1,4 @@
-"""Servers under test: started on a port that the system chooses, with what they log and measure."""
+"""Servers under test: start one on a free port, and read its log, its metrics and the model's calls."""
 
 import json
 import os
@@ -13,14 +13,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from course.errors import Failed
-from course.models import base_environment
 from course.processes import Processes, wait_listening, wait_ready
 
 HUNG = "offline?fault=hang"
 
 
 class Server(str):
-    """A running server: its base URL, which also knows its process and where it logs."""
+    """The base URL of a running server, with its process and the path of its log."""
 
     process: subprocess.Popen[str]
     log: Path
@@ -34,7 +33,7 @@ Servers = dict[tuple[Path, frozenset[tuple[str, str]]], Server]
 def start_server(
     processes: Processes, command: list[str], env: dict[str, str], folder: Path, log: Path
 ) -> Server:
-    """Start a program of a lesson on a port that the system chooses, and wait until it answers."""
+    """Start a lesson on a port that the system chooses, and wait until it answers."""
     with log.open("w") as output:
         process = processes.start(command, env={"PORT": "0"} | env, cwd=folder, output=output)
     try:
@@ -42,7 +41,7 @@ def start_server(
         wait_ready(process, f"{url}/health")
     except Failed as failure:
         said = log.read_text()
-        told = Failed(f"{failure} Its last words: {' '.join(said.split()[-40:])}")
+        told = Failed(f"{failure} Its last output: {' '.join(said.split()[-40:])}")
         told.add_note(said)
         raise told from None
     server = Server(url)
@@ -50,22 +49,13 @@ def start_server(
     return server
 
 
-def start_model(processes: Processes, port: int = 0) -> str:
-    """Start an offline model, on a port that the system chooses or on the one given; its base URL."""
-    command = [sys.executable, "-m", "offline_model", "--port", str(port)]
-    process = processes.start(command, env=base_environment(), output=subprocess.DEVNULL)
-    url = wait_listening(process)
-    wait_ready(process, f"{url}/health")
-    return url
-
-
 def forget_calls(model: str) -> None:
-    """Empty the offline model's log of calls."""
+    """Clear the offline model's log of calls."""
     httpx2.delete(f"{model}/debug/requests").raise_for_status()
 
 
 def calls(model: str, text: str) -> list[dict[str, Any]]:
-    """The calls that reached the offline model with `text` in their body, oldest first."""
+    """The calls of the offline model whose body contains `text`, the oldest first."""
     found: list[dict[str, Any]] = httpx2.get(f"{model}/debug/requests", params={"contains": text}).json()
     return found
 
@@ -81,7 +71,7 @@ def log_lines(server: Server) -> list[dict[str, Any]]:
 
 
 def metrics(url: str) -> dict[tuple[str, ...], float]:
-    """Every sample by name and label values, such as ("agent_requests_total", "GET", "/health", "200")."""
+    """Every sample, by name and label values such as ("agent_requests_total", "GET", "/health", "200")."""
     text = httpx2.get(f"{url}/metrics").text
     order = ("method", "endpoint", "status", "outcome", "model", "le")
     return {
@@ -99,8 +89,8 @@ def assert_ends_with_zero(server: Server, seconds: float = 20) -> None:
     assert code == 0, f"The server was told to stop, and its exit code is {code}, which stands for a failure."
 
 
-def assert_heard_during_imports(program: Path, folder: Path) -> None:
-    """SIGTERM ends a program whose imports take long: process 1 of a container has no default for it."""
+def assert_sigterm_works_during_imports(program: Path, folder: Path) -> None:
+    """SIGTERM ends a program during its imports. Process 1 of a container has no default action for it."""
     (folder / "uvicorn.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)")
     env = os.environ | {"OPENAI_API_KEY": "x", "PYTHONPATH": str(folder)}
     with subprocess.Popen(

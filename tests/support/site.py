@@ -1,4 +1,4 @@
-"""A web server whose answers a test decides byte by byte."""
+"""A web server whose responses a test sets byte by byte."""
 
 import asyncio
 import re
@@ -13,16 +13,14 @@ Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 class Site:
-    """A web server on 127.0.0.1, of whose answers the test decides every byte."""
+    """A web server on 127.0.0.1. The test sets every byte of its responses."""
 
     def __init__(self, tls: SSLContext | None = None) -> None:
         self.tls = tls
         self.pages: dict[str, Answer] = {}
         self.tasks: list[asyncio.Task[None]] = []
-        self.heads: list[str] = []
-        """What the requests said, up to the blank line."""
-        self.bodies: list[str] = []
-        """What came behind it."""
+        self.heads: list[str] = []  # the request lines and headers of all requests
+        self.bodies: list[str] = []  # the bodies of all requests
 
     async def __aenter__(self) -> Self:
         self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0, ssl=self.tls)
@@ -53,7 +51,7 @@ class Site:
                 await writer.wait_closed()
 
     def fetcher(self, **settings: Any) -> Fetcher:
-        """One that may read this site, and no other private one."""
+        """Return a fetcher that may read this site, and no other private host."""
         given: dict[str, Any] = {"timeout": 5, "allowed_hosts": frozenset({self.host})} | settings
         return Fetcher(**given)
 
@@ -62,10 +60,10 @@ def page(
     body: bytes = b"", kind: str | None = "text/html; charset=utf-8", status: str = "200 OK", **headers: str
 ) -> Answer:
     async def answer(writer: asyncio.StreamWriter) -> None:
-        told = {"Content-Length": str(len(body)), "Connection": "close"}
-        told |= {"Content-Type": kind} if kind is not None else {}
-        told |= {name.replace("_", "-"): value for name, value in headers.items()}
-        head = "".join(f"{name}: {value}\r\n" for name, value in told.items())
+        fields = {"Content-Length": str(len(body)), "Connection": "close"}
+        fields |= {"Content-Type": kind} if kind is not None else {}
+        fields |= {name.replace("_", "-"): value for name, value in headers.items()}
+        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         writer.write(f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + body)
 
     return answer
@@ -76,7 +74,7 @@ def redirect(to: str) -> Answer:
 
 
 def endless(piece: bytes, pause: float = 0) -> Answer:
-    """A body that goes on until the client leaves."""
+    """Return an answer whose body does not end until the client disconnects."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n")
@@ -89,5 +87,5 @@ def endless(piece: bytes, pause: float = 0) -> Answer:
 
 
 async def silence(writer: asyncio.StreamWriter) -> None:
-    """No answer at all, until the client leaves."""
+    """Send nothing until the client disconnects."""
     await writer.wait_closed()

@@ -1,4 +1,4 @@
-"""A small research agent by hand, which calls the offline model's tools in a loop."""
+"""A small research agent: a loop that runs the tools for which the offline model asks."""
 
 import json
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def called(message: Any) -> list[tuple[str, str]]:
 
 
 class Agent:
-    """A small research agent by hand: it carries out calls over the model's own web, and keeps count.
+    """A small research agent, whose tools search and read the pages of the offline model.
 
     The system prompt speaks of `limit` steps; after `given` steps it offers no tools any more.
     """

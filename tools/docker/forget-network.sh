@@ -1,6 +1,6 @@
 #!/bin/sh
-# Take the rules and the bridge of a Docker daemon that has stopped out of this machine's network.
-# Usage (root): forget-network.sh PROGRAMS, the folder of programs.sh.
+# Remove the firewall rules and the bridge that a stopped Docker daemon left behind.
+# Usage (as root): forget-network.sh PROGRAMS, where PROGRAMS is the folder that programs.sh has made.
 set -eu
 for libraries in "$1"/usr/lib/*-linux-gnu; do
   export LD_LIBRARY_PATH="$libraries" XTABLES_LIBDIR="$libraries/xtables"

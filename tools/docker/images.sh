@@ -1,6 +1,6 @@
 #!/bin/sh
-# Make the stand-in images with the docker on the PATH, and give them to the registry that stands in for Docker Hub.
-# Usage (root): images.sh PROGRAMS REGISTRY, the folder of programs.sh and the registry's host:port.
+# Build the stand-in images with the docker on the PATH, and push them to the registry that stands in for Docker Hub.
+# Usage (as root): images.sh PROGRAMS REGISTRY: the folder that programs.sh has made, and the registry's host:port.
 set -eu
 programs=$1
 registry=$2
@@ -16,7 +16,7 @@ if ! docker image inspect debian:trixie-slim > "$work/inspected" 2>&1; then
   docker import "$work/base.tar" debian:trixie-slim
 fi
 
-# What images need to reach package registries as this machine does.
+# Certificates and index settings, so that builds reach package registries as this machine does.
 mkdir -p "$work/host/etc/ssl/certs" "$work/host/etc/uv"
 cp /etc/ssl/certs/ca-certificates.crt "$work/host/etc/ssl/certs/"
 echo "native-tls = true" > "$work/host/etc/uv/uv.toml"
@@ -27,7 +27,7 @@ if [ -n "$index" ]; then
 fi
 HOST="$work/host" docker buildx bake --progress=quiet -f "$here/images/docker-bake.hcl" --set "*.context=$here/images"
 
-# The official images are in the folder library/ there, as everybody's `docker pull` expects.
+# `docker pull` expects official images under library/.
 docker buildx bake --print -f "$here/images/docker-bake.hcl" 2>/dev/null | sed -n 's/^ *"\([a-z/]*:[^"]*\)"$/\1/p' |
   while read -r image; do
     case $image in */*) there=$registry/$image ;; *) there=$registry/library/$image ;; esac

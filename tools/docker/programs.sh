@@ -1,7 +1,8 @@
 #!/bin/sh
-# Docker beside the system, for a Debian 12 or newer without one: packages unpacked into a folder, nothing installed.
-# Usage: programs.sh FOLDER. Debian 12's own BuildKit knows no `COPY --link`, so Docker comes from Debian 13 (trixie);
-# what needs an older C library (runc, iptables, the registry) comes from the machine's own release. The mirror is the machine's.
+# Unpack Docker's Debian packages into a folder, without installing them, on Debian 12 or newer.
+# Usage: programs.sh FOLDER. Docker comes from Debian 13 (trixie), because the BuildKit of Debian 12 lacks `COPY --link`.
+# Programs that must match this machine's C library (runc, iptables, the registry) come from its own release. Both come
+# from the mirror that this machine uses.
 set -eu
 folder=$1
 own="docker-registry runc mmdebstrap iptables libip4tc2 libip6tc2 libmnl0 libnetfilter-conntrack3 libnfnetlink0 libnftnl11 libxtables12"
@@ -12,7 +13,7 @@ mkdir -p "$work/lists/partial" "$work/debs"
 cd "$work/debs"
 download() { apt-get -qq -o APT::Sandbox::User=root download "$@"; }
 
-# shellcheck disable=SC2086  # words are wanted
+# shellcheck disable=SC2086  # word splitting is intended
 download $own 2>/dev/null || { apt-get -qq update && download $own; }
 
 # shellcheck source=/dev/null
@@ -28,14 +29,14 @@ trixie update
 trixie download docker.io docker-cli docker-buildx docker-compose containerd tini
 
 for package in *.deb; do dpkg -x "$package" "$work/unpacked"; done
-(cd "$work/unpacked/usr/bin" && rm ctr containerd-shim containerd-shim-runc-v1) # 47 MB that Docker does not call
+(cd "$work/unpacked/usr/bin" && rm ctr containerd-shim containerd-shim-runc-v1) # 47 MB that Docker does not use
 ln -s iptables-nft "$work/unpacked/usr/sbin/iptables"
 ln -s ip6tables-nft "$work/unpacked/usr/sbin/ip6tables"
 mkdir -p "$work/unpacked/etc" "$work/unpacked/config/cli-plugins"
 ln -s ../../usr/libexec/docker/cli-plugins/docker-buildx ../../usr/libexec/docker/cli-plugins/docker-compose \
   "$work/unpacked/config/cli-plugins/"
-cp "$work/trixie.list" "$work/unpacked/etc/trixie.list" # what stand-in images are made from
+cp "$work/trixie.list" "$work/unpacked/etc/trixie.list" # images.sh builds the base image from it
 mkdir -p "$(dirname "$folder")"
 rm -rf "$folder"
 mv "$work/unpacked" "$folder.new"
-mv "$folder.new" "$folder" # last and at once: a folder that is there is whole
+mv "$folder.new" "$folder" # atomic and last: if the folder exists, it is complete

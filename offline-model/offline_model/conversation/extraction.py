@@ -9,12 +9,8 @@ from offline_model.corpus.plain_text import split_sentences
 Number = int | float
 
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?![\w]|\.\d)")
-NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 QUOTED = re.compile(r"(?<!\w)(['\"])(.+?)\1(?!\w)|[“‘«「](.+?)[”’»」]")
-NAMED = re.compile(
-    r"\b(?:named|called|name is|titled)\s+([\w.\-]+(?:\s+[A-Z][\w.\-]*)*)"
-    r"|(?:^|[.!?:]\s+)(?!(?:Wh\w+|How|It|Th(?:e|is|at|ey|ere|ese|ose)|He|She|My|Our|If|An?)\s)([A-Z][\w\-]+(?:\s[A-Z][\w\-]+)*)\s+(?:is|was|has|lives|works)\b"
-)
+NAMED = re.compile(r"\b(?:named|called|name is|titled)\s+([\w.\-]+(?:\s+[A-Z][\w.\-]*)*)")
 PLACE = re.compile(
     r"\b(?:in|at|near|from|to)\s+((?:[^\W\d_a-z][\w'’\-]*)(?:,?\s+(?:[^\W\d_a-z][\w'’\-]*))*"
     r"(?:(?:,|\s+and|\s+or|,\s*and)\s+(?:in\s+|at\s+)?[^\W\d_a-z][\w'’\-]*"
@@ -46,7 +42,7 @@ def quoted_in(text: str) -> list[str]:
 
 
 def names_in(text: str) -> list[str]:
-    return [(m[1] or m[2]).strip(" .'\"") for m in NAMED.finditer(text)]
+    return [name.strip(" .'\"") for name in NAMED.findall(text)]
 
 
 def subject_of(text: str) -> str:
@@ -77,14 +73,8 @@ def places_in(text: str) -> list[str]:
 
 
 def numbers_in(text: str) -> list[Number]:
-    found: list[tuple[int, Number]] = []
-    for match in NUMBER.finditer(text):
-        digits = match[0].replace(",", "")
-        if len(digits) < 300:
-            found.append((match.start(), float(digits) if "." in digits else int(digits)))
-    for value, word in enumerate(NUMBER_WORDS):
-        found += [(m.start(), value) for m in re.finditer(rf"\b{word}\b", text, re.IGNORECASE) if value != 1]
-    return [number for _, number in sorted(found)]
+    found = (match.replace(",", "") for match in NUMBER.findall(text))
+    return [float(digits) if "." in digits else int(digits) for digits in found if len(digits) < 300]
 
 
 def json_objects_in(text: str) -> list[Any]:

@@ -8,7 +8,6 @@ from offline_model.corpus.query_terms import terms
 from offline_model.corpus.stemming import stems
 
 SEARCH_WORDS = frozenset(stems("search lookup retrieve find wiki wikipedia web internet knowledge browse"))
-SYNONYMS = dict(zip(stems("plus sum minus"), stems("add add subtract"), strict=True))
 ANSWER_WORDS = frozenset(stems("final answer respond response reply submit finish conclude done output"))
 # Words that stand in the names of most tools and tell none from another.
 GENERIC_WORDS = frozenset(stems("get tool function my run call do make set fetch return input value data"))
@@ -23,9 +22,7 @@ def is_relevant(tool: Tool, question: str) -> bool:
     """Whether question and tool share a telling word, or the question has arithmetic for a calculator."""
     if is_search_tool(tool):
         return False
-    asked = {SYNONYMS.get(term, term) for term in stems(question)} & (
-        set(terms(question)) | set(SYNONYMS.values())
-    )
+    asked = set(terms(question))
     about = set(terms(f"{tool.name} {tool.description.split('.')[0]}")) - GENERIC_WORDS
     arithmetic = re.search(r"\d\s*[+*/^-]\s*\d", question) is not None
     takes = {stem for name in tool.properties for stem in stems(name)}

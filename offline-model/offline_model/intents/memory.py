@@ -14,7 +14,6 @@ ORDER = 70
 STATEMENT = re.compile(
     r"^(?:my|i am|i'm|i live|i work|i like|i have|we are|our|remember|note that|call me)\b", re.IGNORECASE
 )
-PERSONAL = re.compile(r"\b(?:my|me|i|our|we)\b", re.IGNORECASE)
 OWN_FACT = re.compile(r"^(?:what|which|who|where|when)(?:'s| is| are| was)\s+(?:my|our)\b", re.IGNORECASE)
 EARLIER_MESSAGE = re.compile(
     r"\bwhat did i (?:just )?(?:ask|say|tell)|\bmy (?:last|previous|first) (?:question|message)", re.I
@@ -26,7 +25,7 @@ INSTRUCTION = re.compile(
     re.IGNORECASE,
 )
 # The share of a question's terms, by weight, that a sentence must have.
-MIN_COVERAGE, MIN_PERSONAL_COVERAGE = 0.75, 0.5
+MIN_COVERAGE = 0.75
 
 
 def reply(conversation: Conversation) -> Reply | None:
@@ -78,10 +77,9 @@ def quotation(conversation: Conversation) -> Reply | None:
 
 
 def coverage_test(conversation: Conversation) -> Callable[[Iterable[str]], bool]:
-    """A test whether words cover the question. Questions about the user need fewer."""
+    """A test whether words cover the question."""
     weights = {term: conversation.corpus.weight(term) for term in terms(conversation.question)}
-    share = MIN_PERSONAL_COVERAGE if PERSONAL.search(conversation.question) else MIN_COVERAGE
-    enough = share * sum(weights.values())
+    enough = MIN_COVERAGE * sum(weights.values())
     return lambda words: sum(weights.get(stem, 0) for stem in set(words)) >= enough > 0
 
 

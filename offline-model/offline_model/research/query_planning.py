@@ -4,7 +4,6 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from offline_model.conversation.extraction import NUMBER_WORDS
 from offline_model.conversation.messages import Conversation
 from offline_model.corpus.query_terms import SYNTAX, terms, topic
 from offline_model.corpus.stemming import stems
@@ -12,6 +11,7 @@ from offline_model.corpus.stemming import stems
 DEFAULT_STEPS = 5
 MAX_QUERY_WORDS = 8
 
+NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 DEEP = re.compile(r"\bas deeply as (?:you|possible)|\bexhaustively\b", re.IGNORECASE)
 # "Research as deeply as you can:" says how, not what.
 DEEP_PREFIX = re.compile(rf"^[^:\n]{{0,60}}(?:{DEEP.pattern})[^:\n]*:", re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""Beside the research: health, readiness, metrics, the API's own page, and the web page."""
+"""Routes for operators and browsers: health, readiness, metrics, API documentation, and the web page."""
 
 import asyncio
 import time
@@ -9,6 +9,7 @@ import openai
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
+from fastapi.staticfiles import StaticFiles
 
 from app import telemetry
 from app.agent import Agent
@@ -18,39 +19,49 @@ from app.research.search import Search
 from app.runs.stores.base import Store, StoreError
 
 STATIC = Path(__file__).parents[1] / "static"
-PAGE_POLICY = (
+PAGE_CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
 
 
+class RevalidatedFiles(StaticFiles):
+    """Static files that a browser revalidates each time, so that it never shows an old version."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
 class Health:
-    """What is known of the things that this app depends on."""
+    """Checks the model and the store, and keeps the last known result."""
 
     def __init__(self, settings: Settings, agent: Agent, store: Store) -> None:
         self.settings, self.agent, self.store = settings, agent, store
         self.started_at = time.monotonic()
         self.checked_at = float("-inf")
-        self.known = {"model": "unknown", "store": "unknown"}
+        self.last_known = {"model": "unknown", "store": "unknown"}
 
     async def check(self) -> dict[str, str]:
-        """Ask each for a sign of life, at most once a second: "ok" or "unreachable"."""
+        """Check the dependencies at most once a second. Each is "ok" or "unreachable"."""
         now = time.monotonic()
         if now - self.checked_at > 1:
             self.checked_at = now
-            model, store = await asyncio.gather(self.model(), self.ping())
-            self.known = {"model": model, "store": store}
-        return self.known
+            model, store = await asyncio.gather(self.check_model(), self.check_store())
+            self.last_known = {"model": model, "store": store}
+        return self.last_known
 
-    async def model(self) -> str:
+    async def check_model(self) -> str:
         try:
             async with asyncio.timeout(2):
                 await self.agent.model.root_async_client.with_options(max_retries=0).models.list()
-        except (TimeoutError, openai.OpenAIError, ValueError, TypeError, AttributeError):  # or is no such API
+        # The last three: something answers at this URL, but it is not this API.
+        except (TimeoutError, openai.OpenAIError, ValueError, TypeError, AttributeError):
             return "unreachable"
         return "ok"
 
-    async def ping(self) -> str:
+    async def check_store(self) -> str:
         try:
             async with asyncio.timeout(2):
                 await self.store.ping()
@@ -65,46 +76,47 @@ operations = APIRouter(include_in_schema=True, tags=["operations"])
 @operations.head("/health", include_in_schema=False)
 @operations.get("/health")
 async def health(request: Request) -> dict[str, Any]:
-    """Liveness: this process turns its event loop. Awaits nothing; shows what was last known."""
-    known: Health = request.state.health
+    """Liveness: this process turns its event loop. Awaits nothing, and shows the last known results."""
+    state: Health = request.state.health
     return {
-        "status": "stopping" if request.state.stop.asked else "healthy",
-        "version": known.settings.app_version,
-        "model": known.settings.model_name,
-        "uptime_seconds": round(time.monotonic() - known.started_at, 2),
-        "dependencies": known.known,
+        "status": "stopping" if request.state.shutdown.requested else "healthy",
+        "version": state.settings.app_version,
+        "model": state.settings.model_name,
+        "uptime_seconds": round(time.monotonic() - state.started_at, 2),
+        "dependencies": state.last_known,
     }
 
 
 @operations.head("/ready", include_in_schema=False)
 @operations.get("/ready")
 async def ready(request: Request) -> dict[str, Any]:
-    """Readiness: all that this app depends on answers, and nobody has asked us to stop; else 503."""
-    if request.state.stop.asked:
+    """Readiness: the model and the store answer, and no stop was requested. 503 otherwise."""
+    if request.state.shutdown.requested:
         raise HTTPException(503, "This server is about to stop.", {"Retry-After": "1"})
-    for name, state in (known := await request.state.health.check()).items():
+    dependencies = await request.state.health.check()
+    for name, state in dependencies.items():
         if state != "ok":
             raise HTTPException(503, f"The {name} is {state}.", {"Retry-After": "1"})
-    return {"ready": True, "agent": "ready", "dependencies": known}
+    return {"ready": True, "agent": "ready", "dependencies": dependencies}
 
 
 @operations.head("/metrics", include_in_schema=False)
 @operations.get("/metrics", response_class=PlainTextResponse)
 async def metrics() -> Response:
-    """Prometheus's text format."""
+    """Metrics in the text format of Prometheus."""
     return Response(telemetry.metrics(), media_type="text/plain; version=1.0.0; charset=utf-8")
 
 
 @operations.head("/", include_in_schema=False)
 @operations.get("/", include_in_schema=False)
 async def page() -> FileResponse:
-    headers = {"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-cache"}
+    headers = {"Content-Security-Policy": PAGE_CSP, "Cache-Control": "no-cache"}
     return FileResponse(STATIC / "index.html", headers=headers)
 
 
 @operations.get("/source", include_in_schema=False)
 async def source(request: Request, url: str) -> PlainTextResponse:
-    """A page that the search server itself has, such as one of the course: it is nowhere in the web."""
+    """A page that only the search server has, such as a page of the course: it is not on the web."""
     search: Search = request.state.search
     try:
         text = await search.own_page(url)
@@ -117,7 +129,7 @@ async def source(request: Request, url: str) -> PlainTextResponse:
 
 @operations.get("/docs", include_in_schema=False)
 async def docs(request: Request) -> HTMLResponse:
-    """The API's own page, of parts that this server has: no other site is asked for anything."""
+    """Swagger UI from files of this server, so that a browser asks no other site."""
     return get_swagger_ui_html(
         openapi_url="openapi.json",
         title=request.state.settings.app_name,

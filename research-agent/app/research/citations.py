@@ -2,7 +2,7 @@
 
 import re
 
-from app.models import Notebook
+from app.models import Checkpoint
 
 # The end of a text that the next piece may turn into a citation, or the first half of a surrogate pair.
 PARTIAL_CITATION = r"(\s?\[[\d,\s]*\]?|\s?\[[\d,\s]+\]\([^)\s]*| |[\ud800-\udbff])\Z"
@@ -12,7 +12,7 @@ MAX_PARTIAL_CITATION = 300  # characters; longer text is passed on
 class CitationFilter:
     """Pass the pieces of an answer on, and drop citations of sources that do not exist."""
 
-    def __init__(self, draft: Notebook) -> None:
+    def __init__(self, draft: Checkpoint) -> None:
         self.draft = draft
         self.pending = ""
 

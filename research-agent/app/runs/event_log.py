@@ -1,20 +1,17 @@
-"""The events of a run, and whoever follows them."""
+"""The events of one run, and the clients that follow them."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator
-from typing import Any
 
 from app import telemetry
-from app.models import Event, EventId, Record
+from app.models import Event, EventId
 
 PING_SECONDS = 15
-BATCH_EVENTS = 100
-"""What is known already is sent in so many at once: a piece for each event costs more than the event."""
+BATCH_EVENTS = 100  # sent to a client in one piece: a piece for each event costs more than the event
 
 
-class Log:
-    """The events of one run as far as they are known here, and whoever follows them."""
+class EventLog:
+    """The events of one run as far as this replica knows them. Clients follow it with `follow`."""
 
     def __init__(self, events: list[Event] | None = None) -> None:
         self.events = events or []
@@ -27,25 +24,25 @@ class Log:
         self.wake()
 
     def close(self) -> None:
-        """Nothing more comes here: who follows must ask another replica."""
+        """End all streams without a last event: the clients have to go on at another replica."""
         self.closed = True
         self.wake()
 
     @property
     def readable(self) -> int:
-        """How many of the events may be told."""
+        """The number of events that clients may read."""
         return len(self.events)
 
     @property
     def ended(self) -> bool:
-        return self.readable > 0 and self.events[self.readable - 1].last
+        return self.readable > 0 and self.events[self.readable - 1].is_last
 
     def wake(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
 
     async def follow(self, after: EventId) -> AsyncGenerator[list[Event]]:
-        """Every event after that id, to the last one, in batches; an empty one when nothing happens."""
+        """Yield every event after that id in batches, to the last one. An empty batch is a ping."""
         self.listeners += 1
         telemetry.open_streams.inc()
         try:
@@ -55,14 +52,14 @@ class Log:
                     batch = []
                     for event in self.events[position : min(position + BATCH_EVENTS, self.readable)]:
                         position += 1
-                        # What comes late may still be older than what its reader has seen.
+                        # This log may be behind what the client has read at another replica.
                         if event.id > after:
                             batch.append(event)
                     if batch:
                         yield batch
-                    if event.last:
+                    if event.is_last:
                         return
-                    await asyncio.sleep(0)  # a long run must not hold up everybody else
+                    await asyncio.sleep(0)  # let other tasks run between the batches of a long run
                 if self.closed:
                     return
                 try:
@@ -73,50 +70,3 @@ class Log:
         finally:
             telemetry.open_streams.dec()
             self.listeners -= 1
-
-
-class Live(Log):
-    """A run that this replica carries out."""
-
-    def __init__(self, record: Record, events: list[Event] | None = None) -> None:
-        super().__init__(events)
-        self.record = record
-        self.stored = len(self.events)
-        self.record_changed = False
-        self.heard_at = time.monotonic()
-        self.task: asyncio.Task[None] | None = None
-        self.cancel_asked = False
-        self.heard_elsewhere = False
-        self.end_told = False
-        self.settled = asyncio.Event()  # its end is told, or will be told by another replica
-        self.refused = False
-        self.retry_at = 0.0  # when a refused write may be tried again
-
-    @property
-    def readable(self) -> int:
-        """All events, but the last one not before it is settled.
-
-        Otherwise a client could be told of an end that dies with this replica, and then read another one.
-        """
-        held = bool(self.events) and self.events[-1].last and not self.end_told
-        return len(self.events) - held
-
-    def settle(self) -> None:
-        """Tell the last event: it is stored, or the store cannot take it."""
-        self.end_told = True
-        self.settled.set()
-        self.wake()
-
-    def close(self) -> None:
-        self.settled.set()
-        super().close()
-
-    def emit(self, kind: str, data: dict[str, Any]) -> None:
-        number = (
-            self.events[-1].id[1] + 1 if self.events and self.events[-1].id[0] == self.record.epoch else 1
-        )
-        self.add(Event(id=(self.record.epoch, number), type=kind, data=data))
-
-    @property
-    def written(self) -> bool:
-        return self.stored == len(self.events) and not self.record_changed

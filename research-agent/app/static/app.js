@@ -8,8 +8,8 @@
  * @typedef {ReturnType<typeof newRun>} Run
  */
 
-// Prefixed, because other programs on this host and port share the browser's storage.
-const [RUNS_KEY, API_KEY_KEY] = ["research-agent.runs", "research-agent.key"];
+// Keys in the browser's storage. Prefixed, because other programs on this host and port share it.
+const [HISTORY_STORAGE, API_KEY_STORAGE] = ["research-agent.runs", "research-agent.key"];
 const HISTORY_LENGTH = 50;
 const MAX_BACKOFF_MS = 10_000;
 const IDLE_TIMEOUT_MS = 45_000; // the server pings every 15 s, so a connection that is silent for longer is dead
@@ -51,7 +51,7 @@ function throwUnreachable() {
 /** Call the API: return a stream's body, or else the parsed JSON. Throws ApiError. */
 async function callApi(path, options = {}) {
   const headers = new Headers(options.headers);
-  if (sessionStorage.getItem(API_KEY_KEY)) headers.set("X-API-Key", sessionStorage.getItem(API_KEY_KEY));
+  if (sessionStorage.getItem(API_KEY_STORAGE)) headers.set("X-API-Key", sessionStorage.getItem(API_KEY_STORAGE));
   const response = await fetch(`v1/research${path}`, { ...options, headers }).catch(throwUnreachable);
   const type = response.headers.get("Content-Type") ?? "";
   if (response.ok && type.startsWith("text/event-stream")) return response.body;
@@ -407,10 +407,10 @@ function renderInline(text, cite) {
 // ---- History, in this browser's storage
 
 /** @returns {{id: string, query: string, time: number}[]}  newest first */
-const loadHistory = () => JSON.parse(localStorage.getItem(RUNS_KEY) ?? "[]");
+const loadHistory = () => JSON.parse(localStorage.getItem(HISTORY_STORAGE) ?? "[]");
 
 function saveHistory(runs) {
-  localStorage.setItem(RUNS_KEY, JSON.stringify(runs.slice(0, HISTORY_LENGTH)));
+  localStorage.setItem(HISTORY_STORAGE, JSON.stringify(runs.slice(0, HISTORY_LENGTH)));
   showHistory();
 }
 
@@ -541,7 +541,7 @@ on("examples", "click", (event) => {
   if (event.target.matches("button")) ask(event.target.textContent);
 });
 on("key-form", "submit", () => {
-  sessionStorage.setItem(API_KEY_KEY, $("key").value);
+  sessionStorage.setItem(API_KEY_STORAGE, $("key").value);
   $("key").value = "";
   retryAction();
 });

@@ -1,7 +1,7 @@
-"""Faults: in CI, every test that an exercise names also runs on the broken copy, and has to fail there.
+"""In CI, every test that an exercise names also runs on the broken copy, and has to fail there.
 
-Such a test is collected once more, with the copy as its `lesson_root`: it shares the session's model, Redis
-and browser. It passes when it fails with the sentence that the exercise records.
+Such a test is collected a second time, with the copy as its `lesson_root`, and shares the session's model,
+Redis and browser. It counts as passed when it fails with the sentence in the exercise.
 """
 
 import os
@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from course.exercises import Exercise, exercises
+from course.exercises.format import Exercise, exercises
 from course.pages.outputs import matches
 
 FIRST = ["test_course_pages.py", "test_06_compose.py", "test_container.py", "test_05_images.py"]
-NESTED = "test_the_fault_is_caught_in_a_run_of_its_own"  # for tests that import what they test
+# For exercises whose tests import the code under test: this test runs them in another process.
+NESTED = "test_the_fault_is_caught_in_a_run_of_its_own"
 
 
 @cache
 def faults() -> dict[str, Exercise]:
-    """The exercises with a fault, by their slugs; none outside CI, for it takes minutes."""
+    """The exercises with a fault, by slug; none outside CI, because the tests take minutes."""
     if not os.environ.get("CI") or "LESSON_ROOT" in os.environ:
         return {}
     return {exercise.slug: exercise for exercise in exercises() if exercise.changes}
@@ -42,7 +43,7 @@ def fault_of(item: pytest.Item) -> Exercise | None:
 
 
 def name_in_exercise(item: pytest.Item, exercise: Exercise) -> str | None:
-    """The test as its exercise names it, with or without parameters; None when it names others only."""
+    """The test as its exercise names it, with or without parameters; None when it does not name it."""
     assert isinstance(item, pytest.Function)
     parameters = item.callspec.id.removesuffix(exercise.slug).removesuffix("-")
     for name in (item.originalname, f"{item.originalname}[{parameters}]"):
@@ -51,9 +52,9 @@ def name_in_exercise(item: pytest.Item, exercise: Exercise) -> str | None:
     return None
 
 
-@pytest.hookimpl(tryfirst=True)  # before any are chosen by their markers
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests that exercises name, at the end, by exercise; the longest files come first."""
+    """Keep only the tests that exercises name, last and grouped by exercise; the slowest files come first."""
     covered: dict[str, set[str | None]] = {}
     for item in items:
         if exercise := fault_of(item):

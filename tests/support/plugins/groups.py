@@ -1,4 +1,4 @@
-"""Groups: the tests of a group run in one worker, in order, and share what is expensive to start."""
+"""Groups: the tests of a group run in one worker, in order, and share servers and images."""
 
 import re
 
@@ -14,9 +14,9 @@ class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
 
 
 def group(nodeid: str) -> str:
-    """A file of tests, which share their servers; an exercise's broken copy; an image under test.
+    """The group of a test: its file, the broken copy of an exercise, or the image under test.
 
-    All of lesson 06 is one group, with its faults: the Compose project is built and started only once.
+    All of lesson 06 is one group with its faults, so that the Compose project is built and started once.
     """
     file, _, test = nodeid.partition("::")
     if fault := re.search(r"\b(0[0-5]-[a-z-]+)\]$", test):

@@ -1,4 +1,4 @@
-"""Shares: how much of the time of all tests each lesson takes, as CI's own run measured it.
+"""The share of each lesson in the time of all tests, measured by the run in CI.
 
 Both runs of `make test` add to `docs/figures/test_time.json`; docs/tests.md shows it.
 """
@@ -11,7 +11,7 @@ import pytest
 
 from bench.records import measured, save
 
-CACHED = "course/test-time/{}"  # where pytest keeps one run's seconds for the other
+CACHED = "course/test-time/{}"  # the key under which pytest caches one run's seconds for the other run
 LESSON = re.compile(r"test_(?P<file>\d\d)_|test_container|test_course_pages.*\[(?P<page>\d\d)-")
 
 
@@ -22,7 +22,7 @@ def lesson(nodeid: str) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Once all tests of the course ran in CI, write down what each lesson took."""
+    """After all tests have run in CI, record the seconds of each lesson."""
     if not os.environ.get("CI") or config.args != config.getini("testpaths") or config.cache is None:
         return
     seconds: dict[str, float] = defaultdict(float)

@@ -1,4 +1,4 @@
-# All stand-ins at once: `docker buildx bake`. The folder HOST holds what this machine adds to the Python image.
+# Builds all stand-ins: `docker buildx bake`. HOST is a folder with files that this machine adds to the Python image.
 variable "HOST" {}
 
 group "default" {

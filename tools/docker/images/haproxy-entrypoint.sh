@@ -1,5 +1,5 @@
 #!/bin/sh
-# As the original's: options alone go to haproxy, which stays in the foreground with a master (-W) and no daemon (-db).
+# Like the original entrypoint: options are passed to haproxy, which runs in the foreground (-db) in master mode (-W).
 set -eu
 case "$1" in -*) set -- haproxy "$@" ;; esac
 if [ "$1" = haproxy ]; then

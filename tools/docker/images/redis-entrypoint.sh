@@ -1,5 +1,5 @@
 #!/bin/sh
-# As the original's: options alone go to redis-server, root steps down to redis, and other containers may connect.
+# Like the original entrypoint: options are passed to redis-server, which runs as redis and accepts other containers.
 set -eu
 case "$1" in -* | *.conf) set -- redis-server "$@" ;; esac
 if [ "$1" = redis-server ]; then

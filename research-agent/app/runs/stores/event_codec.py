@@ -1,4 +1,4 @@
-"""Pack the events of a finished run: 2,048 tokens take 0.9 MB as Python objects, and some 20 kB packed."""
+"""Compress the events of a finished run: 2,048 tokens take 0.9 MB as Python objects, about 20 kB packed."""
 
 import json
 import zlib
@@ -12,6 +12,6 @@ def pack_events(events: list[Event]) -> bytes:
 
 
 def unpack_events(packed: bytes, after: EventId) -> list[Event]:
-    """Those with a greater id than `after`, in order."""
+    """Return the events whose id is greater than `after`, in order."""
     rows = json.loads(zlib.decompress(packed))
     return [Event((row[0], row[1]), row[2], row[3]) for row in rows if (row[0], row[1]) > after]

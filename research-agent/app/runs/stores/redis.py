@@ -1,19 +1,19 @@
 """The store of many replicas: Redis, with a stream for the events of each run.
 
     run:{id}          hash: record, caller, owner, epoch, takeovers, released, cancelled
-    events:{id}       stream; its ids are the events' own, so that none is written twice
-    leases            sorted set: run id by the time its lease ends
-    going:{caller}    sorted set: the caller's runs by the time they are over at the latest
+    events:{id}       stream; its ids are the events' own ids, so that no event is stored twice
+    leases            sorted set: run id by the time at which its lease expires
+    going:{caller}    sorted set: the caller's unfinished runs by the latest time at which they are over
     alias:{name}      the id of a run
-    heard:{id}        somebody listens
-    rate:{caller}     counter of a minute
-    finished          sorted set: run id by the time it was over
+    heard:{id}        exists while a client follows the run
+    rate:{caller}     counter of requests in a minute
+    finished          sorted set: run id by the time at which it finished
 
-What must happen at once, or not at all, is a script: Redis runs it with nothing in between.
+Changes that must be atomic are Lua scripts (`app/runs/scripts`): Redis runs a script without interruption.
 
-Redis must not evict keys by itself (`maxmemory-policy noeviction`): it would begin with what expires soonest,
-the rate limits. Instead the oldest finished runs make room before a new run is kept, so that runs leave a
-quarter of the memory free; and the small scripts may run even when none is left (`allow-oom`).
+Redis must not evict keys (`maxmemory-policy noeviction`): it would start with the keys that expire soonest,
+which are the rate limits. Instead, `create_run.lua` removes the oldest finished runs, so that runs leave a
+quarter of the memory free. The small scripts may run even when no memory is left (`allow-oom`).
 """
 
 import asyncio
@@ -22,6 +22,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -30,152 +31,25 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
-from app.models import Event, EventId, Record, Run, event_id, wire_id
-from app.runs.stores.base import MAX_TAKEOVERS, Busy, Lease, Quota, StoreDown, StoreRefused, Written
+from app.models import Event, EventId, Run, StoredRun, format_event_id, parse_event_id
+from app.runs.stores.base import (
+    MAX_TAKEOVERS,
+    AppendResult,
+    LeaseStatus,
+    Quota,
+    StoreDown,
+    StoreRefused,
+    TooManyRuns,
+)
 
-BATCH_EVENTS = 500
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+BATCH_EVENTS = 500  # in one call of append_events.lua: other clients wait while a script runs
 CONNECTIONS = 32
-
-ALLOW_OOM = "#!lua flags=allow-oom\n"
-
-NOW = "local t = redis.call('TIME') local now = t[1] + t[2] / 1000000 "
-
-CREATE = (
-    ALLOW_OOM
-    + NOW
-    + """
-local run, leases, going, alias, finished = unpack(KEYS)
-local id, caller, owner, record, lease, longest, most, ttl = unpack(ARGV)
-if alias ~= '' then
-  local known = redis.call('GET', alias)
-  if known and redis.call('EXISTS', 'run:' .. known) == 1 then return known end
-end
-redis.call('ZREMRANGEBYSCORE', going, '-inf', now)
-if redis.call('ZCARD', going) >= tonumber(most) then return 'busy' end
-redis.call('ZREMRANGEBYSCORE', finished, '-inf', now - ttl)  -- these have expired
-local function memory(field)
-  return tonumber(redis.call('INFO', 'memory'):match('\\n' .. field .. ':(%d+)'))
-end
-local limit = 0.75 * memory('maxmemory')  -- 0: none
-while limit > 0 and memory('used_memory') > limit do
-  local oldest = redis.call('ZPOPMIN', finished)[1]
-  if not oldest then return 'full' end
-  redis.call('DEL', 'run:' .. oldest, 'events:' .. oldest)
-end
-redis.call('ZADD', going, now + longest, id)
-redis.call('EXPIRE', going, math.ceil(longest))
-redis.call('HSET', run, 'record', record, 'caller', caller, 'owner', owner, 'epoch', 0)
-redis.call('EXPIRE', run, math.ceil(longest + ttl))
-redis.call('ZADD', leases, now + lease, id)
-if alias ~= '' then redis.call('SET', alias, id, 'EX', ttl) end
-return id
-"""
-)
-
-APPEND = (
-    NOW
-    + """
-local run, leases, going, events, finished = unpack(KEYS)
-local id, owner, epoch, record, over, lease, longest, ttl, first = unpack(ARGV, 1, 9)
-local has = redis.call('HMGET', run, 'owner', 'epoch')
-if has[1] and (has[1] ~= owner or has[2] ~= epoch) then return 'lost' end
-if not has[1] then
-  if first == '0' then return 'forgotten' end
-  redis.call('HSET', run, 'owner', owner, 'epoch', epoch)
-end
-if record ~= '' then redis.call('HSET', run, 'record', record) end
-for n = 10, #ARGV, 2 do
-  local added = redis.pcall('XADD', events, ARGV[n], 'event', ARGV[n + 1])
-  if added.err and not string.find(added.err, 'equal or smaller') then return added end  -- written before
-end
-local keep = math.ceil(longest + ttl)
-if over == '1' then
-  keep = ttl
-  redis.call('ZREM', leases, id)
-  redis.call('ZREM', going, id)
-  redis.call('ZADD', finished, now, id)
-else
-  redis.call('ZADD', leases, now + lease, id)
-end
-redis.call('EXPIRE', run, keep)
-redis.call('EXPIRE', events, keep)
-return 'written'
-"""
-)
-
-RENEW = (
-    ALLOW_OOM
-    + NOW
-    + """
-local run, leases, heard = unpack(KEYS)
-local id, owner, lease = unpack(ARGV)
-local has = redis.call('HMGET', run, 'owner', 'cancelled')
-if has[1] and has[1] ~= owner then return {0, 0, 0} end
-redis.call('ZADD', leases, 'XX', now + lease, id)  -- XX: a run that is over has none
-return {1, has[2] and 1 or 0, redis.call('EXISTS', heard)}
-"""
-)
-
-CLAIM = (
-    ALLOW_OOM
-    + NOW
-    + """
-local leases = KEYS[1]
-local owner, lease, prefix = unpack(ARGV)
-local id, run, record
-repeat
-  id = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 1)[1]
-  if not id then return nil end
-  run = prefix .. id
-  record = redis.call('HGET', run, 'record')
-  if not record then redis.call('ZREM', leases, id) end
-until record
-local epoch = redis.call('HINCRBY', run, 'epoch', 1)
-local handed_over = redis.call('HDEL', run, 'released') == 1
-local takeovers = redis.call('HINCRBY', run, 'takeovers', handed_over and 0 or 1)
-redis.call('HSET', run, 'owner', owner)
-redis.call('ZADD', leases, now + lease, id)
-return {id, redis.call('HGET', run, 'caller') or '', record, epoch, takeovers}
-"""
-)
-
-RELEASE = (
-    ALLOW_OOM
-    + """
-local run, leases = unpack(KEYS)
-local id, owner = unpack(ARGV)
-if redis.call('HGET', run, 'owner') == owner then
-  redis.call('HSET', run, 'released', 1)
-  redis.call('ZADD', leases, 'XX', 0, id)
-end
-"""
-)
-
-CANCEL = (
-    ALLOW_OOM
-    + """
-if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'cancelled', 1) end
-"""
-)
-
-SET = ALLOW_OOM + "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])"
-
-HIT = (
-    ALLOW_OOM
-    + """
-local used = redis.call('INCR', KEYS[1])
-if used == 1 then redis.call('EXPIRE', KEYS[1], 60) end
-return {used, redis.call('TTL', KEYS[1])}
-"""
-)
 
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Only a Redis that cannot be reached is down; one that answers with an error refuses this command.
-
-    The text is the error's own: redis-py's `repr` shows no more than its class.
-    """
+    """Raise StoreDown if Redis cannot be reached, and StoreRefused if it answers with an error."""
     try:
         yield
     except (OSError, ConnectionError, TimeoutError) as error:
@@ -185,39 +59,34 @@ def translate_errors() -> Iterator[None]:
 
 
 class RedisStore:
+    """Implements Store for many replicas on one Redis."""
+
     shared = True
 
-    def __init__(self, url: str, *, lease: float, ttl: int, longest: float) -> None:
-        """Seconds: `lease` without a sign of life, `ttl` for a finished run, `longest` for any run."""
+    def __init__(self, url: str, *, lease: float, ttl: int, max_seconds: float) -> None:
+        """Seconds: a `lease` lasts, a finished run is kept (`ttl`), any run is over (`max_seconds`)."""
         pool = BlockingConnectionPool.from_url(
             url,
             decode_responses=True,
             max_connections=CONNECTIONS + 2,  # two for pings
             socket_timeout=2,
             socket_connect_timeout=1,
-            # Once, for a connection that Redis has closed by restarting; not when it hangs.
+            # Retry once on a connection that a restart of Redis has closed, but not when Redis hangs.
             retry=Retry(NoBackoff(), 1, (ConnectionError,)),
         )
-        self.connections = asyncio.Semaphore(CONNECTIONS)  # a burst of requests waits in line
+        self.connections = asyncio.Semaphore(CONNECTIONS)  # more requests than this wait for their turn
         self.down: StoreDown | None = None
         self.redis = Redis.from_pool(pool)
         self.owner = uuid.uuid4().hex
-        self.lease, self.ttl, self.longest = lease, ttl, longest
-        script = self.redis.register_script
+        self.lease, self.ttl, self.max_seconds = lease, ttl, max_seconds
         self.scripts = {
-            "create": script(CREATE),
-            "append": script(APPEND),
-            "renew": script(RENEW),
-            "claim": script(CLAIM),
-            "release": script(RELEASE),
-            "cancel": script(CANCEL),
-            "set": script(SET),
-            "hit": script(HIT),
+            path.stem: self.redis.register_script(path.read_text(encoding="utf-8"))
+            for path in SCRIPTS.glob("*.lua")
         }
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[None]:
-        """Wait in line for Redis; while it is known to be down, fail at once, until a ping has succeeded."""
+        """Wait for a free connection. Fail at once while Redis is known to be down: `ping` ends that."""
         async with self.connections:
             if self.down:
                 raise StoreDown(str(self.down))
@@ -228,114 +97,120 @@ class RedisStore:
                 self.down = error
                 raise
 
-    async def create(self, record: Record, alias: str | None, max_runs: int) -> str:
+    async def create(self, record: StoredRun, alias: str | None, max_runs: int) -> str:
         run_id = record.run.id
         keys = [f"run:{run_id}", "leases", f"going:{record.caller}", f"alias:{alias}" if alias else ""]
         keys.append("finished")
         values: list[str | float] = [run_id, record.caller, self.owner, record.model_dump_json(), self.lease]
-        values += [self.longest, max_runs, self.ttl]
+        values += [self.max_seconds, max_runs, self.ttl]
         async with self.connection():
-            known = await self.scripts["create"](keys, values)
+            known = await self.scripts["create_run"](keys, values)
         if known == "busy":
-            raise Busy
+            raise TooManyRuns
         if known == "full":
-            raise StoreRefused("the runs that are going take all memory that runs may take")
+            raise StoreRefused("unfinished runs use all the memory that runs may use")
         return str(known)
 
-    async def find(self, alias: str) -> str | None:
+    async def find_alias(self, alias: str) -> str | None:
         async with self.connection():
             known: str | None = await self.redis.get(f"alias:{alias}")  # type: ignore[assignment]
         return known
 
-    async def alias(self, alias: str, run_id: str, seconds: float) -> None:
+    async def set_alias(self, alias: str, run_id: str, seconds: float) -> None:
         async with self.connection():
             values: list[str | float] = [run_id, max(1, round(seconds * 1000))]
-            await self.scripts["set"]([f"alias:{alias}"], values)
+            await self.scripts["set_value"]([f"alias:{alias}"], values)
 
-    async def load(self, run_id: str) -> Record | None:
+    async def load(self, run_id: str) -> StoredRun | None:
         async with self.connection():
             record = await self.redis.hget(f"run:{run_id}", "record")
-        return Record.model_validate_json(record) if record else None
+        return StoredRun.model_validate_json(record) if record else None
 
-    async def append(self, record: Record, events: list[Event], *, changed: bool, first: bool) -> Written:
-        """In batches: one script call holds up all others, and the last one says that the run is over."""
+    async def append(
+        self, record: StoredRun, events: list[Event], *, changed: bool, first: bool
+    ) -> AppendResult:
+        """Append in batches. Only the last one says that the run is over."""
         *batches, rest = [events[n : n + BATCH_EVENTS] for n in range(0, len(events) or 1, BATCH_EVENTS)]
         for batch in batches:
-            whole = record.model_dump_json() if first else ""
-            if (told := await self.append_batch(record, batch, whole, over=False, first=first)) != "written":
-                return told
+            text = record.model_dump_json() if first else ""
+            result = await self.append_batch(record, batch, text, over=False, first=first)
+            if result != "written":
+                return result
             first = False
-        whole = record.model_dump_json() if changed or first else ""
-        return await self.append_batch(record, rest, whole, over=record.run.over, first=first)
+        text = record.model_dump_json() if changed or first else ""
+        return await self.append_batch(record, rest, text, over=record.run.finished, first=first)
 
     async def append_batch(
-        self, record: Record, events: list[Event], whole: str, *, over: bool, first: bool
-    ) -> Written:
+        self, record: StoredRun, events: list[Event], text: str, *, over: bool, first: bool
+    ) -> AppendResult:
         run = record.run
         keys = [f"run:{run.id}", "leases", f"going:{record.caller}", f"events:{run.id}", "finished"]
-        values: list[str | float] = [run.id, self.owner, record.epoch, whole, int(over), self.lease]
-        values += [self.longest, self.ttl, int(first)]
+        values: list[str | float] = [run.id, self.owner, record.epoch, text, int(over), self.lease]
+        values += [self.max_seconds, self.ttl, int(first)]
         for event in events:
-            values += [wire_id(event.id), json.dumps([event.type, event.data])]
+            values += [format_event_id(event.id), json.dumps([event.type, event.data])]
         async with self.connection():
-            written: Written = await self.scripts["append"](keys, values)
-        return written
+            result: AppendResult = await self.scripts["append_events"](keys, values)
+        return result
 
-    async def read(self, after: dict[str, EventId]) -> dict[str, list[Event]]:
-        streams: dict[Any, Any] = {f"events:{run_id}": wire_id(last) for run_id, last in after.items()}
+    async def read_events(self, after: dict[str, EventId], wait: float = 0) -> dict[str, list[Event]]:
+        streams: dict[Any, Any] = {
+            f"events:{run_id}": format_event_id(last) for run_id, last in after.items()
+        }
         async with self.connection():
-            found: Any = await self.redis.xread(streams)
+            found: Any = await self.redis.xread(streams, block=round(wait * 1000) or None)
         return {
-            name.removeprefix("events:"): [from_wire(number, fields) for number, fields in entries]
+            name.removeprefix("events:"): [parse_event(number, fields) for number, fields in entries]
             for name, entries in found
         }
 
-    async def renew(self, run_ids: list[str]) -> dict[str, Lease]:
+    async def renew_leases(self, run_ids: list[str]) -> dict[str, LeaseStatus]:
         async with self.connection(), self.redis.pipeline(transaction=False) as pipeline:
             for run_id in run_ids:
                 keys = [f"run:{run_id}", "leases", f"heard:{run_id}"]
-                await self.scripts["renew"](keys, [run_id, self.owner, self.lease], client=pipeline)
-            leases = await pipeline.execute(raise_on_error=False)
+                await self.scripts["renew_lease"](keys, [run_id, self.owner, self.lease], client=pipeline)
+            replies = await pipeline.execute(raise_on_error=False)
         return {
-            run_id: Lease(*map(bool, told))
-            for run_id, told in zip(run_ids, leases, strict=True)
-            if not isinstance(told, RedisError)
+            run_id: LeaseStatus(*map(bool, reply))
+            for run_id, reply in zip(run_ids, replies, strict=True)
+            if not isinstance(reply, RedisError)
         }
 
     async def release(self, run_id: str) -> None:
         async with self.connection():
-            await self.scripts["release"]([f"run:{run_id}", "leases"], [run_id, self.owner])
+            await self.scripts["release_run"]([f"run:{run_id}", "leases"], [run_id, self.owner])
 
-    async def claim(self) -> Record | None:
+    async def claim(self) -> StoredRun | None:
         async with self.connection():
-            claimed = await self.scripts["claim"](["leases"], [self.owner, self.lease, "run:"])
+            claimed = await self.scripts["claim_run"](["leases"], [self.owner, self.lease, "run:"])
         if not claimed:
             return None
         run_id, caller, text, epoch, takeovers = claimed
         try:
-            record = Record.model_validate_json(text)
+            record = StoredRun.model_validate_json(text)
         except ValidationError:
-            if takeovers <= MAX_TAKEOVERS:  # another replica may have a version of this app that can read it
-                raise StoreRefused(f"the record of the run {run_id} cannot be read") from None
-            record = Record(run=Run(id=run_id, query=""), caller=caller, request_id="")
+            if takeovers <= MAX_TAKEOVERS:  # another replica may run a version of this app that can read it
+                raise StoreRefused(f"the record of run {run_id} cannot be read") from None
+            record = StoredRun(run=Run(id=run_id, query=""), caller=caller, request_id="")
         record.epoch, record.takeovers = epoch, takeovers
         return record
 
     async def cancel(self, run_id: str) -> None:
         async with self.connection():
-            await self.scripts["cancel"]([f"run:{run_id}"])
+            await self.scripts["cancel_run"]([f"run:{run_id}"])
 
-    async def hear(self, run_ids: list[str], seconds: float) -> None:
+    async def mark_followed(self, run_ids: list[str], seconds: float) -> None:
         async with self.connection(), self.redis.pipeline(transaction=False) as pipeline:
             for run_id in run_ids:
                 values: list[str | float] = ["1", max(1, round(seconds * 1000))]
-                await self.scripts["set"]([f"heard:{run_id}"], values, client=pipeline)
+                await self.scripts["set_value"]([f"heard:{run_id}"], values, client=pipeline)
             await pipeline.execute()
 
-    async def hit(self, caller: str, per_minute: int) -> Quota:
+    async def count_request(self, caller: str, per_minute: int) -> Quota:
+        """Our own script, not `limits`: that takes two round trips, and fails when Redis is out of memory."""
         async with self.connection():
-            used, wait = await self.scripts["hit"]([f"rate:{caller}"])
-        return Quota(used <= per_minute, max(0, per_minute - used), time.time() + wait)
+            count, seconds = await self.scripts["count_request"]([f"rate:{caller}"])
+        return Quota(count <= per_minute, max(0, per_minute - count), time.time() + seconds)
 
     async def ping(self) -> None:
         try:
@@ -350,6 +225,6 @@ class RedisStore:
         await self.redis.aclose()
 
 
-def from_wire(number: str, fields: dict[str, str]) -> Event:
+def parse_event(number: str, fields: dict[str, str]) -> Event:
     kind, data = json.loads(fields["event"])
-    return Event(id=event_id(number), type=kind, data=data)
+    return Event(id=parse_event_id(number), type=kind, data=data)
