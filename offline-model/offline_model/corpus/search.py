@@ -101,6 +101,8 @@ class Corpus:
         names = {word.lower() for word in words - exact_names}
         # "asyncio gather" is a name of asyncio.gather too.
         names |= {".".join(pair) for pair in pairwise(content_words(question))}
+        # "What are dataclasses?" names dataclass.
+        names |= {word.removesuffix(ending) for word in names if "." not in word for ending in ("s", "es")}
         shares = {term: weight / total for term, weight in weights.items()}
         return Ranker(shares, names, exact_names, asks_definition)
 

@@ -31,15 +31,9 @@ SENTENCES = re.compile(r"(?<=[.?!;]) |\n(?: ?[-*] | ?\d+[.)] )?")
 PARTS = re.compile(
     r",? and (?=(?:also )?(?:what|how|why|when|where|which|who|does|is|are|can)\b)", re.IGNORECASE
 )
-INTERROGATIVE = re.compile(r"\W*(?:what|how|why|when|where|which|who)\b", re.IGNORECASE)
 PRONOUN = re.compile(r"\b(?:it|its|they|them|their|this|these|those|one)\b", re.IGNORECASE)
 WORD = re.compile(r"\w[\w.+#\-]*\w|\w")
 REWORDED_QUERY_WORDS = 2
-# Words that describe the task, not its subject.
-TASK_WORDS = frozenset(
-    """research report summary summarise summarize overview detail details investigate compare list page
-    sources exhaustively deeply article essay find search am better""".split()  # noqa: SIM905
-)
 
 
 @dataclass(frozen=True)
@@ -104,10 +98,8 @@ def questions_by_query(text: str) -> dict[str, str]:
 def subject_words(text: str) -> list[str]:
     """The words that a text is about, as they are written, each once."""
     every, about = WORD.findall(URL.sub("", text)), {*terms(text), *SYNTAX}
-    kept = list(dict.fromkeys(word for word in every if about & {word.lower(), *stems(word)}))
-    subject = [word for word in kept if word.lower() not in TASK_WORDS]
-    # In "What is a list?" the list is the subject, not a task.
-    return (subject or (kept if INTERROGATIVE.match(text) else []))[:MAX_QUERY_WORDS]
+    kept = dict.fromkeys(word for word in every if about & {word.lower(), *stems(word)})
+    return list(kept)[:MAX_QUERY_WORDS]
 
 
 def reword_query(conversation: Conversation, query: str) -> str:
