@@ -11,14 +11,14 @@ import pytest
 from support.engines import build_own, require
 from support.locks import turn
 from support.model_clients import client, http  # noqa: F401  # fixtures
+from support.plugins.durations import pytest_terminal_summary  # noqa: F401
 from support.plugins.faults import (  # noqa: F401  # pytest finds the hooks here
     broken_copy,
     pytest_collection_modifyitems,
     pytest_generate_tests,
     pytest_pyfunc_call,
 )
-from support.plugins.groups import pytest_xdist_make_scheduler  # noqa: F401
-from support.plugins.shares import pytest_terminal_summary  # noqa: F401
+from support.plugins.scheduling import pytest_xdist_make_scheduler  # noqa: F401
 from support.servers import (
     App,
     Server,

@@ -23,17 +23,17 @@ from course.errors import Failed
 from course.paths import ROOT
 
 
-class Strict(BaseModel):
+class ExerciseModel(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Change(Strict):
+class Change(ExerciseModel):
     file: str
     old: str = Field(min_length=1)
     new: str
 
 
-class Mend(Strict):
+class Mend(ExerciseModel):
     """A change of the broken copy that a learner might make."""
 
     about: str
@@ -48,7 +48,7 @@ class Mend(Strict):
         return self
 
 
-class Exercise(Strict):
+class Exercise(ExerciseModel):
     slug: str
     title: str
     story: str

@@ -30,25 +30,25 @@ class BadRecord(Failed, ValueError):
     """A record does not validate, or a page refers to something that no record has."""
 
 
-class Strict(BaseModel):
+class RecordModel(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class Measured(Strict):
+class Measured(RecordModel):
     how: Line
     on: Line
     when: date
     versions: dict[Line, Line]
 
 
-class Base(Strict):
+class Base(RecordModel):
     title: Line
     alt: Line
     measured: Measured | None = None
     values: dict[str, float] = {}
 
 
-class Series(Strict):
+class Series(RecordModel):
     name: Line
     values: list[float]
     low: list[float] = []
@@ -56,7 +56,7 @@ class Series(Strict):
     ratio: list[float] = []
 
 
-class Target(Strict):
+class TargetLine(RecordModel):
     label: Line
     values: list[float]
 
@@ -66,7 +66,7 @@ class Bars(Base):
     unit: Line
     groups: Annotated[list[Line], Field(min_length=1)]
     series: Annotated[list[Series], Field(min_length=1, max_length=6)]
-    target: Target | None = None
+    target: TargetLine | None = None
 
     @model_validator(mode="after")
     def one_number_a_group(self) -> Self:
@@ -77,14 +77,14 @@ class Bars(Base):
         return self
 
 
-class Span(Strict):
+class Span(RecordModel):
     start: float
     end: float | None = None
     label: Line | None = None
     tone: Tone = "blue"
 
 
-class Lane(Strict):
+class Lane(RecordModel):
     name: Line
     spans: list[Span]
 
@@ -95,7 +95,7 @@ class Timeline(Base):
     marks: list[Span] = []
 
 
-class Layer(Strict):
+class Layer(RecordModel):
     label: Line
     size: float | None = None
     note: Line | None = None
@@ -108,7 +108,7 @@ class Layers(Base):
     layers: Annotated[list[Layer], Field(min_length=1)]
 
 
-class Box(Strict):
+class Box(RecordModel):
     id: str
     title: Line
     rows: list[Line] = []
@@ -117,7 +117,7 @@ class Box(Strict):
     tone: Tone = "plain"
 
 
-class Arrow(Strict):
+class Arrow(RecordModel):
     source: str = Field(alias="from")
     target: str = Field(alias="to")
     label: Line | None = None
