@@ -24,7 +24,7 @@ import pytest
 from support.engines import require
 from support.locks import turn
 from support.problems import assert_problem
-from support.research import ask, resume, state, streaming
+from support.research import ask, never_asked, resume, state, streaming
 
 from course import engines
 from course.clients.load import LONG, SHORT, Asking, ask_steadily, unlike
@@ -292,7 +292,8 @@ def stack(project: Stack, lesson_root: Path) -> Iterator[Stack]:
 
 def test_the_proxy_streams_events_without_buffering(stack: Stack) -> None:
     came: list[tuple[float, str]] = []
-    with streaming(stack.url, SHORT) as (run_id, told):
+    question = never_asked(SHORT)
+    with streaming(stack.url, question) as (run_id, told):
         for event in told:
             came.append((time.monotonic(), event.type))
     assert came[-1][1] == "done", f"The stream through the proxy ends with {came[-1][1]}."
@@ -300,7 +301,7 @@ def test_the_proxy_streams_events_without_buffering(stack: Stack) -> None:
     assert tokens[-1] - tokens[0] > 0.7 * len(tokens) / 40, (
         "The proxy held the events back, and let them go at once."
     )
-    assert ask(stack.url, SHORT).json()["id"] == run_id, "The answer is known, and was not given."
+    assert ask(stack.url, question).json()["id"] == run_id, "The answer is known, and was not given."
 
 
 def test_the_proxy_overwrites_forwarded_addresses_of_callers(stack: Stack) -> None:
@@ -391,7 +392,7 @@ async def test_the_proxy_sends_a_post_without_a_key_only_once(stack: Stack) -> N
         with stack.cut_off(second, "app"):
             stack.wait(lambda: stack.ready() == 1, "the proxy sees one replica")
             asked = asyncio.create_task(
-                client.post(f"{stack.url}/v1/research", json={"query": f"{LONG} RunOnce."})
+                client.post(f"{stack.url}/v1/research", json={"query": never_asked(LONG)})
             )
             busy = 'haproxy_server_current_sessions{proxy="ready",server="replica'
             await asyncio.to_thread(
@@ -441,7 +442,7 @@ async def under_load(
         assert first.status_code == 200, f"Before the operation a question is not answered: {first.text}"
 
         async def reader(number: int) -> None:
-            query, times = f"{LONG[:-1]}, reader {number}?", 0
+            query, times = never_asked(LONG), 0
             while not stop.is_set():
                 times += 1
                 found.append(await read(client, stack.url, f"{query} Time {times}.", Reading()))
@@ -541,7 +542,7 @@ async def test_a_post_with_an_idempotency_key_survives_a_handover(stack: Stack) 
         async def ask_with_key(number: int) -> httpx2.Response:
             key = {"Idempotency-Key": uuid.uuid4().hex}
             return await client.post(
-                f"{stack.url}/v1/research", json={"query": f"{LONG} {number}"}, headers=key
+                f"{stack.url}/v1/research", json={"query": never_asked(LONG)}, headers=key
             )
 
         async with asyncio.TaskGroup() as group:
@@ -563,7 +564,7 @@ async def test_a_killed_replicas_runs_go_on_at_another(stack: Stack) -> None:
         readings = [Reading() for _ in range(10)]
         async with asyncio.TaskGroup() as group:
             for number, seen in enumerate(readings):
-                group.create_task(read(client, stack.url, f"{LONG} {number}", seen))
+                group.create_task(read(client, stack.url, never_asked(LONG), seen))
             said = await asyncio.to_thread(until, lambda: any("token" in seen.types for seen in readings), 60)
             assert said, f"No answer begins: {readings}"
             await asyncio.to_thread(stack.docker, "kill", doomed)
