@@ -441,15 +441,13 @@ async def under_load(
         first = await client.post(f"{stack.url}/v1/research", json={"query": SHORT})
         assert first.status_code == 200, f"Before the operation a question is not answered: {first.text}"
 
-        async def reader(number: int) -> None:
-            query, times = never_asked(LONG), 0
+        async def reader() -> None:
             while not stop.is_set():
-                times += 1
-                found.append(await read(client, stack.url, f"{query} Time {times}.", Reading()))
+                found.append(await read(client, stack.url, never_asked(LONG), Reading()))
 
         async with asyncio.TaskGroup() as group:
-            for number in range(readers):
-                group.create_task(reader(number))
+            for _ in range(readers):
+                group.create_task(reader())
             known = group.create_task(ask_steadily(client, stack.url, 5, lambda _: SHORT, stop))
             new = group.create_task(ask_steadily(client, stack.url, 0.5, unlike, stop, keys=True))
             await operation()
@@ -539,14 +537,14 @@ async def test_a_post_with_an_idempotency_key_survives_a_handover(stack: Stack) 
     first = stack.replicas()[0]
     async with new_client() as client:
 
-        async def ask_with_key(number: int) -> httpx2.Response:
+        async def ask_with_key() -> httpx2.Response:
             key = {"Idempotency-Key": uuid.uuid4().hex}
             return await client.post(
                 f"{stack.url}/v1/research", json={"query": never_asked(LONG)}, headers=key
             )
 
         async with asyncio.TaskGroup() as group:
-            asked = [group.create_task(ask_with_key(number)) for number in range(4)]
+            asked = [group.create_task(ask_with_key()) for _ in range(4)]
             busy = 'haproxy_server_current_sessions{proxy="ready",server="replica1"} 2'
             assert await asyncio.to_thread(until, lambda: busy in stack.from_proxy("/metrics"), 10)
             await asyncio.to_thread(stack.docker, "restart", first)
@@ -563,7 +561,7 @@ async def test_a_killed_replicas_runs_go_on_at_another(stack: Stack) -> None:
     async with new_client() as client:
         readings = [Reading() for _ in range(10)]
         async with asyncio.TaskGroup() as group:
-            for number, seen in enumerate(readings):
+            for seen in readings:
                 group.create_task(read(client, stack.url, never_asked(LONG), seen))
             said = await asyncio.to_thread(until, lambda: any("token" in seen.types for seen in readings), 60)
             assert said, f"No answer begins: {readings}"
