@@ -28,7 +28,7 @@ from course.processes import Processes
 
 def chain_alone(env: dict[str, str], asked: list[str]) -> float:
     """Answers a second of the chain without a server."""
-    command = [sys.executable, "bench/straight_chain.py", str(SECONDS)]
+    command = [sys.executable, "bench/chain_baseline.py", str(SECONDS)]
     run = subprocess.run(
         command,
         input="\n".join(asked),

@@ -16,7 +16,7 @@ import httpx2
 from bench.lesson_02_bounds import serve
 from bench.records import measured, save, series
 from bench.research import environment, follow, question, replica
-from bench.straight_agent import CALLERS
+from bench.agent_baseline import CALLERS
 from course.clients.readers import Reading
 from course.models import start_model
 from course.paths import ROOT
@@ -27,7 +27,7 @@ GOING, PROBES, TOKENS_A_SECOND = 50, 200, 50
 
 
 def agent_alone(model: str, first: int) -> float:
-    command = [sys.executable, "-m", "bench.straight_agent", str(SECONDS), str(first)]
+    command = [sys.executable, "-m", "bench.agent_baseline", str(SECONDS), str(first)]
     env = environment(model)
     run = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=True)
     return float(run.stdout)
