@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from course.exercises.checks import PARALLEL, Outcome, other_tests, run_tests
-from course.exercises.format import Exercise, Mend, apply
+from course.exercises.format import CandidateFix, Exercise, apply
 from course.pages.outputs import matches
 
 Claim = tuple[str, list[str]]
@@ -72,7 +72,7 @@ def solution_passes(exercise: Exercise, root: Path) -> list[str]:
     return accepted(exercise, root)
 
 
-def mend_holds(mend: Mend, exercise: Exercise, root: Path) -> list[str]:
+def mend_holds(mend: CandidateFix, exercise: Exercise, root: Path) -> list[str]:
     """A right mend passes all tests; a wrong one fails one of them with its sentence."""
     apply(mend.changes, root, f"{exercise.slug}, {mend.about}")
     if mend.right:
