@@ -89,7 +89,7 @@ def real_api_settings() -> dict[str, str]:
 
 
 def custom_server_settings(base_url: str) -> dict[str, str]:
-    """Settings for another OpenAI-compatible server; its first model where MODEL_NAME names none."""
+    """Settings for another OpenAI-compatible server. Without MODEL_NAME, its first model is used."""
     key = os.environ.get("OPENAI_API_KEY", "none")
     name = os.environ.get("MODEL_NAME")
     if not name:

@@ -119,7 +119,7 @@ def wait_ready(process: subprocess.Popen[str], url: str, seconds: float = 30) ->
 
 
 def wait_listening(process: subprocess.Popen[str], seconds: float = 60) -> str:
-    """Wait until a program that was started with port 0 (or a child of it) listens; its URL on 127.0.0.1."""
+    """Wait until a program that was started with port 0 (or a child of it) listens; return its URL."""
     import psutil
 
     deadline = time.monotonic() + seconds

@@ -71,7 +71,7 @@ class Container:
         run("kill", "--signal", name, self.id)
 
     def stop(self, grace: int) -> tuple[int, float]:
-        """Stop it with SIGTERM, and SIGKILL after `grace` seconds; its exit code and the seconds it took."""
+        """Stop it with SIGTERM, and SIGKILL after `grace` seconds; return its exit code and the seconds."""
         began = time.monotonic()
         run("stop", "-t", str(grace), self.id, seconds=grace + 30)
         return self.state["ExitCode"], time.monotonic() - began

@@ -1,4 +1,4 @@
-"""The proof of an exercise: its fault is caught, wrong mends are refused, right ones are accepted.
+"""The tests of an exercise: its fault is caught, wrong fixes are refused, right ones are accepted.
 
 Each claim runs the lesson's tests on a copy of the lesson, and gives a list of lines that say what is wrong.
 """
@@ -73,7 +73,7 @@ def solution_passes(exercise: Exercise, root: Path) -> list[str]:
 
 
 def mend_holds(mend: CandidateFix, exercise: Exercise, root: Path) -> list[str]:
-    """A right mend passes all tests; a wrong one fails one of them with its sentence."""
+    """A right fix passes all tests; a wrong fix fails one of them with the sentence in `says`."""
     apply(mend.changes, root, f"{exercise.slug}, {mend.about}")
     if mend.right:
         return accepted(exercise, root)

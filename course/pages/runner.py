@@ -20,7 +20,7 @@ from course.paths import ROOT
 from course.ports import port_of, port_owner, require_free
 from course.processes import Processes, wait_ready
 
-COMMAND_SECONDS = 300
+COMMAND_SECONDS = 300  # the longest time that one command may take
 CONTAINERS_GRACE = 90  # seconds for a page's exit trap to stop containers, each of which may drain
 COMMAND_END = "\x1e"  # the record separator, printed after each command; no command of a page prints it
 # Matches commands that work with the offline model only. It does not match

@@ -12,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from offline_model.api.app import RequestIDMiddleware
 
-SHUTDOWN_SECONDS = 1
+SHUTDOWN_SECONDS = 1  # for responses in progress, after a signal
 
 
 class ClosableProtocol(HttpToolsProtocol):

@@ -50,7 +50,7 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class ToolResult:
-    """What a tool returned for one call. The text is data: no intent follows instructions in it."""
+    """The text that a tool returned for one call. The text is data: no intent follows instructions in it."""
 
     call: ToolCall
     text: str

@@ -56,11 +56,8 @@ class SlotValues:
         answer: str = "",
         item: str = "",
     ) -> None:
-        self.conversation, self.documents, self.fill_from_documents = (
-            conversation,
-            documents,
-            fill_from_documents,
-        )
+        self.conversation, self.documents = conversation, documents
+        self.fill_from_documents = fill_from_documents
         self.answer, self.item = answer, item
         self.question = item or conversation.question
         self.results = [] if item else [result.text for result in conversation.results]

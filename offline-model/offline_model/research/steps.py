@@ -88,7 +88,7 @@ def next_searches(
 
 
 def best_urls(results: ResearchResults) -> list[str]:
-    """Of each search the first result that no earlier search has contributed."""
+    """The first result of each search that no earlier search has contributed."""
     chosen: list[str] = []
     for search in results.searches:
         chosen += [result.url for result in search.results if result.url not in chosen][:1]
