@@ -22,9 +22,9 @@ from typing import Any
 import httpx2
 import pytest
 from support.engines import require
-from support.locks import turn
+from support.locks import file_lock
 from support.problems import assert_problem
-from support.research import ask, never_asked, resume, state, streaming
+from support.research import ask, resume, state, streaming, unique_question
 
 from course import engines
 from course.clients.load import LONG, SHORT, Asking, ask_steadily, unlike
@@ -114,9 +114,11 @@ def test_ports_are_published_on_this_machine_alone(config: Config) -> None:
     )
 
 
-def test_nobody_starts_before_what_it_needs_is_healthy(config: Config) -> None:
+def test_services_start_after_their_dependencies_are_healthy(config: Config) -> None:
     services = config("*")["services"]
-    assert {"redis", "model"} <= set(services["agent"].get("depends_on", {})), "The agent waits for nobody."
+    assert {"redis", "model"} <= set(services["agent"].get("depends_on", {})), (
+        "The agent has no depends_on for redis and model."
+    )
     assert "agent" in services["proxy"].get("depends_on", {}), "The proxy does not wait for the agent."
     for name, service in services.items():
         for other, how in service.get("depends_on", {}).items():
@@ -125,13 +127,13 @@ def test_nobody_starts_before_what_it_needs_is_healthy(config: Config) -> None:
             )
     for name in ("proxy", "redis", "prometheus"):  # the images of agent and model contain theirs
         check = services[name].get("healthcheck", {}).get("test", [])
-        assert check, f"Nobody asks {name} how it is."
+        assert check, f"{name} has no health check."
         assert not {"curl", "wget"} & set(" ".join(check).split()), (
             f"The image of {name} has no curl or wget."
         )
 
 
-def test_nobody_is_killed_while_it_drains(config: Config) -> None:
+def test_stop_grace_period_is_longer_than_the_drain(config: Config) -> None:
     agent = config()["services"]["agent"]
     env = agent["environment"]
     needed = float(env["DRAIN_DELAY_SECONDS"]) + float(env["DRAIN_SECONDS"]) + 2
@@ -284,7 +286,7 @@ def test_an_empty_key_file_stops_the_start(run_once: RunOnce, project: Stack) ->
 @pytest.fixture
 def stack(project: Stack, lesson_root: Path) -> Iterator[Stack]:
     """Return the project, running with one replica. Tests that use it take turns."""
-    with turn("docker"):
+    with file_lock("docker"):
         project.apply(lesson_root)
         project.up()
         yield project
@@ -292,7 +294,7 @@ def stack(project: Stack, lesson_root: Path) -> Iterator[Stack]:
 
 def test_the_proxy_streams_events_without_buffering(stack: Stack) -> None:
     came: list[tuple[float, str]] = []
-    question = never_asked(SHORT)
+    question = unique_question(SHORT)
     with streaming(stack.url, question) as (run_id, told):
         for event in told:
             came.append((time.monotonic(), event.type))
@@ -392,7 +394,7 @@ async def test_the_proxy_sends_a_post_without_a_key_only_once(stack: Stack) -> N
         with stack.cut_off(second, "app"):
             stack.wait(lambda: stack.ready() == 1, "the proxy sees one replica")
             asked = asyncio.create_task(
-                client.post(f"{stack.url}/v1/research", json={"query": never_asked(LONG)})
+                client.post(f"{stack.url}/v1/research", json={"query": unique_question(LONG)})
             )
             busy = 'haproxy_server_current_sessions{proxy="ready",server="replica'
             await asyncio.to_thread(
@@ -443,7 +445,7 @@ async def under_load(
 
         async def reader() -> None:
             while not stop.is_set():
-                found.append(await read(client, stack.url, never_asked(LONG), Reading()))
+                found.append(await read(client, stack.url, unique_question(LONG), Reading()))
 
         async with asyncio.TaskGroup() as group:
             for _ in range(readers):
@@ -540,7 +542,7 @@ async def test_a_post_with_an_idempotency_key_survives_a_handover(stack: Stack) 
         async def ask_with_key() -> httpx2.Response:
             key = {"Idempotency-Key": uuid.uuid4().hex}
             return await client.post(
-                f"{stack.url}/v1/research", json={"query": never_asked(LONG)}, headers=key
+                f"{stack.url}/v1/research", json={"query": unique_question(LONG)}, headers=key
             )
 
         async with asyncio.TaskGroup() as group:
@@ -562,7 +564,7 @@ async def test_a_killed_replicas_runs_go_on_at_another(stack: Stack) -> None:
         readings = [Reading() for _ in range(10)]
         async with asyncio.TaskGroup() as group:
             for seen in readings:
-                group.create_task(read(client, stack.url, never_asked(LONG), seen))
+                group.create_task(read(client, stack.url, unique_question(LONG), seen))
             said = await asyncio.to_thread(until, lambda: any("token" in seen.types for seen in readings), 60)
             assert said, f"No answer begins: {readings}"
             await asyncio.to_thread(stack.docker, "kill", doomed)
