@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.records import measured, save
-from course.clients.load import LONG, SHORT, send_at_constant_rate, unique_question
+from course.clients.load import LONG, SHORT, numbered_question, send_at_constant_rate
 from course.clients.readers import ReceivedEvents, count_missing_or_duplicate, new_client, read, stored
 from course.containers.stack import Stack
 from course.errors import CourseError
@@ -99,7 +99,9 @@ async def main() -> None:
                     send_at_constant_rate(client, stack.url, CACHED_PER_SECOND, lambda _: SHORT, stop)
                 )
                 new = group.create_task(
-                    send_at_constant_rate(client, stack.url, NEW_PER_SECOND, unique_question, stop, keys=True)
+                    send_at_constant_rate(
+                        client, stack.url, NEW_PER_SECOND, numbered_question, stop, keys=True
+                    )
                 )
                 await asyncio.sleep(LOAD_SECONDS_AROUND_UPDATE)
                 began, clock = time.time(), time.monotonic()

@@ -52,7 +52,7 @@ except ValidationError as error:
 
 
 def check_encodable(context: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Refuse what no model can be sent: NaN is not JSON, a lone surrogate is not Unicode."""
+    """Reject values that cannot be sent: NaN is not JSON, and UTF-8 cannot encode an unpaired surrogate."""
     json.dumps(context, ensure_ascii=False, allow_nan=False).encode()
     return context
 
@@ -70,7 +70,7 @@ class AgentResponse(BaseModel):
 
 
 class Problem(BaseModel):
-    """An error as RFC 9457 has it; the log has more, under the same request id."""
+    """An error in the format of RFC 9457. The log has more about it, under the same request id."""
 
     type: str = "about:blank"
     title: str
@@ -249,7 +249,7 @@ async def invoke(request: Request, agent: CurrentAgent, body: AgentRequest) -> A
         async with asyncio.timeout(settings.timeout_seconds):
             message = await cancel_on_disconnect(request, agent.chain.ainvoke(prompt_variables(body)))
     if message is None:
-        return Response(status_code=499)  # as nginx logs it; the client is gone
+        return Response(status_code=499)  # nginx's status for a client that has left
     used = message.usage_metadata["total_tokens"] if message.usage_metadata else 0
     model = message.response_metadata["model_name"]
     return AgentResponse(response=message.text, tokens_used=used, model=model)
@@ -268,6 +268,6 @@ async def cancel_on_disconnect(request: Request, answer: Coroutine[Any, Any, AIM
 
 
 if __name__ == "__main__":
-    # Of uvicorn's two parsers, h11 is the one that bounds the size of a request's headers.
+    # h11 limits the size of a request's headers; uvicorn's other parser, httptools, does not.
     options: dict[str, Any] = {"http": "h11", "h11_max_incomplete_event_size": 65_536}
     uvicorn.run(app, host=settings.host, port=settings.port, access_log=False, **options)

@@ -1,7 +1,7 @@
 """A production API: lesson 01's agent with what a team needs to run it for others.
 
-You learn: production is composition. Settings, logs, metrics, limits and a cache come from maintained
-           libraries; the program puts each of them in the right place.
+You learn: how to add settings, logs, metrics, limits and a cache with maintained libraries, and where in the
+           program each of them belongs.
 Run:       `make model`, and in a second terminal `python code/02_production_api.py`
 See:       curl localhost:8000/metrics
 """
@@ -53,7 +53,7 @@ from structlog import contextvars, processors, stdlib
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 split_commas = BeforeValidator(lambda value: [part.strip() for part in value.split(",")] if value else [])
-Key = Annotated[SecretStr, Field(min_length=1)]  # "," is a mistake, not an empty list of keys
+Key = Annotated[SecretStr, Field(min_length=1)]  # no key is empty: API_KEYS="," is an error
 
 
 class Settings(BaseSettings):  # each field is the environment variable of the same name in capitals
@@ -106,16 +106,24 @@ for logger in (log, logging.getLogger("uvicorn")):
     logger.setLevel(settings.log_level)
 
 requests_total = prometheus.Counter("agent_requests_total", "Requests", ["method", "endpoint", "status"])
-latency = prometheus.Histogram("agent_request_latency_seconds", "To the last byte", ["method", "endpoint"])
-first_token = prometheus.Histogram("agent_time_to_first_token_seconds", "Of streams")
+latency = prometheus.Histogram(
+    "agent_request_latency_seconds",
+    "Seconds from the request to the last byte of its response",
+    ["method", "endpoint"],
+)
+first_token = prometheus.Histogram(
+    "agent_time_to_first_token_seconds", "Seconds from the request to the first token of a stream"
+)
 tokens_total = prometheus.Counter("agent_tokens_total", "Tokens used", ["model"])
-cache_total = prometheus.Counter("agent_cache_total", "Look-ups: hit, miss, shared", ["outcome"])
+cache_total = prometheus.Counter(
+    "agent_cache_total", "Cache look-ups: hit, miss, or shared (joined a call in progress)", ["outcome"]
+)
 shed_total = prometheus.Counter("agent_shed_total", "Requests shed under load")
 in_flight = prometheus.Gauge("agent_requests_in_flight", "Requests now", multiprocess_mode="livesum")
 
 
 def check_encodable(context: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Refuse what no model can be sent: NaN is not JSON, a lone surrogate is not Unicode."""
+    """Reject values that cannot be sent: NaN is not JSON, and UTF-8 cannot encode an unpaired surrogate."""
     json.dumps(context, ensure_ascii=False, allow_nan=False).encode()
     return context
 
@@ -214,7 +222,7 @@ def count_tokens(message: AIMessage) -> dict[str, int]:
 
 
 def problem(request: Request, error: Exception) -> dict[str, Any]:
-    """Describe an error as RFC 9457 has it; the log has more, under the same request id.
+    """Describe an error in the format of RFC 9457. The log has more about it, under the same request id.
 
     The text of an unexpected exception is left out: it may hold a key.
     """
@@ -311,7 +319,7 @@ def identify(request: Request) -> str:
 
 
 async def check_rate_limit(request: Request, caller: str) -> None:
-    """Count the request, and tell the caller its quota as draft-ietf-httpapi-ratelimit-headers has it."""
+    """Count the request, and report the quota as in draft-ietf-httpapi-ratelimit-headers."""
     allowed = await rate_limiter.hit(rate_limit, caller)
     window = await rate_limiter.get_window_stats(rate_limit, caller)
     wait = max(1, round(window.reset_time - time.time()))
@@ -340,7 +348,7 @@ class BoundedRequest(Request):
 
 
 class AuthenticatedRoute(APIRoute):
-    """A dependency would come too late: FastAPI reads the body before it calls dependencies."""
+    """Checks the key and the rate limit before FastAPI reads the body. Dependencies run only after that."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -459,7 +467,7 @@ async def invoke(request: Request, agent: CurrentAgent, body: AgentRequest) -> A
         encoded = (format_sse_event(event=e.event, data_str=json.dumps(e.data)) async for e in events)
         return EventSourceResponse(encoded)
     began = time.perf_counter()
-    # The key holds all that may change the answer, and the caller, who alone may have it.
+    # The cache key contains everything that can change the answer, and the caller: callers share no answers.
     key = f"{request.state.caller} {body.model_dump_json(exclude={'stream'})}"
     if message := agent.cache.get(key):
         cache_total.labels("hit").inc()
@@ -468,7 +476,7 @@ async def invoke(request: Request, agent: CurrentAgent, body: AgentRequest) -> A
             async with asyncio.timeout(settings.timeout_seconds):
                 message = await cancel_on_disconnect(request, agent.answer(key, body))
     if message is None:
-        return Response(status_code=499)  # as nginx logs it; the client is gone
+        return Response(status_code=499)  # nginx's status for a client that has left
     return AgentResponse(
         id=request.state.request_id,
         response=message.text,
@@ -510,8 +518,8 @@ class DrainingServer(uvicorn.Server):
 uvicorn.supervisors.multiprocess.Server = DrainingServer  # type: ignore[attr-defined]  # uvicorn has no option
 
 
-class TimedProtocol(H11Protocol):
-    """Closes a connection on which no complete head of a request arrives within the keep-alive timeout."""
+class HeaderTimeoutProtocol(H11Protocol):
+    """Closes a connection when complete request headers do not arrive within the keep-alive timeout."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -519,14 +527,14 @@ class TimedProtocol(H11Protocol):
         self.timeout_keep_alive_task = self.loop.call_later(timeout, close)
 
     def _unset_keepalive_if_required(self) -> None:
-        if self.conn.their_state is not h11.IDLE:  # else the head is still incomplete
+        if self.conn.their_state is not h11.IDLE:  # else the headers are still incomplete
             super()._unset_keepalive_if_required()
 
 
 if __name__ == "__main__":
     options: dict[str, Any] = {"host": settings.host, "port": settings.port, "access_log": False}
     options |= {"log_config": None, "timeout_graceful_shutdown": settings.drain_seconds}
-    options |= {"http": TimedProtocol, "h11_max_incomplete_event_size": 65_536}
+    options |= {"http": HeaderTimeoutProtocol, "h11_max_incomplete_event_size": 65_536}
     options |= {"forwarded_allow_ips": settings.forwarded_allow_ips}
     if settings.web_concurrency == 1:
         DrainingServer(uvicorn.Config(app, **options)).run()

@@ -1,7 +1,7 @@
-"""Graceful shutdown: a stop that cuts nobody off.
+"""Graceful shutdown: stop a server without cutting off the requests in flight.
 
-You learn: what a server owes its callers between the first signal and its end: to say that it is leaving, to
-           finish what it has begun, to end the rest with an error, and to be gone in bounded time.
+You learn: what a server does between the first signal and its exit: it makes /ready fail, finishes requests
+           in flight, ends the remaining ones with an error, and exits within a time limit.
 Run:       `make model`, and in a second terminal `python code/03_graceful_shutdown.py`, or with --workers 4
 See:       curl -N localhost:8000/v1/stream --json '{"query": "What is a container?"}', and Ctrl-C meanwhile
 """
@@ -23,7 +23,8 @@ from socket import socket
 from typing import Annotated, Any
 from weakref import WeakSet
 
-# Process 1 of a container gets no signal that it has no handler for. During the imports, just exit.
+# The kernel delivers a signal to process 1 of a container only if the process handles it.
+# During the imports, handle SIGTERM by exiting at once.
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
@@ -50,9 +51,8 @@ class Settings(BaseSettings):  # each field is the environment variable of the s
     openai_base_url: str = "https://api.openai.com/v1"
     model_name: str = "gpt-5.4-mini"
     timeout_seconds: float = Field(default=30, gt=0)
-    drain_delay_seconds: float = Field(
-        default=0, ge=0
-    )  # the time that a proxy needs to notice; 0 without one
+    # The time that a proxy needs to notice that /ready fails; 0 if there is no proxy.
+    drain_delay_seconds: float = Field(default=0, ge=0)
     drain_seconds: float = Field(default=20, ge=0)  # the time for requests in flight after that
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
@@ -108,7 +108,7 @@ class DrainingServer(uvicorn.Server):
         drain.began = True
 
     def stop(self) -> None:
-        """Be unready now, refuse new connections after the delay, and end the drain DRAIN_SECONDS later."""
+        """Make /ready fail now, refuse new connections after the delay, end the drain DRAIN_SECONDS later."""
         drain.began = True
         loop = asyncio.get_running_loop()
         if self.parent:
@@ -128,7 +128,7 @@ class DrainingServer(uvicorn.Server):
 
 def serve(parent: connection.Connection | None = None, sockets: list[socket] | None = None) -> int:
     """Run one server until it has stopped, and return the exit code."""
-    # Of uvicorn's two parsers, h11 is the one that bounds the size of a request's headers.
+    # h11 limits the size of a request's headers; uvicorn's other parser, httptools, does not.
     options: dict[str, Any] = {"http": "h11", "h11_max_incomplete_event_size": 65_536}
     # uvicorn's own timeout ends requests that do not wait for the model, such as half-sent ones.
     options["timeout_graceful_shutdown"] = settings.drain_seconds + 0.5
@@ -139,7 +139,7 @@ def serve(parent: connection.Connection | None = None, sockets: list[socket] | N
 
 
 def supervise(count: int) -> int:
-    """Run workers on one socket until they have drained; return 1 if one of them died unasked."""
+    """Run workers on one socket until they have drained; return 1 if one exited before a signal."""
     listening = uvicorn.Config(app, settings.host, settings.port).bind_socket()
     spawn = get_context("spawn")
     theirs, ours = spawn.Pipe(duplex=False)
@@ -235,7 +235,7 @@ async def lifespan(api: FastAPI) -> AsyncIterator[dict[str, ChatOpenAI]]:
 
 
 api = FastAPI(
-    title="An agent API that stops well",
+    title="An agent API with graceful shutdown",
     lifespan=lifespan,
     responses={"default": {"description": "A problem", "content": {"application/problem+json": {}}}},
     exception_handlers=dict.fromkeys((HTTPException, RequestValidationError, Exception), problem_response),
@@ -293,7 +293,7 @@ async def invoke(request: Request, query: Query) -> dict[str, str | int] | Respo
         async with drain.timeout_at(asyncio.get_running_loop().time() + settings.timeout_seconds):
             message = await cancel_on_disconnect(request, request.state.model.ainvoke(query))
     if message is None:
-        return Response(status_code=499)  # as nginx logs it; the client is gone
+        return Response(status_code=499)  # nginx's status for a client that has left
     used = message.usage_metadata["total_tokens"] if message.usage_metadata else 0
     return {"response": message.text, "tokens_used": used, "model": message.response_metadata["model_name"]}
 

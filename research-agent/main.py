@@ -27,7 +27,7 @@ def configure() -> uvicorn.Config:
         port=settings.port,
         access_log=False,
         log_config=None,
-        http="app.http.protocol:BoundedProtocol",
+        http="app.http.protocol:HeaderLimitProtocol",
         ws="none",
         forwarded_allow_ips=settings.forwarded_allow_ips,
         # For clients that do not read their last event. uvicorn's type is int, but asyncio takes any number.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.engines import build_own, require
-from support.locks import turn
+from support.locks import file_lock
 from support.model_clients import client, http  # noqa: F401  # fixtures
 from support.plugins.durations import pytest_terminal_summary  # noqa: F401
 from support.plugins.faults import (  # noqa: F401  # pytest finds the hooks here
@@ -20,9 +20,9 @@ from support.plugins.faults import (  # noqa: F401  # pytest finds the hooks her
 )
 from support.plugins.scheduling import pytest_xdist_make_scheduler  # noqa: F401
 from support.servers import (
-    App,
     Server,
     Servers,
+    StartServer,
     forget_calls,
     start_server,
 )
@@ -94,7 +94,7 @@ def closed_port() -> Iterator[int]:
 @pytest.fixture
 def literal_ports() -> Iterator[None]:
     """The ports 8000 and 9000, which pages use."""
-    with turn("literal-ports"):
+    with file_lock("literal-ports"):
         yield
 
 
@@ -111,13 +111,13 @@ def start_script(
     lesson_root: Path,
     servers: Servers,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Callable[..., App]]:
+) -> Iterator[Callable[..., StartServer]]:
     """A function that takes a lesson's script and its folder, and returns a function that starts it.
 
     The same settings give the same server, or a new one when that server has ended.
     """
 
-    def script(path: str, folder: str = "") -> App:
+    def script(path: str, folder: str = "") -> StartServer:
         program = lesson_root / folder / path
 
         def start(**settings: str) -> Server:
@@ -139,21 +139,21 @@ def start_script(
 
 
 @pytest.fixture(scope="session")
-def research_agent(start_script: Callable[..., App], offline_model: str) -> App:
+def research_agent(start_script: Callable[..., StartServer], offline_model: str) -> StartServer:
     """A function that starts the research agent of lessons 04 to 06 with settings, and an offline search."""
     start = start_script("main.py", "research-agent")
     return lambda **settings: start(**{"SEARCH_URL": offline_model} | settings)
 
 
 @pytest.fixture(scope="session")
-def start(research_agent: App) -> App:
+def start(research_agent: StartServer) -> StartServer:
     """The research agent with limits that no test reaches by accident. Lessons 01 to 03 override this."""
     limits = {"RATE_LIMIT_RPM": "100000", "MAX_RUNS_PER_CALLER": "1000", "MODEL_RETRIES": "0"}
     return lambda **settings: research_agent(**(limits | settings))
 
 
 @pytest.fixture
-def server(start: App) -> Server:
+def server(start: StartServer) -> Server:
     return start()
 
 

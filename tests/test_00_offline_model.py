@@ -549,7 +549,7 @@ class TestStructuredOutput:
         assert found is not None
         assert [(each.name, each.number) for each in found.things] == things
 
-    def test_the_format_wins_where_no_tool_can_be_filled(self, client: OpenAI) -> None:
+    def test_response_format_is_used_when_no_tool_has_its_arguments(self, client: OpenAI) -> None:
         schema = {"type": "object", "properties": {"city": STRING}, "required": ["city"]}
         wanted = {"type": "json_schema", "json_schema": {"name": "place", "schema": schema}}
         answer = text(client, "What is the weather?", tools=[WEATHER], response_format=wanted)
@@ -577,7 +577,7 @@ class TestStructuredOutput:
             ),
         ],
     )
-    def test_a_strict_schema_leaves_nothing_open(
+    def test_a_schema_that_breaks_strict_mode_is_a_bad_request(
         self, client: OpenAI, schema: dict[str, Any], complaint: str
     ) -> None:
         whole = {"type": "object", **schema}

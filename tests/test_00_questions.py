@@ -29,7 +29,7 @@ def asked(client: OpenAI, question: str) -> str:
 
 
 def is_right(question: str, answer: str) -> bool:
-    """Whether an answer quotes a section that answers, or says in one sentence that there is none."""
+    """Return True if an answer quotes a section that answers, or says in one sentence that there is none."""
     places = re.findall(r"^Source: \[\d\] .+ \((docs/\S+|pydoc \S+)\)$", answer, re.MULTILINE)
     wanted = QUESTIONS[question]
     assert not FILLER.search(answer), f"This says nothing: {answer}"
@@ -118,4 +118,4 @@ def test_the_examples_of_the_web_page_get_good_answers(
     answer = agent.ask(question)
     sentences = re.findall(r"[^\]]+ \[\d+\]", answer)
     assert 2 <= len(sentences) <= 4, f"A new user's first question gets a poor answer: {answer}"
-    assert len(agent.made) == 2, "It is searched for once, and one page is read."
+    assert len(agent.calls_made) == 2, "It is searched for once, and one page is read."

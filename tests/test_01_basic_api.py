@@ -10,7 +10,7 @@ import httpx2
 import pytest
 from support.connections import leave_after
 from support.problems import assert_problem
-from support.servers import HUNG, App, calls
+from support.servers import HUNG, StartServer, calls
 from support.streams import assert_ends_with_error, events
 
 from course.errors import CourseError
@@ -23,12 +23,12 @@ QUESTION = "What is a container?"
 
 
 @pytest.fixture(scope="session")
-def start(start_script: Callable[[str], App]) -> App:
+def start(start_script: Callable[[str], StartServer]) -> StartServer:
     return start_script("code/01_basic_api.py")
 
 
 @pytest.fixture
-def api(start: App) -> Iterator[httpx2.Client]:
+def api(start: StartServer) -> Iterator[httpx2.Client]:
     """A client of lesson 01 on the plain offline model."""
     with httpx2.Client(base_url=start(), timeout=20) as client:
         yield client
@@ -102,14 +102,14 @@ def test_context_reaches_the_model(api: httpx2.Client, offline_model: str) -> No
 
 
 @pytest.mark.parametrize("fault", ["500", "429", "malformed", "cut"])
-def test_a_failing_model_is_a_502_that_leaks_nothing(start: App, fault: str) -> None:
+def test_a_failing_model_is_a_502_that_leaks_nothing(start: StartServer, fault: str) -> None:
     with httpx2.Client(base_url=start(MODEL_NAME=f"offline?fault={fault}"), timeout=20) as api:
         told = assert_problem(api.post("/v1/invoke", json={"query": QUESTION}), 502)
         assert "Error code" not in told["detail"], "The error shows the text of the model's exception."
         assert_ends_with_error(events(api.post("/v1/stream", json={"query": QUESTION})), 502)
 
 
-def test_the_models_error_text_stays_in_the_log(start: App) -> None:
+def test_the_models_error_text_stays_in_the_log(start: StartServer) -> None:
     key = "sk-this-key-must-not-leak"
     with httpx2.Client(base_url=start(MODEL_NAME="offline?fault=401", OPENAI_API_KEY=key), timeout=20) as api:
         assert_problem(api.post("/v1/invoke", json={"query": QUESTION}), 502)
@@ -121,7 +121,7 @@ def test_the_models_error_text_stays_in_the_log(start: App) -> None:
             )
 
 
-def test_a_hung_model_is_a_504(start: App) -> None:
+def test_a_hung_model_is_a_504(start: StartServer) -> None:
     with httpx2.Client(base_url=start(MODEL_NAME=HUNG, TIMEOUT_SECONDS="0.5"), timeout=10) as api:
         try:
             assert_problem(api.post("/v1/invoke", json={"query": QUESTION}), 504)
@@ -131,7 +131,7 @@ def test_a_hung_model_is_a_504(start: App) -> None:
         assert_ends_with_error(stream, 504)
 
 
-def test_a_504_cancels_the_model_call(start: App, offline_model: str) -> None:
+def test_a_504_cancels_the_model_call(start: StartServer, offline_model: str) -> None:
     query = "Who still works on what has been given up?"
     reply = httpx2.post(
         f"{start(MODEL_NAME=HUNG, TIMEOUT_SECONDS='0.5')}/v1/invoke", json={"query": query}, timeout=10
@@ -142,7 +142,7 @@ def test_a_504_cancels_the_model_call(start: App, offline_model: str) -> None:
     )
 
 
-def test_a_stream_that_drips_is_ended_at_the_deadline(start: App) -> None:
+def test_a_stream_that_drips_is_ended_at_the_deadline(start: StartServer) -> None:
     with httpx2.Client(base_url=start(MODEL_NAME="offline?tps=20", TIMEOUT_SECONDS="0.5"), timeout=10) as api:
         stream = events(api.post("/v1/stream", json={"query": QUESTION}))
     assert len(stream) < 30, "The stream drips on after the deadline: nothing ends it."
@@ -167,7 +167,9 @@ def test_a_well_formed_request_id_is_kept_and_any_other_is_replaced(api: httpx2.
 
 
 @pytest.mark.parametrize("path", ["/v1/invoke", "/v1/stream"])
-def test_a_client_that_leaves_cancels_the_model_call(start: App, offline_model: str, path: str) -> None:
+def test_a_client_that_leaves_cancels_the_model_call(
+    start: StartServer, offline_model: str, path: str
+) -> None:
     query = f"What is a container when somebody leaves {path}?"
     leave_after(start(MODEL_NAME=HUNG), path, query, lambda: calls(offline_model, query))
     assert until(lambda: calls(offline_model, query)[0]["state"] == "cancelled", 10), (
@@ -175,7 +177,9 @@ def test_a_client_that_leaves_cancels_the_model_call(start: App, offline_model: 
     )
 
 
-def test_leaving_in_the_middle_of_a_stream_cancels_the_model_call(start: App, offline_model: str) -> None:
+def test_leaving_in_the_middle_of_a_stream_cancels_the_model_call(
+    start: StartServer, offline_model: str
+) -> None:
     query = "What is a container when somebody leaves in the middle of a stream?"
     url = start(MODEL_NAME="offline?tps=20")
     with httpx2.stream("POST", f"{url}/v1/stream", json={"query": query}) as response:
@@ -188,7 +192,9 @@ def test_leaving_in_the_middle_of_a_stream_cancels_the_model_call(start: App, of
 # --- Health ---
 
 
-def test_health_and_readiness_tell_the_truth_about_the_model(start: App, processes: Processes) -> None:
+def test_health_and_readiness_tell_the_truth_about_the_model(
+    start: StartServer, processes: Processes
+) -> None:
     port = free_port()
     with httpx2.Client(base_url=start(OPENAI_BASE_URL=f"http://127.0.0.1:{port}/v1"), timeout=5) as api:
         assert api.get("/ready").status_code == 503, "The model is dead, and /ready says that all is well."
@@ -207,7 +213,7 @@ def test_health_and_readiness_tell_the_truth_about_the_model(start: App, process
         )
 
 
-def test_health_answers_while_the_model_hangs(start: App) -> None:
+def test_health_answers_while_the_model_hangs(start: StartServer) -> None:
     """A listener that never answers stands in for a hung model: the check has a deadline of two seconds."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         base_url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
@@ -223,7 +229,7 @@ def test_health_answers_while_the_model_hangs(start: App) -> None:
 # --- Settings ---
 
 
-def test_a_bad_setting_stops_the_start_with_one_line(start: App) -> None:
+def test_a_bad_setting_stops_the_start_with_one_line(start: StartServer) -> None:
     with pytest.raises(CourseError) as failure:
         start(TIMEOUT_SECONDS="-1")
     (log,) = failure.value.__notes__
@@ -231,7 +237,7 @@ def test_a_bad_setting_stops_the_start_with_one_line(start: App) -> None:
     assert log.strip() == told, f"The start must be refused with this line alone: {told}."
 
 
-def test_a_busy_port_is_one_clear_line(start: App) -> None:
+def test_a_busy_port_is_one_clear_line(start: StartServer) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(CourseError) as failure:
         start(PORT=str(taken.getsockname()[1]))
     (log,) = failure.value.__notes__

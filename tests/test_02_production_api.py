@@ -15,9 +15,9 @@ import psutil
 import pytest
 from schemathesis import GenerationMode
 from support.connections import assert_headers_are_bounded, assert_probes_take_head, connect, leave_after
-from support.openapi import PROMISES, assert_openapi_holds, assert_promises_kept
+from support.openapi import OPERATIONS, assert_openapi_holds, assert_responses_match_openapi
 from support.problems import assert_problem
-from support.servers import HUNG, App, Server, calls, log_lines, metrics
+from support.servers import HUNG, Server, StartServer, calls, log_lines, metrics
 from support.streams import assert_ends_with_error, events
 
 from course.errors import CourseError
@@ -28,13 +28,13 @@ QUESTION = "What is a container?"
 
 
 @pytest.fixture(scope="session")
-def start(start_script: Callable[[str], App]) -> App:
+def start(start_script: Callable[[str], StartServer]) -> StartServer:
     script = start_script(SCRIPT)
     return lambda **settings: script(**({"RATE_LIMIT_RPM": "100000"} | settings))
 
 
 @pytest.fixture
-def server(start: App) -> Server:
+def server(start: StartServer) -> Server:
     return start()
 
 
@@ -97,7 +97,9 @@ def test_values_out_of_range_are_a_422_that_names_them(api: httpx2.Client, field
         ("MAX_CONCURRENCY", "-1"),
     ],
 )
-def test_a_bad_setting_stops_the_start_with_one_line_that_names_it(start: App, name: str, value: str) -> None:
+def test_a_bad_setting_stops_the_start_with_one_line_that_names_it(
+    start: StartServer, name: str, value: str
+) -> None:
     with pytest.raises(CourseError) as failure:
         start(**{name: value})
     log = failure.value.__notes__[0].strip()
@@ -105,7 +107,7 @@ def test_a_bad_setting_stops_the_start_with_one_line_that_names_it(start: App, n
     assert "\n" not in log, "A bad setting is told in more than one line."
 
 
-def test_openapi_is_valid_and_asks_for_the_key(start: App) -> None:
+def test_openapi_is_valid_and_asks_for_the_key(start: StartServer) -> None:
     server = start(API_KEYS="first-key, second-key")
     assert_openapi_holds(server)
     document = httpx2.get(f"{server}/openapi.json").json()
@@ -146,11 +148,11 @@ def test_a_connection_on_which_no_request_comes_is_closed(server: Server, beginn
             pytest.fail("A client sent no whole request, and holds its connection for ever.")
 
 
-@PROMISES
-def test_no_answer_is_one_that_openapi_does_not_promise(
+@OPERATIONS
+def test_every_response_matches_the_openapi_document(
     server: Server, path: str, method: str, mode: GenerationMode
 ) -> None:
-    assert_promises_kept(server, path, method, mode)
+    assert_responses_match_openapi(server, path, method, mode)
 
 
 # --- Cache and single-flight ---
@@ -176,7 +178,9 @@ def test_another_parameter_is_another_cache_entry(
     )
 
 
-def test_requests_that_look_alike_when_joined_are_two(server: Server, offline_model: str) -> None:
+def test_cache_keys_of_different_requests_differ_even_if_their_fields_join_to_the_same_text(
+    server: Server, offline_model: str
+) -> None:
     ask(server, "Joined 1", max_tokens=23)
     ask(server, "Joined 12", max_tokens=3)
     assert len(calls(offline_model, "Joined 1")) == 2, (
@@ -184,7 +188,7 @@ def test_requests_that_look_alike_when_joined_are_two(server: Server, offline_mo
     )
 
 
-def test_fifty_equal_calls_at_once_reach_the_model_once(start: App, offline_model: str) -> None:
+def test_fifty_equal_calls_at_once_reach_the_model_once(start: StartServer, offline_model: str) -> None:
     query = "What do fifty callers ask at once?"
     replies = asyncio.run(ask_at_once(start(MODEL_NAME="offline?ttft=0.3"), [query] * 50))
     statuses = {reply.status_code for reply in replies}
@@ -194,7 +198,7 @@ def test_fifty_equal_calls_at_once_reach_the_model_once(start: App, offline_mode
     )
 
 
-def test_a_shared_call_ends_only_when_its_last_waiter_leaves(start: App, offline_model: str) -> None:
+def test_a_shared_call_ends_only_when_its_last_waiter_leaves(start: StartServer, offline_model: str) -> None:
     query = "Who still waits for this one?"
     url = start(MODEL_NAME=HUNG)
 
@@ -221,14 +225,14 @@ def test_a_shared_call_ends_only_when_its_last_waiter_leaves(start: App, offline
     assert len(calls(offline_model, query)) == 1, "Two equal calls at the same time each went to the model."
 
 
-def test_errors_are_not_cached(start: App, offline_model: str) -> None:
+def test_errors_are_not_cached(start: StartServer, offline_model: str) -> None:
     query = "Is this failure kept?"
     url = start(MODEL_NAME="offline?fault=500")
     assert [ask(url, query).status_code for _ in range(2)] == [502, 502], "A failing model is not a 502."
     assert len(calls(offline_model, query)) == 2, "A failure was kept, and told to the next caller."
 
 
-def test_the_cache_is_bounded_in_entries(start: App, offline_model: str) -> None:
+def test_the_cache_is_bounded_in_entries(start: StartServer, offline_model: str) -> None:
     url = start(CACHE_MAX_ENTRIES="2")
     for query in ("Bounded A?", "Bounded B?", "Bounded C?", "Bounded A?"):
         ask(url, query)
@@ -237,13 +241,13 @@ def test_the_cache_is_bounded_in_entries(start: App, offline_model: str) -> None
     )
 
 
-def test_a_cached_answer_expires(start: App, offline_model: str) -> None:
+def test_a_cached_answer_expires(start: StartServer, offline_model: str) -> None:
     url = start(CACHE_TTL_SECONDS="0.2")
     again = until(lambda: (ask(url, "Fresh?"), len(calls(offline_model, "Fresh?")) > 1)[1], 10)
     assert again, "An answer is kept for longer than CACHE_TTL_SECONDS."
 
 
-def test_a_time_to_live_of_zero_keeps_nothing(start: App, offline_model: str) -> None:
+def test_a_time_to_live_of_zero_keeps_nothing(start: StartServer, offline_model: str) -> None:
     url = start(CACHE_TTL_SECONDS="0")
     for _ in range(3):
         ask(url, "Is this kept at all?")
@@ -253,7 +257,7 @@ def test_a_time_to_live_of_zero_keeps_nothing(start: App, offline_model: str) ->
 # --- Deadlines and clients that leave ---
 
 
-def test_a_hung_model_is_a_504(start: App) -> None:
+def test_a_hung_model_is_a_504(start: StartServer) -> None:
     url = start(MODEL_NAME=HUNG, TIMEOUT_SECONDS="0.5")
     assert_problem(ask(url), 504)
     try:
@@ -263,7 +267,7 @@ def test_a_hung_model_is_a_504(start: App) -> None:
     assert_ends_with_error(stream, 504)
 
 
-def test_a_stream_that_drips_is_ended_at_the_deadline(start: App) -> None:
+def test_a_stream_that_drips_is_ended_at_the_deadline(start: StartServer) -> None:
     url = start(MODEL_NAME="offline?tps=20", TIMEOUT_SECONDS="0.5")
     stream = events(httpx2.post(f"{url}/v1/stream", json={"query": QUESTION}, timeout=20))
     assert stream[-1][0] == "error", "The stream dripped on after its deadline, and nothing ended it."
@@ -271,7 +275,9 @@ def test_a_stream_that_drips_is_ended_at_the_deadline(start: App) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/invoke", "/v1/stream"])
-def test_a_client_that_leaves_cancels_the_model_call(start: App, offline_model: str, path: str) -> None:
+def test_a_client_that_leaves_cancels_the_model_call(
+    start: StartServer, offline_model: str, path: str
+) -> None:
     query = f"Does 02 notice that nobody listens on {path}?"
     leave_after(start(MODEL_NAME=HUNG), path, query, lambda: calls(offline_model, query))
     assert until(lambda: calls(offline_model, query)[0]["state"] == "cancelled", 10), (
@@ -279,7 +285,7 @@ def test_a_client_that_leaves_cancels_the_model_call(start: App, offline_model: 
     )
 
 
-def test_the_deadline_of_a_stream_covers_its_wait_for_a_place(start: App) -> None:
+def test_the_deadline_of_a_stream_covers_its_wait_for_a_place(start: StartServer) -> None:
     url = start(MODEL_NAME=HUNG, MAX_CONCURRENCY="1", TIMEOUT_SECONDS="4")
 
     async def two_streams() -> list[httpx2.Response]:
@@ -297,7 +303,7 @@ def test_the_deadline_of_a_stream_covers_its_wait_for_a_place(start: App) -> Non
 
 
 @pytest.mark.parametrize("path", ["/v1/invoke", "/v1/stream"])
-def test_a_stream_whose_reader_leaves_gives_its_place_back(start: App, path: str) -> None:
+def test_a_stream_whose_reader_leaves_gives_its_place_back(start: StartServer, path: str) -> None:
     url = start(MODEL_NAME="offline?tps=20", MAX_CONCURRENCY="1")
     for _ in range(4):  # one has the place, one may wait for it, a third would be shed
         body = {"query": QUESTION, "stream": True}
@@ -309,7 +315,7 @@ def test_a_stream_whose_reader_leaves_gives_its_place_back(start: App, path: str
 # --- Keys, limits, load ---
 
 
-def test_a_key_is_needed_when_keys_are_set_and_never_logged(start: App) -> None:
+def test_a_key_is_needed_when_keys_are_set_and_never_logged(start: StartServer) -> None:
     server = start(API_KEYS="first-key, second-key")
     assert_problem(ask(server), 401)
     assert_problem(ask(server, headers={"X-API-Key": "wrong-key"}), 401)
@@ -320,7 +326,7 @@ def test_a_key_is_needed_when_keys_are_set_and_never_logged(start: App) -> None:
 
 
 @pytest.mark.parametrize("keys", [",", " ", " , "])
-def test_a_list_of_keys_that_names_none_stops_the_start(start: App, keys: str) -> None:
+def test_a_list_of_keys_that_names_none_stops_the_start(start: StartServer, keys: str) -> None:
     try:
         start(API_KEYS=keys)
     except CourseError as failure:
@@ -329,13 +335,13 @@ def test_a_list_of_keys_that_names_none_stops_the_start(start: App, keys: str) -
         pytest.fail(f"API_KEYS={keys!r} was meant to close the door, and leaves it open to everybody.")
 
 
-def test_a_key_may_have_any_letters(start: App) -> None:
+def test_a_key_may_have_any_letters(start: StartServer) -> None:
     key = "schlüssel-🐳"
     answer = ask(start(API_KEYS=key), headers={"X-API-Key": key.encode()})  # type: ignore[dict-item]
     assert answer.status_code == 200, "A key that is not ASCII never matches."
 
 
-def test_callers_do_not_share_cached_answers(start: App, offline_model: str) -> None:
+def test_callers_do_not_share_cached_answers(start: StartServer, offline_model: str) -> None:
     url = start(API_KEYS="first-key, second-key")
     for key in ("first-key", "second-key"):
         ask(url, "Is this mine alone?", headers={"X-API-Key": key})
@@ -344,7 +350,7 @@ def test_callers_do_not_share_cached_answers(start: App, offline_model: str) -> 
     )
 
 
-def test_the_rate_limit_holds_per_key_and_says_when_to_come_back(start: App) -> None:
+def test_the_rate_limit_holds_per_key_and_says_when_to_come_back(start: StartServer) -> None:
     url = start(API_KEYS="first-key, second-key", RATE_LIMIT_RPM="3")
     replies = [ask(url, headers={"X-API-Key": "first-key"}) for _ in range(4)]
     statuses = [reply.status_code for reply in replies]
@@ -367,13 +373,13 @@ def test_the_rate_limit_holds_per_key_and_says_when_to_come_back(start: App) -> 
     assert other == 200, "One caller has used up its quota, and another is refused."
 
 
-def test_a_caller_cannot_name_itself_anew_for_each_call(start: App) -> None:
+def test_x_forwarded_for_of_a_caller_does_not_evade_the_rate_limit(start: StartServer) -> None:
     url = start(RATE_LIMIT_RPM="2")
     statuses = [ask(url, headers={"X-Forwarded-For": f"192.0.2.{n}"}).status_code for n in range(3)]
     assert statuses == [200, 200, 429], "X-Forwarded-For is believed, and evades the rate limit."
 
 
-def test_a_named_proxy_may_say_whom_it_speaks_for(start: App) -> None:
+def test_x_forwarded_for_of_a_trusted_proxy_identifies_the_caller(start: StartServer) -> None:
     url = start(RATE_LIMIT_RPM="1", FORWARDED_ALLOW_IPS="127.0.0.1")
     statuses = [ask(url, headers={"X-Forwarded-For": f"192.0.2.{n}"}).status_code for n in (1, 2, 1)]
     assert statuses == [200, 200, 429], "Behind a proxy that is named, all callers share one quota."
@@ -388,7 +394,7 @@ def test_counting_requests_starts_no_threads(server: Server, api: httpx2.Client)
     assert len(seen) < 20, f"{len(seen)} threads were seen during 100 requests: the rate limit starts them."
 
 
-def test_load_beyond_the_queue_is_shed_with_a_503(start: App) -> None:
+def test_load_beyond_the_queue_is_shed_with_a_503(start: StartServer) -> None:
     url = start(MAX_CONCURRENCY="1", MODEL_NAME="offline?ttft=0.3")
     replies = asyncio.run(ask_at_once(url, [f"Load {n}?" for n in range(6)]))
     statuses = sorted(reply.status_code for reply in replies)
@@ -401,7 +407,7 @@ def test_load_beyond_the_queue_is_shed_with_a_503(start: App) -> None:
     assert metrics(url)[("agent_shed_total",)] == 4, "Four requests were shed, and the metrics do not say so."
 
 
-def test_a_body_over_the_limit_is_a_413_whether_its_length_is_announced_or_not(start: App) -> None:
+def test_a_body_over_the_limit_is_a_413_whether_its_length_is_announced_or_not(start: StartServer) -> None:
     url = start(MAX_BODY_BYTES="200")
     assert_problem(ask(url, "x" * 300), 413)
     chunks = (b"x" * 100 for _ in range(3))
@@ -410,7 +416,7 @@ def test_a_body_over_the_limit_is_a_413_whether_its_length_is_announced_or_not(s
 
 @pytest.mark.parametrize("announced", [True, False])
 def test_a_body_of_20_mb_is_refused_without_reading_it(server: Server, announced: bool) -> None:
-    """Whether its length is announced or it comes in chunks, the 413 arrives while most is still unsent."""
+    """The 413 arrives while most of the body is still unsent, with a Content-Length and with chunks."""
     length = "Content-Length: 20000000" if announced else "Transfer-Encoding: chunked"
     head = f"POST /v1/invoke HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n{length}\r\n\r\n"
     piece = b"x" * 10_000 if announced else b"2710\r\n" + b"x" * 10_000 + b"\r\n"
@@ -429,7 +435,7 @@ def test_a_body_of_20_mb_is_refused_without_reading_it(server: Server, announced
     )
 
 
-def test_half_a_body_and_then_silence_is_a_408(start: App) -> None:
+def test_half_a_body_and_then_silence_is_a_408(start: StartServer) -> None:
     url = start(BODY_SECONDS="1")
     began = time.monotonic()
     with connect(url, seconds=10) as connection:
@@ -443,7 +449,7 @@ def test_half_a_body_and_then_silence_is_a_408(start: App) -> None:
     assert time.monotonic() - began > 0.8, "A slow client must be given some time."
 
 
-def test_a_body_that_drips_is_a_408(start: App) -> None:
+def test_a_body_that_drips_is_a_408(start: StartServer) -> None:
     url = start(BODY_SECONDS="1")
     with connect(url, seconds=0.3) as connection:
         connection.sendall(b"POST /v1/invoke HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\n{")
@@ -463,7 +469,7 @@ def preflight(url: str, origin: str) -> httpx2.Response:
     return httpx2.options(f"{url}/v1/invoke", headers={"Origin": origin} | asked)
 
 
-def test_other_sites_are_let_in_only_by_name_and_never_with_credentials(start: App) -> None:
+def test_cors_allows_only_configured_origins_and_no_credentials(start: StartServer) -> None:
     assert "access-control-allow-origin" not in preflight(start(), "https://evil.example").headers, (
         "Nobody set CORS_ORIGINS, and a stranger's site is let in."
     )
@@ -484,7 +490,7 @@ def test_other_sites_are_let_in_only_by_name_and_never_with_credentials(start: A
 # --- Logs ---
 
 
-def test_every_log_line_is_json_and_carries_the_request_id(start: App) -> None:
+def test_every_log_line_is_json_and_carries_the_request_id(start: StartServer) -> None:
     server = start(APP_NAME="logs")
     ask(server, "Is my question in the log?", headers={"X-Request-ID": "trace-me"})
     httpx2.get(f"{server}/health")
@@ -506,7 +512,7 @@ def test_a_request_id_is_made_when_none_is_given(server: Server) -> None:
     assert len(made) == 2, "Two requests got one id: the log cannot tell them apart."
 
 
-def test_the_models_failure_is_in_the_log_and_not_in_the_reply(start: App) -> None:
+def test_the_models_failure_is_in_the_log_and_not_in_the_reply(start: StartServer) -> None:
     server = start(MODEL_NAME="offline?fault=401", OPENAI_API_KEY="sk-quoted-by-the-model")
     answer = ask(server, headers={"X-Request-ID": "find-me"}).text
     assert "sk-quoted" not in answer, "The caller is shown what the model said, and with it the key."
@@ -517,7 +523,7 @@ def test_the_models_failure_is_in_the_log_and_not_in_the_reply(start: App) -> No
 # --- Metrics ---
 
 
-def test_requests_tokens_and_cache_are_counted(start: App) -> None:
+def test_requests_tokens_and_cache_are_counted(start: StartServer) -> None:
     url = start(APP_NAME="counted")
     used = ask(url).json()["tokens_used"]
     ask(url)
@@ -531,7 +537,7 @@ def test_requests_tokens_and_cache_are_counted(start: App) -> None:
     assert seen["agent_requests_in_flight",] == 1, "The request for the metrics is the only one in flight."
 
 
-def test_unknown_paths_and_methods_share_one_series(start: App) -> None:
+def test_unknown_paths_and_methods_share_one_series(start: StartServer) -> None:
     url = start(APP_NAME="bounded")
     with httpx2.Client(base_url=url) as client:
         for number in range(300):
@@ -542,7 +548,7 @@ def test_unknown_paths_and_methods_share_one_series(start: App) -> None:
     )
 
 
-def test_a_stream_is_timed_to_its_end(start: App) -> None:
+def test_a_stream_is_timed_to_its_end(start: StartServer) -> None:
     url = start(MODEL_NAME="offline?tps=80")
     stream = events(httpx2.post(f"{url}/v1/stream", json={"query": QUESTION}, timeout=20))
     seen = metrics(url)
@@ -556,7 +562,7 @@ def test_a_stream_is_timed_to_its_end(start: App) -> None:
     assert first < seconds, "The first token is said to have come as late as the last."
 
 
-def test_metrics_are_the_sum_of_all_workers(start: App) -> None:
+def test_metrics_are_the_sum_of_all_workers(start: StartServer) -> None:
     server = start(WEB_CONCURRENCY="2")
     up = "Application startup complete."
     assert until(lambda: server.log.read_text().count(up) == 2, 60), (
@@ -580,7 +586,7 @@ def test_metrics_are_the_sum_of_all_workers(start: App) -> None:
 # --- Stopping ---
 
 
-def test_readiness_is_red_while_the_server_serves_on_before_it_stops(start: App) -> None:
+def test_ready_is_503_and_requests_are_answered_during_the_drain_delay(start: StartServer) -> None:
     server = start(DRAIN_DELAY_SECONDS="60")
     assert httpx2.get(f"{server}/ready").status_code == 200, "A server that serves says that it is not ready."
     server.process.send_signal(signal.SIGTERM)
@@ -589,7 +595,7 @@ def test_readiness_is_red_while_the_server_serves_on_before_it_stops(start: App)
     assert ask(server).status_code == 200, "A request during the delay was not answered."
 
 
-def test_one_ctrl_c_lets_the_streams_of_all_workers_finish(start: App) -> None:
+def test_one_ctrl_c_lets_the_streams_of_all_workers_finish(start: StartServer) -> None:
     """A terminal signals the whole group, so that a worker gets SIGINT, and then SIGTERM from its parent."""
     server = start(WEB_CONCURRENCY="2", DRAIN_DELAY_SECONDS="1", MODEL_NAME="offline?tps=30")
     streams: list[list[str]] = [[] for _ in range(4)]

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from support.problems import assert_problem
 from support.research import ask
-from support.servers import App, Server, calls, metrics
+from support.servers import Server, StartServer, calls, metrics
 
 from course.models import start_model
 from course.polling import until
@@ -26,7 +26,7 @@ def model() -> Iterator[tuple[Processes, str]]:
         yield processes, start_model(processes)
 
 
-def agent(research_agent: App, url: str, **settings: str) -> Server:
+def agent(research_agent: StartServer, url: str, **settings: str) -> Server:
     """Start an agent on this model. Its circuit opens after three failures and allows a trial each second."""
     circuit = {"CIRCUIT_FAILURES": str(IN_A_ROW), "CIRCUIT_SECONDS": "1", "MODEL_RETRIES": "0"}
     return research_agent(**({"OPENAI_BASE_URL": f"{url}/v1"} | circuit | settings))
@@ -38,7 +38,7 @@ def open_circuit(server: Server) -> None:
 
 
 def test_a_model_that_is_down_is_asked_no_more_and_asked_again_when_it_is_back(
-    research_agent: App, model: tuple[Processes, str]
+    research_agent: StartServer, model: tuple[Processes, str]
 ) -> None:
     processes, url = model
     server = agent(research_agent, url)
@@ -70,7 +70,7 @@ def assert_answered(server: Server, query: str) -> None:
     assert status == 200, f"The model is well, and a run ends with {status}."
 
 
-def test_only_one_run_tries_while_the_circuit_is_open(research_agent: App, closed_port: int) -> None:
+def test_only_one_run_tries_while_the_circuit_is_open(research_agent: StartServer, closed_port: int) -> None:
     nobody = f"http://127.0.0.1:{closed_port}"
     server = agent(research_agent, nobody)
     open_circuit(server)
@@ -97,7 +97,7 @@ def test_only_one_run_tries_while_the_circuit_is_open(research_agent: App, close
     assert trials + statuses.count(503) == 4, f"Every run but a trial is refused, and here are {statuses}."
 
 
-def test_a_model_that_hangs_opens_the_circuit_too(research_agent: App, offline_model: str) -> None:
+def test_a_model_that_hangs_opens_the_circuit_too(research_agent: StartServer, offline_model: str) -> None:
     hangs = {"MODEL_NAME": "offline?fault=hang", "TIMEOUT_SECONDS": "0.3", "CIRCUIT_SECONDS": "60"}
     server = agent(research_agent, offline_model, **hangs)
     for n in range(IN_A_ROW):
@@ -106,7 +106,7 @@ def test_a_model_that_hangs_opens_the_circuit_too(research_agent: App, offline_m
     assert not calls(offline_model, "Who asks a model that hangs?"), "A refused run reached the model."
 
 
-def test_a_slow_search_is_no_failure_of_the_model(research_agent: App, offline_model: str) -> None:
+def test_a_slow_search_is_no_failure_of_the_model(research_agent: StartServer, offline_model: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as hangs:  # accepts, and never answers
         slow = f"http://127.0.0.1:{hangs.getsockname()[1]}"
         limits = {"TIMEOUT_SECONDS": "3", "CIRCUIT_SECONDS": "60"}
@@ -119,7 +119,7 @@ def test_a_slow_search_is_no_failure_of_the_model(research_agent: App, offline_m
 
 @pytest.mark.parametrize("how", ["cancelled", "refused"])
 def test_a_trial_that_ends_without_a_result_lets_another_run_try(
-    research_agent: App, model: tuple[Processes, str], how: str
+    research_agent: StartServer, model: tuple[Processes, str], how: str
 ) -> None:
     """Otherwise the next trial would start only after CIRCUIT_SECONDS."""
     processes, url = model
@@ -146,7 +146,9 @@ def test_a_trial_that_ends_without_a_result_lets_another_run_try(
     )
 
 
-def test_failures_with_successes_between_them_do_not_open_it(research_agent: App, offline_model: str) -> None:
+def test_failures_with_successes_between_them_do_not_open_it(
+    research_agent: StartServer, offline_model: str
+) -> None:
     server = agent(
         research_agent, offline_model, MODEL_NAME="offline?fault=500&every=2", CIRCUIT_FAILURES="2"
     )

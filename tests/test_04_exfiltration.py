@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
-from support.servers import App
+from support.servers import StartServer
 from support.site import Site, page
 
 Turn = tuple[str, dict[str, str]] | str  # a tool call, or text
@@ -66,7 +66,7 @@ async def website() -> AsyncIterator[Site]:
         yield site
 
 
-async def test_what_the_model_knows_does_not_leave_in_a_url_that_it_writes(research_agent: App) -> None:
+async def test_the_model_cannot_exfiltrate_the_question_in_a_url(research_agent: StartServer) -> None:
     async with website() as site, GullibleModel(site.host) as model:
         agent = research_agent(
             OPENAI_BASE_URL=f"http://{model.host}/v1",
@@ -86,7 +86,9 @@ async def test_what_the_model_knows_does_not_leave_in_a_url_that_it_writes(resea
     )
 
 
-async def test_a_page_that_the_question_names_is_read(research_agent: App, offline_model: str) -> None:
+async def test_a_page_that_the_question_names_is_read(
+    research_agent: StartServer, offline_model: str
+) -> None:
     async with website() as site, GullibleModel(site.host) as model:
         model.turns = iter(enumerate([("fetch_page", {"url": f"http://{site.host}/leases"}), "Read [1]."]))
         agent = research_agent(OPENAI_BASE_URL=f"http://{model.host}/v1", FETCH_ALLOWED_HOSTS=site.host)

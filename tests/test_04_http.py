@@ -21,7 +21,7 @@ from openapi_spec_validator import validate
 from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
 from support.problems import assert_problem
 from support.research import ask, streaming
-from support.servers import App, Server
+from support.servers import Server, StartServer
 from support.site import Site, silence
 
 from course.polling import until
@@ -35,7 +35,7 @@ def connect(server: str) -> socket.socket:
 
 
 def told(connection: socket.socket) -> bytes:
-    """What the server sends until it closes or resets the connection."""
+    """Return the bytes that the server sends until it closes or resets the connection."""
     said = b""
     with suppress(ConnectionError):
         while data := connection.recv(65_536):
@@ -76,7 +76,7 @@ ENDLESS: dict[str, tuple[bytes, bytes]] = {
 
 
 @pytest.mark.parametrize("what", ENDLESS)
-def test_endless_input_takes_no_memory(start: App, what: str) -> None:
+def test_endless_input_takes_no_memory(start: StartServer, what: str) -> None:
     server = start(APP_NAME="endless")
     memory = psutil.Process(server.process.pid).memory_info
     before = memory().rss
@@ -93,7 +93,7 @@ def test_endless_input_takes_no_memory(start: App, what: str) -> None:
     assert httpx2.get(f"{server}/health").status_code == 200
 
 
-def test_a_body_in_many_chunks_is_no_head(start: App) -> None:
+def test_a_body_in_many_chunks_is_no_head(start: StartServer) -> None:
     server = start(MAX_BODY_BYTES="1000000")
 
     def body() -> Iterator[bytes]:
@@ -155,7 +155,7 @@ def test_a_trickle_of_bytes_keeps_no_connection_open(server: Server) -> None:
 # --- The caller's address ---
 
 
-def test_a_caller_cannot_choose_its_address(start: App) -> None:
+def test_a_caller_cannot_choose_its_address(start: StartServer) -> None:
     def codes(server: str) -> list[int]:
         return [
             ask(server, QUESTION, headers={"X-Forwarded-For": f"192.0.2.{n}"}).status_code for n in range(3)
@@ -225,7 +225,7 @@ def test_openapi_is_valid_in_the_version_that_it_claims(server: Server) -> None:
         )
 
 
-def test_openapi_says_where_the_key_goes(start: App) -> None:
+def test_openapi_says_where_the_key_goes(start: StartServer) -> None:
     document = described(start(API_KEYS="a-key"))
     (scheme,) = document["components"]["securitySchemes"].values()
     assert (scheme["type"], scheme["in"], scheme["name"]) == ("apiKey", "header", "X-API-Key")
@@ -244,7 +244,7 @@ def test_openapi_says_that_metrics_are_text(server: Server) -> None:
     )
 
 
-def test_a_generated_client_gets_problems_with_types(start: App, tmp_path: Path) -> None:
+def test_a_generated_client_gets_problems_with_types(start: StartServer, tmp_path: Path) -> None:
     server = start(API_KEYS="the-right-key")
     (tmp_path / "openapi.json").write_text(json.dumps(described(server)))
     options = "generate --meta none --path openapi.json --output-path client --config settings.yml"
@@ -272,7 +272,7 @@ for key in ("a-wrong-key", "the-right-key"):
     )
 
 
-def test_long_runs_can_be_told_apart(server: Server) -> None:
+def test_latency_histograms_have_buckets_up_to_120_seconds(server: Server) -> None:
     ask(server, QUESTION)
     text = httpx2.get(f"{server}/metrics").text
     for name in ("agent_request_latency_seconds", "agent_run_seconds", "agent_time_to_first_token_seconds"):
@@ -289,13 +289,13 @@ def test_the_process_is_measured(server: Server) -> None:
 # --- Shutdown ---
 
 
-def test_an_idle_agent_stops_at_once_where_no_delay_is_set(start: App) -> None:
+def test_an_idle_agent_stops_at_once_where_no_delay_is_set(start: StartServer) -> None:
     server = start(APP_NAME="idle")
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(10) == 0
 
 
-def test_an_idle_agent_answers_until_its_delay_is_over(start: App) -> None:
+def test_an_idle_agent_answers_until_its_delay_is_over(start: StartServer) -> None:
     server = start(APP_NAME="delayed", DRAIN_DELAY_SECONDS="600")
     server.process.send_signal(signal.SIGTERM)
     try:
@@ -310,7 +310,7 @@ def test_an_idle_agent_answers_until_its_delay_is_over(start: App) -> None:
 
 
 @pytest.mark.parametrize("signals", [1, 2])
-async def test_a_search_that_hangs_does_not_hold_the_exit(start: App, signals: int) -> None:
+async def test_a_search_that_hangs_does_not_hold_the_exit(start: StartServer, signals: int) -> None:
     async with Site() as proxy:
         proxy.pages = dict.fromkeys(("html.duckduckgo.com:443", "search.brave.com:443"), silence)
         server = start(SEARCH_BACKEND="ddgs", DDGS_PROXY=f"http://{proxy.host}", DRAIN_SECONDS="0.2")
@@ -332,7 +332,7 @@ async def wait_for(claim: Callable[[], object]) -> None:
     assert await asyncio.to_thread(until, claim, 40)
 
 
-def test_a_trace_collector_that_hangs_does_not_hold_the_exit(start: App) -> None:
+def test_a_trace_collector_that_hangs_does_not_hold_the_exit(start: StartServer) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         server = start(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, DRAIN_SECONDS="0.2")

@@ -27,7 +27,7 @@ def test_a_citation_of_nothing_is_dropped(pieces: list[str]) -> None:
     )
 
 
-def test_a_character_that_comes_in_halves_is_whole_again() -> None:
+def test_a_surrogate_pair_split_between_chunks_is_joined() -> None:
     citations = CitationFilter(Checkpoint())
     told = [citations.feed(piece) for piece in ("so \ud83d", "\ude00", "\ud83d")] + [citations.flush()]
     assert "".join(told) == "so \U0001f600\ufffd", (

@@ -12,8 +12,8 @@ import httpx2
 import pytest
 import redis
 from support.problems import assert_problem
-from support.research import ask, never_asked, pair, resume, state, stream, streaming, text_of
-from support.servers import App, Server, assert_ends_with_zero, calls, log_lines, metrics
+from support.research import ask, parse_event_id, resume, state, stream, streaming, text_of, unique_question
+from support.servers import Server, StartServer, assert_ends_with_zero, calls, log_lines, metrics
 from support.store import until_claimed
 from support.streams import Event
 
@@ -29,7 +29,7 @@ Replica = Callable[..., Server]
 
 
 @pytest.fixture
-def replica(research_agent: App, redis_server: RedisServer, lesson_root: Path) -> Replica:
+def replica(research_agent: StartServer, redis_server: RedisServer, lesson_root: Path) -> Replica:
     """Starts a replica by name. The same name and settings give the same replica while it runs."""
     redis_server.start()
     # The course's replicas must not take over runs of a broken copy. Database 1 belongs to test_04_store.
@@ -81,7 +81,7 @@ def test_a_stream_resumes_at_another_replica_with_every_event_once(replica: Repl
 def test_a_run_whose_replica_was_killed_goes_on_at_another_from_its_last_step(
     replica: Replica, offline_model: str
 ) -> None:
-    query = never_asked("Who finishes what a killed replica began?")
+    query = unique_question("Who finishes what a killed replica began?")
     other = replica("b")
     doomed = replica("doomed")
     with streaming(doomed, query, background=True) as (run_id, events):
@@ -111,7 +111,7 @@ def test_a_run_whose_replica_was_killed_goes_on_at_another_from_its_last_step(
     assert len([roles for roles in asked if "tool" not in roles]) == 1, (
         "The model was asked again for a step that was finished."
     )
-    ids = [pair(event.id) for event in told + rest]
+    ids = [parse_event_id(event.id) for event in told + rest]
     assert list(dict.fromkeys(ids)) == sorted({*ids}), (
         "The ids of a run that changed its replica do not ascend."
     )

@@ -19,26 +19,26 @@ import httpx2
 import pytest
 from schemathesis import GenerationMode
 from support.connections import leave_after
-from support.openapi import BOTH, assert_promises_kept
+from support.openapi import GENERATION_MODES, assert_responses_match_openapi
 from support.problems import assert_problem
 from support.research import (
     DEEP,
     ask,
-    given_by_tools,
-    never_asked,
-    pair,
+    parse_event_id,
     result_of,
     resume,
     state,
     stream,
     streaming,
     text_of,
-    until_over,
+    tool_results_of,
+    unique_question,
+    wait_until_finished,
 )
 from support.servers import (
     HUNG,
-    App,
     Server,
+    StartServer,
     assert_ends_with_zero,
     assert_sigterm_works_during_imports,
     calls,
@@ -53,7 +53,7 @@ QUESTION = "What is graceful shutdown?"
 
 
 @pytest.fixture
-def hung(start: App) -> Server:
+def hung(start: StartServer) -> Server:
     """A server whose model never answers. Its runs have so much time that only a client can end them."""
     return start(MODEL_NAME=HUNG, RESUME_GRACE_SECONDS="60")
 
@@ -83,7 +83,9 @@ def test_an_answer_cites_what_the_tools_have_found(server: Server, offline_model
     )
 
 
-async def test_a_source_keeps_the_address_that_the_search_gave_to_the_letter(research_agent: App) -> None:
+async def test_a_source_keeps_the_address_that_the_search_gave_to_the_letter(
+    research_agent: StartServer,
+) -> None:
     async with Site() as site:
         url = f"http://{site.host}/a_(b)/index.html?lang=en&q=%C3%A4#part-2"
         found = {"title": "Leases", "url": url, "content": "A lease is a lock that ends by itself."}
@@ -122,7 +124,7 @@ def assert_says_that_the_search_failed(reply: httpx2.Response, model: str, query
     outcome = reply.json()["steps"][0]["outcome"]
     assert outcome == "failed", f"The search failed, and its step says {outcome!r}."
     assert reply.json()["sources"] == [], "The search failed, and yet the answer has sources."
-    told = given_by_tools(model, query)[0].strip()
+    told = tool_results_of(model, query)[0].strip()
     assert told, "The search failed, and the model is told nothing of it."
     # The offline model says so in its own words, or repeats the error message of the tool.
     said = " ".join(reply.json()["response"].split())
@@ -131,13 +133,15 @@ def assert_says_that_the_search_failed(reply: httpx2.Response, model: str, query
     )
 
 
-def test_a_failed_search_is_told_to_the_agent_and_the_answer_says_so(start: App, offline_model: str) -> None:
+def test_a_failed_search_is_told_to_the_agent_and_the_answer_says_so(
+    start: StartServer, offline_model: str
+) -> None:
     query = "What is graceful shutdown, without a search?"
     reply = ask(start(SEARCH_URL="http://127.0.0.1:1"), query)
     assert_says_that_the_search_failed(reply, offline_model, query)
 
 
-def test_ddgs_without_network_gives_an_answer_that_says_so(start: App, offline_model: str) -> None:
+def test_ddgs_without_network_gives_an_answer_that_says_so(start: StartServer, offline_model: str) -> None:
     query = "What is graceful shutdown, without a network?"
     proxies = {"HTTPS_PROXY": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1"}
     reply = ask(start(SEARCH_BACKEND="ddgs", **proxies), query)
@@ -169,7 +173,7 @@ def streamed(choice: dict[str, Any], reason: str) -> str:
 
 
 async def test_a_model_that_calls_many_tools_at_once_gets_no_more_steps(
-    research_agent: App, offline_model: str
+    research_agent: StartServer, offline_model: str
 ) -> None:
     """A model may ignore `parallel_tool_calls: false`."""
     eager = [
@@ -207,19 +211,19 @@ def test_a_stream_tells_steps_sources_text_and_an_end(server: Server) -> None:
         "Steps, their sources and the text do not come in this order."
     )
     assert types[-2:] == ["usage", "done"], f"A stream ends with {types[-2:]}, not with usage and done."
-    ids = [pair(event.id) for event in events]
+    ids = [parse_event_id(event.id) for event in events]
     assert ids == sorted(set(ids)), "The ids of the events do not ascend."
 
 
 def test_a_run_can_be_read_when_it_is_over(server: Server) -> None:
     with streaming(server, "What is a layer of an image?") as (run_id, events):
         told = list(events)
-    run = until_over(server, run_id)
+    run = wait_until_finished(server, run_id)
     assert run["result"]["response"] == text_of(told), "The run's result is not the text that was streamed."
     assert resume(server, run_id) == told, "A finished run has other events than it had while it went on."
 
 
-def test_a_resumed_stream_has_every_event_once(start: App) -> None:
+def test_a_resumed_stream_has_every_event_once(start: StartServer) -> None:
     server = start(MODEL_NAME="offline?tps=100")
     with streaming(server, "What is a volume?", background=True) as (run_id, events):
         first = [next(events) for _ in range(20)]
@@ -247,7 +251,7 @@ def test_a_run_in_the_background_goes_on_alone(server: Server) -> None:
         f"A run in the background was answered with {reply.status_code}, not 202."
     )
     assert reply.headers["location"].endswith(reply.json()["id"]), "The Location does not lead to the run."
-    run = until_over(server, reply.json()["id"])
+    run = wait_until_finished(server, reply.json()["id"])
     assert run["state"] == "done", f"A run in the background has ended as {run['state']!r}."
     assert run["result"]["response"], "A run in the background has no answer."
 
@@ -256,12 +260,12 @@ def test_a_run_in_the_background_goes_on_alone(server: Server) -> None:
 
 
 def is_cancelled(model: str, query: str) -> bool:
-    """Whether the first model call of this query was cancelled by its caller."""
+    """Return True if the caller cancelled the first model call of this query."""
     return bool(calls(model, query)[0]["state"] == "cancelled")
 
 
 def test_a_deleted_run_is_cancelled_down_to_the_model(hung: Server, offline_model: str) -> None:
-    query = never_asked("Who cancels this one?")
+    query = unique_question("Who cancels this one?")
     with streaming(hung, query) as (run_id, events):
         assert until(lambda: calls(offline_model, query), 20), "The call never reached the model."
         deleted = httpx2.delete(f"{hung}/v1/research/{run_id}").status_code
@@ -271,14 +275,14 @@ def test_a_deleted_run_is_cancelled_down_to_the_model(hung: Server, offline_mode
     assert until(lambda: is_cancelled(offline_model, query), 20), (
         "The run is cancelled, and the model still works for it."
     )
-    ended = until_over(hung, run_id)["state"]
+    ended = wait_until_finished(hung, run_id)["state"]
     assert ended == "cancelled", f"A cancelled run has the state {ended!r}."
     again = httpx2.delete(f"{hung}/v1/research/{run_id}").status_code
     assert again == 202, f"To cancel a run twice is no error, and yet it is a {again}."
 
 
 def test_a_client_that_leaves_cancels_its_run_down_to_the_model(hung: Server, offline_model: str) -> None:
-    query = never_asked("Does the agent notice that nobody waits?")
+    query = unique_question("Does the agent notice that nobody waits?")
     leave_after(hung, "/v1/research", query, lambda: calls(offline_model, query))
     assert until(lambda: is_cancelled(offline_model, query), 8), (
         "The client has left, and the model still works for it."
@@ -286,7 +290,7 @@ def test_a_client_that_leaves_cancels_its_run_down_to_the_model(hung: Server, of
 
 
 def test_a_client_that_leaves_ends_no_run_that_another_waits_for(hung: Server, offline_model: str) -> None:
-    query = never_asked("Who else waits for this one?")
+    query = unique_question("Who else waits for this one?")
     key = {"Idempotency-Key": uuid.uuid4().hex}
     parts = urlsplit(hung)
     with closing(HTTPConnection(parts.hostname or "", parts.port)) as leaving:
@@ -308,8 +312,8 @@ def test_a_client_that_leaves_ends_no_run_that_another_waits_for(hung: Server, o
 
 
 @pytest.mark.parametrize(("background", "end"), [(False, "cancelled"), (True, "done")])
-def test_a_stream_that_nobody_follows_is_cancelled_after_a_while(
-    start: App, background: bool, end: str
+def test_a_run_without_followers_is_cancelled_unless_it_runs_in_the_background(
+    start: StartServer, background: bool, end: str
 ) -> None:
     server = start(MODEL_NAME="offline?tps=40", RESUME_GRACE_SECONDS="0.5", LEASE_SECONDS="0.6")
     with streaming(server, f"What is graceful shutdown, followed {background}?", background=background) as (
@@ -317,11 +321,11 @@ def test_a_stream_that_nobody_follows_is_cancelled_after_a_while(
         events,
     ):
         next(events)
-    ended = until_over(server, run_id)["state"]
+    ended = wait_until_finished(server, run_id)["state"]
     assert ended == end, f"No client follows a run (background: {background}), and it ended as {ended!r}."
 
 
-def test_a_run_has_one_deadline(start: App) -> None:
+def test_a_run_has_one_deadline(start: StartServer) -> None:
     server = start(MODEL_NAME=HUNG, TIMEOUT_SECONDS="0.5")
     assert_problem(ask(server, QUESTION), 504)
     last = stream(server, QUESTION)[-1]
@@ -330,7 +334,7 @@ def test_a_run_has_one_deadline(start: App) -> None:
     )
 
 
-def test_a_model_that_fails_is_a_502_that_tells_no_secret(start: App) -> None:
+def test_a_model_that_fails_is_a_502_that_tells_no_secret(start: StartServer) -> None:
     server = start(MODEL_NAME="offline?fault=401", OPENAI_API_KEY="sk-quoted-by-the-model")
     reply = ask(server, QUESTION)
     assert_problem(reply, 502)
@@ -343,7 +347,7 @@ def test_a_model_that_fails_is_a_502_that_tells_no_secret(start: App) -> None:
     )
 
 
-def test_a_model_call_that_fails_once_is_tried_again(start: App) -> None:
+def test_a_model_call_that_fails_once_is_tried_again(start: StartServer) -> None:
     server = start(MODEL_NAME="offline?fault=500&every=2", MODEL_RETRIES="2")
     status = ask(server, "Is one failure the end?").status_code
     assert status == 200, f"One call of the model failed, and the whole run with it: {status}."
@@ -379,7 +383,7 @@ def test_the_same_idempotency_key_gives_the_same_run(server: Server, offline_mod
 
 
 @pytest.fixture
-def keyed(start: App) -> Server:
+def keyed(start: StartServer) -> Server:
     """A server with two keys: first-key, and second-key, of which it has only the hash."""
     return start(API_KEYS=f"first-key, {HASHED}")
 
@@ -426,7 +430,7 @@ def test_a_run_is_visible_only_to_its_caller(keyed: Server) -> None:
         assert_problem(reply, 404)
 
 
-def test_the_rate_limit_holds_and_says_when_to_come_back(start: App) -> None:
+def test_the_rate_limit_holds_and_says_when_to_come_back(start: StartServer) -> None:
     server = start(RATE_LIMIT_RPM="2")
     replies = [ask(server, QUESTION) for _ in range(3)]
     statuses = [reply.status_code for reply in replies]
@@ -439,7 +443,7 @@ def test_the_rate_limit_holds_and_says_when_to_come_back(start: App) -> None:
     assert re.match(r'"minute";r=1;t=\d+$', left), f"One request is left, and the header says {left}."
 
 
-def test_a_caller_may_have_so_many_runs_at_once(start: App) -> None:
+def test_a_caller_may_have_so_many_runs_at_once(start: StartServer) -> None:
     server = start(MODEL_NAME=HUNG, MAX_RUNS_PER_CALLER="2", TIMEOUT_SECONDS="60")
     ids = [ask(server, f"Mine, {n}", background=True).json()["id"] for n in range(2)]
     refused = ask(server, "Mine, too", background=True)
@@ -458,7 +462,7 @@ def reading(url: str, run_id: str) -> Iterator[httpx2.Response]:
         yield response
 
 
-def test_a_caller_may_read_so_many_streams_at_once_and_gets_the_place_back(start: App) -> None:
+def test_a_caller_may_read_so_many_streams_at_once_and_gets_the_place_back(start: StartServer) -> None:
     server = start(MODEL_NAME=HUNG, MAX_READERS_PER_CALLER="2", TIMEOUT_SECONDS="60")
     run_id = ask(server, "What is graceful shutdown, read along?", background=True).json()["id"]
     with reading(server, run_id), reading(server, run_id):
@@ -476,7 +480,7 @@ def test_a_caller_may_read_so_many_streams_at_once_and_gets_the_place_back(start
     assert until(place), "A reader that has left still counts."
 
 
-def test_reading_events_counts_against_a_limit_of_its_own(start: App) -> None:
+def test_reading_events_counts_against_a_limit_of_its_own(start: StartServer) -> None:
     server = start(RATE_LIMIT_RPM="3")
     run_id = ask(server, "How often may I read this?").json()["id"]
     statuses = []
@@ -487,7 +491,7 @@ def test_reading_events_counts_against_a_limit_of_its_own(start: App) -> None:
     assert ask(server, "May I still ask?").status_code == 200
 
 
-def test_health_answers_while_one_caller_opens_hundreds_of_readers(start: App) -> None:
+def test_health_answers_while_one_caller_opens_hundreds_of_readers(start: StartServer) -> None:
     server = start(MODEL_NAME="offline?fault=long&tokens=20000&tps=2000", MAX_TOKENS="1000000", MAX_STEPS="0")
     run_id = ask(server, "Who reads all of this?", background=True).json()["id"]
 
@@ -522,7 +526,7 @@ def test_health_answers_while_one_caller_opens_hundreds_of_readers(start: App) -
     assert sorted(seconds)[5] < 1, f"Readers starve the process: /health took {seconds} seconds."
 
 
-def test_load_beyond_the_queue_is_shed(start: App) -> None:
+def test_load_beyond_the_queue_is_shed(start: StartServer) -> None:
     server = start(MODEL_NAME=HUNG, MAX_CONCURRENCY="1", MAX_QUEUE="1", TIMEOUT_SECONDS="60")
     replies = [ask(server, f"Load {n}", background=True) for n in range(3)]
     statuses = [reply.status_code for reply in replies]
@@ -557,7 +561,7 @@ def test_a_bad_setting_stops_the_start_with_one_line_that_names_it(
     )
 
 
-def test_the_old_name_of_the_search_backend_still_works_and_is_logged(start: App) -> None:
+def test_the_old_name_of_the_search_backend_still_works_and_is_logged(start: StartServer) -> None:
     server = start(SEARCH_BACKEND="offline", APP_NAME="renamed")
     assert result_of(ask(server, QUESTION))["sources"], "SEARCH_BACKEND=offline finds nothing any more."
     lines = [line["event"] for line in log_lines(server) if "SEARCH_BACKEND" in line["event"]]
@@ -569,15 +573,19 @@ def test_the_old_name_of_the_search_backend_still_works_and_is_logged(start: App
     [
         ("/health", "GET", GenerationMode.POSITIVE),
         ("/ready", "GET", GenerationMode.POSITIVE),
-        *[(path, "POST", mode) for path in ("/v1/research", "/v1/research/stream") for mode in BOTH],
+        *[
+            (path, "POST", mode)
+            for path in ("/v1/research", "/v1/research/stream")
+            for mode in GENERATION_MODES
+        ],
         *[("/v1/research/{run_id}", method, GenerationMode.POSITIVE) for method in ("GET", "DELETE")],
-        *[("/v1/research/{run_id}/events", "GET", mode) for mode in BOTH],
+        *[("/v1/research/{run_id}/events", "GET", mode) for mode in GENERATION_MODES],
     ],
 )
-def test_no_answer_is_one_that_openapi_does_not_promise(
-    start: App, path: str, method: str, mode: GenerationMode
+def test_every_response_matches_the_openapi_document(
+    start: StartServer, path: str, method: str, mode: GenerationMode
 ) -> None:
-    assert_promises_kept(start(MAX_STEPS="1"), path, method, mode)
+    assert_responses_match_openapi(start(MAX_STEPS="1"), path, method, mode)
 
 
 # --- Logs, metrics and health ---
@@ -592,7 +600,7 @@ def test_every_log_line_of_a_run_has_its_id_and_no_question_is_logged(server: Se
     assert "Is my question" not in server.log.read_text(), "What a caller has asked stands in the log."
 
 
-def test_runs_steps_and_tokens_are_counted(start: App) -> None:
+def test_runs_steps_and_tokens_are_counted(start: StartServer) -> None:
     server = start(APP_NAME="counted")
     reply = result_of(ask(server, QUESTION))
     until(lambda: metrics(server).get(("agent_open_streams",)) == 0)
@@ -608,7 +616,7 @@ def test_runs_steps_and_tokens_are_counted(start: App) -> None:
         assert line in text, f"After one run the metrics lack this line: {line}."
 
 
-def test_tokens_of_a_run_that_fails_are_counted(start: App) -> None:
+def test_tokens_of_a_run_that_fails_are_counted(start: StartServer) -> None:
     model = "offline?every=2&fault=500"  # no other test uses this name, so its second call is ours, and fails
     server = start(APP_NAME="paid", MODEL_NAME=model, MODEL_RETRIES="0")
     assert_problem(ask(server, QUESTION), 502)
@@ -639,7 +647,7 @@ def test_health_awaits_nothing_and_shows_what_is_known(server: Server) -> None:
     assert ready.get("agent") == "ready", f"All is well, and /ready says {ready}."
 
 
-def test_a_model_that_is_away_makes_the_agent_unready_and_not_unhealthy(start: App) -> None:
+def test_a_model_that_is_away_makes_the_agent_unready_and_not_unhealthy(start: StartServer) -> None:
     server = start(OPENAI_BASE_URL="http://127.0.0.1:1/v1")
     detail = assert_problem(httpx2.get(f"{server}/ready"), 503)["detail"]
     assert "model" in detail, f"The model is away, and /ready does not name it: {detail!r}."
@@ -660,7 +668,7 @@ def test_the_documentation_asks_no_other_site(server: Server) -> None:
 # --- Stopping ---
 
 
-def test_a_stream_in_flight_finishes_after_sigterm_and_the_exit_is_clean(start: App) -> None:
+def test_a_stream_in_flight_finishes_after_sigterm_and_the_exit_is_clean(start: StartServer) -> None:
     server = start(MODEL_NAME="offline?tps=60", DRAIN_SECONDS="20")
     with streaming(server, "What is a namespace?") as (_, events):
         next(events)
@@ -670,7 +678,7 @@ def test_a_stream_in_flight_finishes_after_sigterm_and_the_exit_is_clean(start: 
     assert_ends_with_zero(server)
 
 
-def test_a_run_longer_than_the_drain_ends_with_an_error_event(start: App) -> None:
+def test_a_run_longer_than_the_drain_ends_with_an_error_event(start: StartServer) -> None:
     server = start(MODEL_NAME="offline?ttft=60", DRAIN_SECONDS="0.5")
     with streaming(server, "What takes so long?") as (_, events):
         next(events)

@@ -223,7 +223,7 @@ async def test_transient_failures_are_retried(failure: Exception) -> None:
 @pytest.mark.parametrize("failure", TRANSIENT)
 async def test_retries_are_limited(failure: Exception) -> None:
     engines = Engines(*[failure] * 10)
-    with pytest.raises(SearchFailed, match="turn us away"):
+    with pytest.raises(SearchFailed, match="rate-limit this server"):
         await duckduckgo(engines, retries=2).search("lease")
     assert len(engines.calls) == 3, "Two retries make three attempts."
 

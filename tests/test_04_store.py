@@ -196,7 +196,7 @@ async def test_a_run_whose_lease_has_ended_is_claimed_once_and_in_its_next_epoch
         "A run that was claimed is not the same, one epoch on."
     )
     assert await third.claim() is None, "Two replicas have claimed one run."
-    assert await append(owner, mine, tokens(2)) == "lost", "Two replicas write one run."
+    assert await append(owner, mine, tokens(2)) == "not_owner", "Two replicas write one run."
     lease = (await owner.renew_leases([mine.run.id]))[mine.run.id]
     assert not lease.held, "A replica still holds a run that another one has claimed."
     assert await append(second, claimed, tokens(1, epoch=1)) == "written", (
@@ -300,7 +300,7 @@ async def test_a_run_that_redis_has_lost_is_written_anew(another: MakeStore) -> 
     await owner.create(mine, None, 10)
     await append(owner, mine, tokens(1), first=True)
     await owner.redis.flushdb()
-    assert await append(owner, mine, tokens(2)) == "forgotten", (
+    assert await append(owner, mine, tokens(2)) == "missing", (
         "Redis has lost a run, and the replica does not learn of it."
     )
     assert await append(owner, mine, tokens(1, 2), first=True) == "written", (

@@ -12,7 +12,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from support.research import ask, result_of
-from support.servers import App, assert_ends_with_zero
+from support.servers import StartServer, assert_ends_with_zero
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def collector() -> Iterator[tuple[str, list[Span]]]:
 
 
 def test_a_request_its_run_and_its_calls_are_spans_of_one_trace(
-    research_agent: App, collector: tuple[str, list[Span]]
+    research_agent: StartServer, collector: tuple[str, list[Span]]
 ) -> None:
     endpoint, spans = collector
     server = research_agent(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)

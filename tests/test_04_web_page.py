@@ -25,7 +25,7 @@ from playwright.sync_api import (
 )
 from support.engines import require
 from support.plugins.faults import fault_of
-from support.servers import App, Server
+from support.servers import Server, StartServer
 
 QUESTION = "What is graceful shutdown?"
 FIGURES = Path(__file__).parent.parent / "docs/figures"
@@ -34,7 +34,7 @@ XSS_ATTACK = "<img src=x onerror=\"document.title='executed'\">"
 
 
 @pytest.fixture
-def paced(start: App) -> Server:
+def paced(start: StartServer) -> Server:
     return start(MODEL_NAME=PACED_MODEL)
 
 
@@ -307,7 +307,7 @@ def test_a_source_opens(visit: Visits, server: Server) -> None:
     )
 
 
-def test_an_answer_cut_at_its_length_limit_says_so(visit: Visits, start: App) -> None:
+def test_an_answer_cut_at_its_length_limit_says_so(visit: Visits, start: StartServer) -> None:
     page = visit(start(MAX_TOKENS="30"))
     ask(page)
     expect(page.locator("#state")).to_contain_text("reached the limit of its length")
@@ -422,7 +422,7 @@ def test_withdrawn_text_is_cleared(visit: Visits, server: Server) -> None:
 # --- Problems ---
 
 
-def test_a_failed_run_is_explained_and_retried(visit: Visits, start: App, offline_model: str) -> None:
+def test_a_failed_run_is_explained_and_retried(visit: Visits, start: StartServer, offline_model: str) -> None:
     model = "offline?fault=500&every=9"
     for _ in range(8):  # the ninth call is the run's first
         question = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
@@ -472,7 +472,7 @@ def test_an_expired_run_is_explained_and_asked_again(visit: Visits, server: Serv
     finished(page)
 
 
-def test_a_key_is_asked_for_when_the_server_wants_one(visit: Visits, start: App) -> None:
+def test_a_key_is_asked_for_when_the_server_wants_one(visit: Visits, start: StartServer) -> None:
     server = start(API_KEYS="the-right-key")
     page = visit(server)
     visit.expected += ["401"]
@@ -531,7 +531,7 @@ def hostile_search() -> Iterator[str]:
 
 
 def test_html_of_questions_sources_and_answers_stays_text(
-    visit: Visits, start: App, hostile_search: str
+    visit: Visits, start: StartServer, hostile_search: str
 ) -> None:
     server = start(SEARCH_URL=hostile_search)
     page = visit(server)
@@ -796,7 +796,7 @@ def test_reduced_motion_stops_animations(visit: Visits, paced: Server) -> None:
 
 if os.environ.get("SCREENSHOTS"):  # only takes a screenshot, so it is not collected otherwise
 
-    def test_a_phone_for_the_picture(visit: Visits, server: Server) -> None:
+    def test_screenshot_on_a_phone(visit: Visits, server: Server) -> None:
         page = visit(server, viewport={"width": 360, "height": 740}, device_scale_factor=1.5)
         ask(page)
         finished(page)

@@ -144,7 +144,7 @@ def test_a_dockerfile_that_does_not_build_shows_what_the_builder_said_last(
     assert any(">>>" in line and wrong in line for line in others), others
 
 
-def test_bytecode_is_taken_as_it_is(build: Build) -> None:
+def test_modules_are_not_recompiled_at_start(build: Build) -> None:
     """Compiling modules again would add half a second to every start."""
     verbose = ("python", "-v", "-c", "import app.api")
     told = docker("run", "--rm", build("latest"), *verbose, seconds=300).stderr

@@ -22,12 +22,12 @@ from typing import Any
 import httpx2
 import pytest
 from support.engines import require
-from support.locks import turn
+from support.locks import file_lock
 from support.problems import assert_problem
-from support.research import ask, never_asked, resume, state, streaming
+from support.research import ask, resume, state, streaming, unique_question
 
 from course import engines
-from course.clients.load import LONG, SHORT, LoadResult, send_at_constant_rate, unique_question
+from course.clients.load import LONG, SHORT, LoadResult, numbered_question, send_at_constant_rate
 from course.clients.readers import ReceivedEvents, count_missing_or_duplicate, new_client, read, stored
 from course.containers.stack import Stack
 from course.errors import CourseError
@@ -114,9 +114,11 @@ def test_ports_are_published_on_this_machine_alone(config: Config) -> None:
     )
 
 
-def test_nobody_starts_before_what_it_needs_is_healthy(config: Config) -> None:
+def test_services_start_after_their_dependencies_are_healthy(config: Config) -> None:
     services = config("*")["services"]
-    assert {"redis", "model"} <= set(services["agent"].get("depends_on", {})), "The agent waits for nobody."
+    assert {"redis", "model"} <= set(services["agent"].get("depends_on", {})), (
+        "The agent has no depends_on for redis and model."
+    )
     assert "agent" in services["proxy"].get("depends_on", {}), "The proxy does not wait for the agent."
     for name, service in services.items():
         for other, how in service.get("depends_on", {}).items():
@@ -125,13 +127,13 @@ def test_nobody_starts_before_what_it_needs_is_healthy(config: Config) -> None:
             )
     for name in ("proxy", "redis", "prometheus"):  # the images of agent and model contain theirs
         check = services[name].get("healthcheck", {}).get("test", [])
-        assert check, f"Nobody asks {name} how it is."
+        assert check, f"{name} has no health check."
         assert not {"curl", "wget"} & set(" ".join(check).split()), (
             f"The image of {name} has no curl or wget."
         )
 
 
-def test_nobody_is_killed_while_it_drains(config: Config) -> None:
+def test_stop_grace_period_is_longer_than_the_drain(config: Config) -> None:
     agent = config()["services"]["agent"]
     env = agent["environment"]
     needed = float(env["DRAIN_DELAY_SECONDS"]) + float(env["DRAIN_SECONDS"]) + 2
@@ -284,7 +286,7 @@ def test_an_empty_key_file_stops_the_start(run_once: RunOnce, project: Stack) ->
 @pytest.fixture
 def stack(project: Stack, lesson_root: Path) -> Iterator[Stack]:
     """Return the project, running with one replica. Tests that use it take turns."""
-    with turn("docker"):
+    with file_lock("docker"):
         project.apply(lesson_root)
         project.up()
         yield project
@@ -292,7 +294,7 @@ def stack(project: Stack, lesson_root: Path) -> Iterator[Stack]:
 
 def test_the_proxy_streams_events_without_buffering(stack: Stack) -> None:
     came: list[tuple[float, str]] = []
-    question = never_asked(SHORT)
+    question = unique_question(SHORT)
     with streaming(stack.url, question) as (run_id, told):
         for event in told:
             came.append((time.monotonic(), event.type))
@@ -392,7 +394,7 @@ async def test_the_proxy_sends_a_post_without_a_key_only_once(stack: Stack) -> N
         with stack.cut_off(second, "app"):
             stack.wait(lambda: stack.ready() == 1, "the proxy sees one replica")
             asked = asyncio.create_task(
-                client.post(f"{stack.url}/v1/research", json={"query": never_asked(LONG)})
+                client.post(f"{stack.url}/v1/research", json={"query": unique_question(LONG)})
             )
             busy = 'haproxy_server_current_sessions{proxy="ready",server="replica'
             await asyncio.to_thread(
@@ -443,14 +445,14 @@ async def under_load(
 
         async def reader() -> None:
             while not stop.is_set():
-                found.append(await read(client, stack.url, never_asked(LONG), ReceivedEvents()))
+                found.append(await read(client, stack.url, unique_question(LONG), ReceivedEvents()))
 
         async with asyncio.TaskGroup() as group:
             for _ in range(readers):
                 group.create_task(reader())
             known = group.create_task(send_at_constant_rate(client, stack.url, 5, lambda _: SHORT, stop))
             new = group.create_task(
-                send_at_constant_rate(client, stack.url, 0.5, unique_question, stop, keys=True)
+                send_at_constant_rate(client, stack.url, 0.5, numbered_question, stop, keys=True)
             )
             await operation()
             stop.set()
@@ -481,7 +483,7 @@ async def test_more_replicas_take_their_share_under_load(stack: Stack) -> None:
     before = runs_of_each(stack)
     async with new_client() as client:
         await asyncio.gather(
-            *(read(client, stack.url, unique_question(n), ReceivedEvents()) for n in range(8))
+            *(read(client, stack.url, numbered_question(n), ReceivedEvents()) for n in range(8))
         )
     shares = [after - earlier for earlier, after in zip(before, runs_of_each(stack), strict=True)]
     assert len(shares) == 4 and min(shares) >= 1, f"Four replicas did {shares} of eight runs."
@@ -544,7 +546,7 @@ async def test_a_post_with_an_idempotency_key_survives_a_handover(stack: Stack) 
         async def ask_with_key() -> httpx2.Response:
             key = {"Idempotency-Key": uuid.uuid4().hex}
             return await client.post(
-                f"{stack.url}/v1/research", json={"query": never_asked(LONG)}, headers=key
+                f"{stack.url}/v1/research", json={"query": unique_question(LONG)}, headers=key
             )
 
         async with asyncio.TaskGroup() as group:
@@ -566,7 +568,7 @@ async def test_a_killed_replicas_runs_go_on_at_another(stack: Stack) -> None:
         readings = [ReceivedEvents() for _ in range(10)]
         async with asyncio.TaskGroup() as group:
             for seen in readings:
-                group.create_task(read(client, stack.url, never_asked(LONG), seen))
+                group.create_task(read(client, stack.url, unique_question(LONG), seen))
             said = await asyncio.to_thread(until, lambda: any("token" in seen.types for seen in readings), 60)
             assert said, f"No answer begins: {readings}"
             await asyncio.to_thread(stack.docker, "kill", doomed)

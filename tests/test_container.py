@@ -24,7 +24,9 @@ from course.errors import CourseError
 from course.paths import ROOT
 from course.processes import Processes, wait_listening
 
-App = Callable[..., str]  # starts a research agent with settings; returns its URL
+StartAgent = Callable[
+    ..., str
+]  # called with settings as keyword arguments; returns the URL of a research agent
 
 KNOWN_FAULTS = {image.tag: image.known_faults for image in AGENTS}
 # Text that the section linked by a check must contain.
@@ -66,7 +68,7 @@ def target(kind: str, build: Callable[[str], str], network: TestNetwork) -> Iter
 @pytest.mark.docker
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("each", CHECKS, ids=lambda check: check.name)
-def test_image(target: Target, kind: str, each: Check) -> None:
+def test_image_passes_each_check_except_known_faults(target: Target, kind: str, each: Check) -> None:
     known = each.name in KNOWN_FAULTS[f"research-agent:{kind}"]
     try:
         each.test(target)
@@ -200,7 +202,7 @@ def test_audit_of_an_unreachable_url_says_so(closed_port: int) -> None:
     assert failed["answers_on_its_port"].startswith(f"nothing answers at {url}")
 
 
-def test_audit_of_a_url_says_what_it_cannot_check(research_agent: App) -> None:
+def test_audit_of_a_url_says_what_it_cannot_check(research_agent: StartAgent) -> None:
     results = {each.check.name: each.result for each in examine(research_agent(RATE_LIMIT_RPM="1000"))}
     assert [results[name] for name in ("answers_a_question", "streams_an_answer")] == ["passed"] * 2
     assert [results[name] for name in ("holds_no_secret", "stops_cleanly")] == ["not checked"] * 2
@@ -220,7 +222,7 @@ def test_a_file_that_a_later_layer_removes_is_still_in_a_lower_layer() -> None:
     ]
 
 
-def test_an_installer_is_advice_in_an_audit_and_a_fault_where_none_is_known(
+def test_an_installer_is_advice_in_an_audit_and_a_fault_if_not_listed_as_known(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     check = next(each for each in CHECKS if each.name == "holds_no_installer")

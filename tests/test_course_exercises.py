@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.locks import turn
+from support.locks import file_lock
 
 from course.exercises.checks import run_tests
 from course.exercises.format import CandidateFix, Change, Exercise, apply, exercises
@@ -66,7 +66,7 @@ def course(*words: str) -> tuple[int, str]:
 def empty_workspace(tmp_path: Path) -> Iterator[None]:
     """The learner's own workspace is put aside meanwhile; tests that use it take turns."""
     aside = tmp_path / "aside"
-    with turn("workspace"):
+    with file_lock("workspace"):
         if WORKSPACE.exists():
             shutil.move(WORKSPACE, aside)
         yield

@@ -58,6 +58,6 @@ async def send_at_constant_rate(
     return seen
 
 
-def unique_question(number: int) -> str:
+def numbered_question(number: int) -> str:
     """A question that was not asked before, so that no answer is cached."""
     return f"{SHORT[:-1]}, asked for the {number}th time, {os.getpid()}?"

@@ -18,7 +18,12 @@ from app import telemetry
 from app.agent import Agent
 from app.config import Settings
 from app.http.authentication import AuthenticatedRoute
-from app.http.event_stream import EVENT_STREAM, NO_MORE_EVENTS, EventStream, encode_events
+from app.http.event_stream import (
+    EVENT_STREAM_RESPONSES,
+    NO_MORE_EVENTS_RESPONSE,
+    EventStreamResponse,
+    encode_events,
+)
 from app.http.middleware import RequestContextMiddleware
 from app.http.operations import STATIC, Health, RevalidatedFiles, operations
 from app.http.problems import PROBLEM_RESPONSES, add_problem_handlers
@@ -32,7 +37,7 @@ from app.runs.stores.base import Store
 from app.runs.stores.memory import MemoryStore
 
 log = structlog.stdlib.get_logger("research-agent")
-TRACE_SECONDS = 2  # to send the last traces when the app stops
+TRACE_SECONDS = 2  # the time limit for sending the last traces when the app stops
 api_key = APIKeyHeader(name="X-API-Key", auto_error=False, description="Needed if API_KEYS is set.")
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
 
@@ -51,7 +56,7 @@ def create_app(settings: Settings, shutdown: Shutdown) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         if settings.search_backend == "offline":
-            log.warning("SEARCH_BACKEND=offline is now called searxng: please change the setting")
+            log.warning("SEARCH_BACKEND=offline is deprecated: use SEARCH_BACKEND=searxng")
         flush_traces = telemetry.configure_traces(settings)
         search = make_search(settings)
         agent = Agent(settings, search)
@@ -128,9 +133,11 @@ async def start_run(request: Request, body: ResearchRequest, key: str | None) ->
         telemetry.shed.inc()
         raise HTTPException(503, "Too many runs are waiting already.", {"Retry-After": "1"})
     run = Run(query=body.query, background=body.background)
-    if wait := runs.agent.circuit.wait(run.id):
+    if seconds := runs.agent.circuit.retry_after(run.id):
         raise HTTPException(
-            503, "The model fails at the moment; no runs are started.", {"Retry-After": str(math.ceil(wait))}
+            503,
+            "The model fails at the moment; no runs are started.",
+            {"Retry-After": str(math.ceil(seconds))},
         )
     record = StoredRun(run=run, caller=caller, request_id=request.state.request_id)
     structlog.contextvars.bind_contextvars(run_id=run.id)
@@ -146,7 +153,7 @@ def check_same_body(earlier: StoredRun, body: ResearchRequest) -> None:
 
 
 async def find_run(request: Request, run_id: str) -> StoredRun:
-    """Return a run of this caller, or raise a 404: other callers' runs are not shown to exist."""
+    """Return a run of this caller. Raise a 404 for a run that does not exist or is another caller's."""
     structlog.contextvars.bind_contextvars(run_id=run_id)
     record: StoredRun | None = await request.state.runs.get(run_id)
     if record is None or record.caller != request.state.caller:
@@ -174,14 +181,14 @@ async def research_whole(request: Request, body: ResearchRequest, idempotency_ke
                 waiting.cancel()
                 await asyncio.wait([waiting])
                 await runs.abandon(run_id)
-                return Response(status_code=499)  # nginx's status for the log; the client has left
+                return Response(status_code=499)  # nginx's status for a client that has left
         finally:
             waiting.cancel()
             left.cancel()
         if not waiting.result():
             raise HTTPException(
                 503,
-                "The run goes on at another replica; follow its Location.",
+                "Another replica continues this run. Request the URL in Location for its result.",
                 {"Retry-After": "1"} | location,
             )
         record = await find_run(request, run_id)
@@ -197,7 +204,7 @@ async def wait_for_disconnect(request: Request) -> None:
         pass
 
 
-@research.post("/stream", response_class=StreamingResponse, responses=EVENT_STREAM)
+@research.post("/stream", response_class=StreamingResponse, responses=EVENT_STREAM_RESPONSES)
 async def research_stream(
     request: Request, body: ResearchRequest, idempotency_key: Key = None
 ) -> StreamingResponse:
@@ -218,7 +225,11 @@ async def research_state(request: Request, run_id: str) -> Run:
     return (await find_run(request, run_id)).run
 
 
-@research.get("/{run_id}/events", response_class=StreamingResponse, responses=EVENT_STREAM | NO_MORE_EVENTS)
+@research.get(
+    "/{run_id}/events",
+    response_class=StreamingResponse,
+    responses=EVENT_STREAM_RESPONSES | NO_MORE_EVENTS_RESPONSE,
+)
 async def research_events(
     request: Request,
     run_id: str,
@@ -248,8 +259,10 @@ async def research_cancel(request: Request, run_id: str) -> Run:
     return record.run
 
 
-def stream_events(request: Request, run_id: str, after: EventId) -> EventStream:
+def stream_events(request: Request, run_id: str, after: EventId) -> EventStreamResponse:
     """Stream the events after that id. The caller must have acquired a place of the ReaderLimit."""
     body = encode_events(request.state.runs.follow(run_id, after))
     headers = {"Location": f"/v1/research/{run_id}", "X-Run-ID": run_id}
-    return EventStream(body, headers=headers, limit=request.state.readers, caller=request.state.caller)
+    return EventStreamResponse(
+        body, headers=headers, limit=request.state.readers, caller=request.state.caller
+    )

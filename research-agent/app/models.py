@@ -18,7 +18,7 @@ class ResearchRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     query: Query
-    background: bool = False  # go on even if no client follows the run
+    background: bool = False  # continue even if no client follows the run
 
 
 class Source(BaseModel):
@@ -86,7 +86,7 @@ class Run(BaseModel):
 
 
 class Checkpoint(BaseModel):
-    """The progress of a run: all that another replica needs to go on from the last finished step."""
+    """The progress of a run: all that another replica needs to continue from the last finished step."""
 
     messages: list[dict[str, Any]] = []  # from langchain_core.messages.messages_to_dict
     steps: list[Step] = []
@@ -107,7 +107,7 @@ class Checkpoint(BaseModel):
 class StoredRun(BaseModel):
     """A run as the store keeps it."""
 
-    # The store has the checkpoint as "notebook", and replicas of an older version read it under that name.
+    # The stored JSON calls the checkpoint "notebook": replicas of an older version read it under that name.
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
     run: Run
@@ -115,7 +115,7 @@ class StoredRun(BaseModel):
     request_id: str
     checkpoint: Checkpoint = Field(default=Checkpoint(), alias="notebook")
     epoch: int = 0  # counts the replicas that have owned the run
-    takeovers: int = 0  # those of them that took it from a replica that ended without handing it over
+    takeovers: int = 0  # from replicas that ended without handing the run over
 
 
 EventId = tuple[int, int]  # the epoch, and a number; ids ascend over the whole run
@@ -135,7 +135,7 @@ class Event:
 
 
 def format_event_id(event_id: EventId) -> str:
-    """The id as it is stored and sent: "EPOCH-NUMBER"."""
+    """Return the id as it is stored and sent: "EPOCH-NUMBER"."""
     return f"{event_id[0]}-{event_id[1]}"
 
 

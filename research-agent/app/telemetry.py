@@ -52,7 +52,7 @@ gauge = functools.partial(prometheus.Gauge, registry=registry, multiprocess_mode
 prometheus.ProcessCollector(registry=registry)  # memory, processor time, open files; with one worker only
 
 requests = counter("agent_requests_total", "Requests", ["method", "endpoint", "status"])
-SECONDS = (
+BUCKETS = (  # seconds, for requests and for runs
     0.005,
     0.01,
     0.025,
@@ -71,9 +71,12 @@ SECONDS = (
     120,
     180,
     300,
-)  # of runs, too
+)
 latency = histogram(
-    "agent_request_latency_seconds", "To the last byte", ["method", "endpoint"], buckets=SECONDS
+    "agent_request_latency_seconds",
+    "Seconds from the request to the last byte of its response",
+    ["method", "endpoint"],
+    buckets=BUCKETS,
 )
 open_streams = gauge("agent_open_streams", "Streams and waiting requests that follow a run now")
 runs = counter("agent_runs_total", "Finished runs", ["outcome"])
@@ -81,16 +84,18 @@ for outcome in ("done", "failed", "cancelled"):
     runs.labels(outcome)  # start each at 0, so that the first failure is an increase
 run_seconds = histogram(
     "agent_run_seconds",
-    "From the request to the end of the run",
-    buckets=SECONDS,
+    "Seconds from the request to the end of the run",
+    buckets=BUCKETS,
 )
-first_token = histogram("agent_time_to_first_token_seconds", "From the start of the run", buckets=SECONDS)
-tool_calls = counter("agent_tool_calls_total", "Steps", ["tool", "outcome"])
+first_token = histogram(
+    "agent_time_to_first_token_seconds", "Seconds from the start of a run to its first token", buckets=BUCKETS
+)
+tool_calls = counter("agent_tool_calls_total", "Tool calls (steps)", ["tool", "outcome"])
 tokens = counter("agent_tokens_total", "Tokens used", ["model"])
 queued = gauge("agent_queued_runs", "Runs that wait for a slot")
 limited = counter("agent_rate_limited_total", "Requests over the rate limit")
 shed = counter("agent_shed_total", "Requests shed under load")
-circuit_open = gauge("agent_model_circuit_open", "1 while the model fails again and again")
+circuit_open = gauge("agent_model_circuit_open", "1 while the circuit breaker is open")
 takeovers = counter("agent_takeovers_total", "Runs taken over from another replica")
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from support.servers import App, calls
+from support.servers import StartServer, calls
 
 HARBOUR = [
     {"role": "user", "content": "Which harbour do we ship to?"},
@@ -14,7 +14,7 @@ HARBOUR = [
 
 
 @pytest.fixture
-def api(start_script: Callable[[str], App]) -> Iterator[httpx2.Client]:
+def api(start_script: Callable[[str], StartServer]) -> Iterator[httpx2.Client]:
     with httpx2.Client(base_url=start_script("code/01_basic_api.py")(), timeout=20) as client:
         yield client
 

@@ -6,11 +6,11 @@ so that it must answer with what it has. The run's last event is then `done` wit
 """
 
 from support.research import DEEP, ask, result_of, state, streaming
-from support.servers import App, calls
+from support.servers import StartServer, calls
 
 
 def test_a_run_that_has_used_up_its_tokens_takes_no_more_steps_and_answers(
-    research_agent: App, offline_model: str
+    research_agent: StartServer, offline_model: str
 ) -> None:
     agent = research_agent(MAX_RUN_TOKENS="1")
     for word in ("budget", "bill"):  # each run has a budget of its own
@@ -28,7 +28,7 @@ def test_a_run_that_has_used_up_its_tokens_takes_no_more_steps_and_answers(
         )
 
 
-def test_the_last_event_says_that_the_budget_ended_the_run(research_agent: App) -> None:
+def test_the_last_event_says_that_the_budget_ended_the_run(research_agent: StartServer) -> None:
     agent = research_agent(MAX_RUN_TOKENS="1")
     with streaming(agent, f"{DEEP} And what is the end?") as (run_id, stream):
         events = list(stream)
@@ -43,7 +43,7 @@ def test_the_last_event_says_that_the_budget_ended_the_run(research_agent: App) 
     assert kept == "budget", f"The last event gives the reason 'budget', and the run's result {kept!r}."
 
 
-def test_the_tokens_of_all_calls_count_together(research_agent: App) -> None:
+def test_the_tokens_of_all_calls_count_together(research_agent: StartServer) -> None:
     whole = result_of(ask(research_agent(MAX_RUN_TOKENS="1000000"), f"{DEEP} And what is a sum?"))
     within = len(whole["steps"]), whole["finish_reason"]
     assert within == (5, "stop"), (

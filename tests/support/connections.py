@@ -40,7 +40,9 @@ def assert_probes_take_head(url: str, *paths: str) -> None:
         )
         assert not answer.content, f"HEAD {path} is answered with a body."
         allowed = httpx2.post(f"{url}{path}").headers["allow"]
-        assert allowed == "GET, HEAD", f"A 405 for {path} names {allowed!r}, and not all that is allowed."
+        assert allowed == "GET, HEAD", (
+            f"The Allow header of a 405 for {path} is {allowed!r}, not 'GET, HEAD'."
+        )
 
 
 def leave_after(url: str, path: str, query: str, when: Callable[[], Any]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from course import engines
 from course.containers import images
-from support.locks import turn
+from support.locks import file_lock
 
 
 def require(name: str) -> str:
@@ -27,6 +27,6 @@ def build_own(image: images.Image, root: Path) -> str:
     find all steps in the cache.
     """
     own = dataclasses.replace(image, tag=f"{image.tag}-{uuid.uuid4().hex[:8]}")
-    with turn("images"):
+    with file_lock("images"):
         images.build(own, root=root)
     return own.tag

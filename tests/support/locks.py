@@ -8,8 +8,8 @@ from pathlib import Path
 
 
 @contextmanager
-def turn(name: str) -> Iterator[None]:
-    """Hold the lock of that name, so that tests which need the same thing take turns across processes."""
+def file_lock(name: str) -> Iterator[None]:
+    """Hold the named lock, so that only one process at a time uses a shared resource."""
     with (Path(tempfile.gettempdir()) / f"course-{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

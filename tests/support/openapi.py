@@ -12,20 +12,20 @@ from schemathesis import GenerationMode
 
 from support.problems import PROBLEM
 
-BOTH = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+GENERATION_MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 
-PROMISES = pytest.mark.parametrize(
+OPERATIONS = pytest.mark.parametrize(
     ("path", "method", "mode"),
     [
         ("/health", "GET", GenerationMode.POSITIVE),
         ("/ready", "GET", GenerationMode.POSITIVE),
-        *[(path, "POST", mode) for path in ("/v1/invoke", "/v1/stream") for mode in BOTH],
+        *[(path, "POST", mode) for path in ("/v1/invoke", "/v1/stream") for mode in GENERATION_MODES],
     ],
 )
 
 
-def assert_promises_kept(url: str, path: str, method: str, mode: GenerationMode) -> None:
-    """Send a route requests that its OpenAPI allows or forbids: every answer must be a documented one."""
+def assert_responses_match_openapi(url: str, path: str, method: str, mode: GenerationMode) -> None:
+    """Send requests that the OpenAPI document allows or forbids. Every response must be a documented one."""
     operation = schemathesis.openapi.from_url(f"{url}/openapi.json")[path][method]
 
     @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -57,7 +57,7 @@ def state(url: str, run_id: str) -> dict[str, Any]:
     return run
 
 
-def until_over(url: str, run_id: str) -> dict[str, Any]:
+def wait_until_finished(url: str, run_id: str) -> dict[str, Any]:
     """The run after it has finished."""
     run = until(
         lambda: (run := state(url, run_id)).get("state") in ("done", "failed", "cancelled") and run, 30
@@ -74,21 +74,23 @@ def text_of(events: list[Event]) -> str:
         if event.type == "step":
             said = []
         if event.type == "reset":
-            said = [(number, text) for number, text in said if number <= pair(event.data["from_id"])]
+            said = [
+                (number, text) for number, text in said if number <= parse_event_id(event.data["from_id"])
+            ]
         if event.type == "token":
-            said.append((pair(event.id), event.data["text"]))
+            said.append((parse_event_id(event.id), event.data["text"]))
     return "".join(text for _, text in said)
 
 
-def pair(event_id: str) -> tuple[int, ...]:
+def parse_event_id(event_id: str) -> tuple[int, ...]:
     return tuple(map(int, event_id.split("-")))
 
 
-def never_asked(question: str) -> str:
+def unique_question(question: str) -> str:
     """A question that no test has asked yet, not even this test on another copy."""
     return f"{question} ({uuid.uuid4().hex})"
 
 
-def given_by_tools(model: str, query: str) -> list[str]:
+def tool_results_of(model: str, query: str) -> list[str]:
     """The tool results in the last model call of this query."""
     return [each["content"] for each in calls(model, query)[-1]["body"]["messages"] if each["role"] == "tool"]

@@ -25,7 +25,7 @@ class Server(str):
     log: Path
 
 
-App = Callable[..., Server]  # settings in, server out
+StartServer = Callable[..., Server]  # called with settings as keyword arguments; returns the started server
 
 Servers = dict[tuple[Path, frozenset[tuple[str, str]]], Server]
 
@@ -98,4 +98,6 @@ def assert_sigterm_works_during_imports(program: Path, folder: Path) -> None:
     ) as process:
         assert process.stdout and process.stdout.readline() == b"importing\n"
         process.terminate()
-        assert process.wait(10) == 0, "A stop during the start is lost: in a container it ends in a kill."
+        assert process.wait(10) == 0, (
+            "SIGTERM during the imports is ignored, so the container is killed after its grace period."
+        )

@@ -21,7 +21,9 @@ SEARCH = tool(
 
 FETCH = tool("fetch_page", "Read a page: the text behind a URL, such as one of the search's results.", "url")
 
-LAST = "All steps are used up. Answer now with what you have, and say what you could not find out."
+FINAL_STEP_PROMPT = (
+    "All steps are used up. Answer now with what you have, and say what you could not find out."
+)
 
 
 def results(http: httpx2.Client, query: str) -> list[dict[str, str]]:
@@ -31,7 +33,7 @@ def results(http: httpx2.Client, query: str) -> list[dict[str, str]]:
     return found
 
 
-def told(client: OpenAI, messages: Any, *tools: Any, **options: Any) -> Any:
+def next_message(client: OpenAI, messages: Any, *tools: Any, **options: Any) -> Any:
     """The model's next message."""
     given: Any = {"model": "offline", "messages": messages} | options
     if tools:
@@ -39,7 +41,7 @@ def told(client: OpenAI, messages: Any, *tools: Any, **options: Any) -> Any:
     return client.chat.completions.create(**given).choices[0].message
 
 
-def called(message: Any) -> list[tuple[str, str]]:
+def tool_calls_of(message: Any) -> list[tuple[str, str]]:
     """The tools that a message calls, each with its one argument."""
     calls = [call.function for call in message.tool_calls or []]
     return [(call.name, next(iter(json.loads(call.arguments).values()))) for call in calls]
@@ -48,7 +50,7 @@ def called(message: Any) -> list[tuple[str, str]]:
 class Agent:
     """A small research agent, whose tools search and read the pages of the offline model.
 
-    The system prompt speaks of `limit` steps; after `given` steps it offers no tools any more.
+    The system prompt allows `limit` steps. The agent removes the tools after `steps_before_answer` steps.
     """
 
     def __init__(
@@ -57,14 +59,15 @@ class Agent:
         http: httpx2.Client,
         *,
         limit: int = 5,
-        given: int | None = None,
+        steps_before_answer: int | None = None,
         **tools: Callable[[str], str],
     ) -> None:
         self.client, self.http = client, http
-        self.limit, self.given = limit, limit if given is None else given
+        self.limit = limit
+        self.steps_before_answer = limit if steps_before_answer is None else steps_before_answer
         self.tools = {"web_search": self.search, "fetch_page": self.read} | tools
         self.numbers: dict[str, int] = {}
-        self.made: list[tuple[str, str]] = []
+        self.calls_made: list[tuple[str, str]] = []
 
     def search(self, query: str) -> str:
         found = results(self.http, query)
@@ -82,18 +85,18 @@ class Agent:
         messages: list[Any] = [{"role": "user", "content": question}]
         while True:
             system = f"You are a research agent. You may take at most {self.limit} steps."
-            if len(self.made) < self.given:
+            if len(self.calls_made) < self.steps_before_answer:
                 head = {"role": "system", "content": system}
-                message = told(
+                message = next_message(
                     self.client, [head, *messages], SEARCH, FETCH, parallel_tool_calls=False, **options
                 )
             else:
-                head = {"role": "system", "content": f"{system}\n\n{LAST}"}
-                message = told(self.client, [head, *messages], **options)
+                head = {"role": "system", "content": f"{system}\n\n{FINAL_STEP_PROMPT}"}
+                message = next_message(self.client, [head, *messages], **options)
             if not message.tool_calls:
                 return str(message.content)
             messages.append(message.model_dump(exclude_none=True))
-            for call, (name, argument) in zip(message.tool_calls, called(message), strict=True):
-                self.made.append((name, argument))
+            for call, (name, argument) in zip(message.tool_calls, tool_calls_of(message), strict=True):
+                self.calls_made.append((name, argument))
                 result = self.tools[name](argument)
                 messages.append({"role": "tool", "tool_call_id": call.id, "content": result})

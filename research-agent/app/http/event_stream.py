@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from app.http.reader_limit import ReaderLimit
 from app.models import Event, format_event_id
 
-RETRY_MS = 500  # a client waits so long before it connects again
+RETRY_MS = 500  # the milliseconds for which a client waits before it connects again
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # no proxy may buffer events
 EVENT_SCHEMA = {
     "type": "object",
@@ -24,19 +24,19 @@ EVENT_SCHEMA = {
     },
 }
 # OpenAPI 3.2 has `itemSchema` for this, but most client generators do not support that version yet.
-EVENT_STREAM: dict[int | str, dict[str, Any]] = {
+EVENT_STREAM_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "A stream of events",
         "content": {"text/event-stream": {"schema": EVENT_SCHEMA}},
     }
 }
-NO_MORE_EVENTS: dict[int | str, dict[str, Any]] = {
+NO_MORE_EVENTS_RESPONSE: dict[int | str, dict[str, Any]] = {
     204: {"description": "The run has finished and Last-Event-ID is its last event: do not connect again"}
 }
 
 
-class EventStream(StreamingResponse):
-    """A stream that releases its caller's place when it ends, even before its first byte."""
+class EventStreamResponse(StreamingResponse):
+    """A stream that releases its place in the ReaderLimit when it ends, even before its first byte."""
 
     media_type = "text/event-stream"
 
@@ -66,6 +66,6 @@ async def encode_events(batches: AsyncGenerator[list[Event]]) -> AsyncIterator[b
 
 
 def encode_event(event: Event, retry: int | None) -> bytes:
-    """Encode an event. The first one carries `retry`: some clients take a block of its own for an event."""
+    """Encode an event. `retry` belongs to the first one: some clients treat a separate block as an event."""
     data = json.dumps(event.data, ensure_ascii=False)
     return format_sse_event(event=event.type, data_str=data, id=format_event_id(event.id), retry=retry)

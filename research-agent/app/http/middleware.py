@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import telemetry
 
 log = structlog.stdlib.get_logger("research-agent")
-BODY_SECONDS = 5  # in which the whole body of a request must arrive
+BODY_SECONDS = 5  # the time in which the whole body of a request must arrive
 PROBES = {"/health", "/ready", "/metrics"}  # not logged: they come every few seconds
 SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -56,7 +56,7 @@ class RequestContextMiddleware:
 
 
 def read_request_id(scope: Scope) -> str:
-    """The caller's X-Request-ID if it is safe to log, else a new one."""
+    """Return the caller's X-Request-ID if it is safe to log, else a new one."""
     given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
     return given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else uuid.uuid4().hex
 

@@ -116,10 +116,10 @@ async def page() -> FileResponse:
 
 @operations.get("/source", include_in_schema=False)
 async def source(request: Request, url: str) -> PlainTextResponse:
-    """A page that only the search server has, such as a page of the course: it is not on the web."""
+    """Return a page that only the search server stores, such as one of the course; it is not on the web."""
     search: Search = request.state.search
     try:
-        text = await search.own_page(url)
+        text = await search.stored_page(url)
     except FetchFailed:
         raise HTTPException(502, "The search server did not answer.") from None
     if text is None:

@@ -38,7 +38,7 @@ def problem_response(
 
 
 def allowed_methods(request: Request) -> list[str]:
-    """The methods for which the path of this request has a route."""
+    """Return the methods for which the path of this request has a route."""
     routes = [route for route in request.app.routes if not isinstance(route, Mount)]
     scopes = [dict(request.scope) | {"method": method} for method in HTTPMethod]
     allowed = [scope["method"] for scope in scopes if any(r.matches(scope)[0] is Match.FULL for r in routes)]
@@ -70,10 +70,8 @@ def add_problem_handlers(app: FastAPI) -> None:
     @app.exception_handler(StoreError)
     async def store_failed(request: Request, error: StoreError) -> Response:
         log.error("the store failed", error=f"{type(error).__name__}: {error}")
-        reason = "is down" if isinstance(error, StoreDown) else "is full, or refuses this"
-        return problem_response(
-            request, HTTPException(503, f"The store of runs {reason}.", {"Retry-After": "1"})
-        )
+        reason = "is down" if isinstance(error, StoreDown) else "is full, or rejected this request"
+        return problem_response(request, HTTPException(503, f"The run store {reason}.", {"Retry-After": "1"}))
 
     @app.exception_handler(Exception)
     async def internal_error(request: Request, error: Exception) -> Response:

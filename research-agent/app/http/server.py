@@ -1,4 +1,4 @@
-"""A uvicorn server that drains on the first signal, and ends in bounded time."""
+"""A uvicorn server that drains on the first signal, and exits within a time limit."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ from typing import NoReturn, Protocol
 import structlog
 import uvicorn
 
-CLOSE_SECONDS = 6  # after the drain, to store what is left and to close everything
+CLOSE_SECONDS = 6  # the time after the drain for storing the remaining events and closing everything
 log = structlog.stdlib.get_logger("research-agent")
 
 
@@ -20,7 +20,10 @@ class Drainable(Protocol):
 
 
 class Shutdown:
-    """Shared by the server, which receives the signal, and the app, whose runs have to finish."""
+    """The shutdown state, which the server and the app share.
+
+    The server receives the signal, and the app drains its runs.
+    """
 
     def __init__(self, delay: float, seconds: float) -> None:
         self.delay, self.seconds = delay, seconds

@@ -8,7 +8,7 @@ import uvicorn
 
 
 def run_workers(count: int, config: uvicorn.Config, work: Callable[..., int]) -> int:
-    """Run workers until they have drained. Returns the exit code, which is 1 if a worker died unasked."""
+    """Run workers until they have drained. Returns the exit code: 1 if a worker exited before a signal."""
     listening = config.bind_socket()
     spawn = get_context("spawn")
     worker_end, our_end = spawn.Pipe(duplex=False)
@@ -30,7 +30,7 @@ def run_workers(count: int, config: uvicorn.Config, work: Callable[..., int]) ->
     listening.close()  # our copy would still accept connections after every worker has closed its own
     connection.wait([worker.sentinel for worker in workers])
     died = not signals
-    our_end.close()  # if one has died unasked, the others drain
+    our_end.close()  # if one has exited before a signal, the others drain
     for worker in workers:
         worker.join()
     return 1 if died else 128 + signals[-1] if len(signals) > 1 else 0

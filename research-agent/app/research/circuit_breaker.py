@@ -29,7 +29,7 @@ class CircuitBreaker:
         self.next_trial = 0.0  # on the monotonic clock
         self.trial_run_id: str | None = None
 
-    def wait(self, run_id: str) -> float:
+    def retry_after(self, run_id: str) -> float:
         """Return the seconds until this run may start; 0 means now.
 
         While the circuit is open, a run that may start is the trial run.
@@ -43,10 +43,10 @@ class CircuitBreaker:
             return 0
         return self.next_trial - now
 
-    def give_back(self, run_id: str) -> None:
+    def release_trial(self, run_id: str) -> None:
         """Allow another trial run now, because this run has ended.
 
-        No-op unless this run is the trial run and has made no model call whose outcome is known.
+        No-op unless this run is the trial run and none of its model calls has succeeded or failed yet.
         """
         if run_id == self.trial_run_id:
             self.trial_run_id = None

@@ -81,7 +81,8 @@ def may_fetch(url: str, question: str, found: Iterable[str]) -> bool:
     """Return whether a search found exactly this URL, or the question contains it (a scheme is not needed).
 
     A page could tell the model to append the question, or other pages' text, to an attacker's URL, and the
-    attacker's server would log it (data exfiltration). So the model may choose a URL, but not write one.
+    attacker's server would log it (data exfiltration). So the model may only fetch URLs that a search
+    returned or the question contains.
     """
     if url.partition("#")[0] in {known.partition("#")[0] for known in found}:
         return True

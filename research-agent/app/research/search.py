@@ -23,7 +23,9 @@ from app.research.fetch import Fetcher, FetchFailed, tls_context
 MAX_RESULTS = 8
 MAX_BACKOFF = 4.0  # seconds
 DDGS_NO_RESULTS = "No results found."  # the message of ddgs' exception
-NO_RESULTS = "the search engines gave no results: there are none, or they turn us away for asking too often."
+NO_RESULTS = (
+    "the search engines returned no results: either there are none, or the engines rate-limit this server."
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Search(Protocol):
     async def read(self, url: str) -> str:
         """Return a page's text. Raises BlockedURL or FetchFailed."""
 
-    async def own_page(self, url: str) -> str | None:
+    async def stored_page(self, url: str) -> str | None:
         """Return the text of a page that the search server itself stores, or None. Raises FetchFailed."""
 
 
@@ -113,10 +115,10 @@ class SearXNG:
         return clean_results((result.title, result.url, result.content) for result in results)
 
     async def read(self, url: str) -> str:
-        own = await self.own_page(url)
-        return await self.fetch.read(url) if own is None else self.fetch.truncate(own)
+        stored = await self.stored_page(url)
+        return await self.fetch.read(url) if stored is None else self.fetch.truncate(stored)
 
-    async def own_page(self, url: str) -> str | None:
+    async def stored_page(self, url: str) -> str | None:
         try:
             response = await self.request("/page", {"url": url})
         except (TimeoutError, httpx2.HTTPError):
@@ -202,7 +204,7 @@ class DuckDuckGo:
             if is_no_results(error):
                 raise SearchFailed(NO_RESULTS) from None
             if is_transient(error):
-                raise SearchFailed("the search engines are busy, or turn us away.") from None
+                raise SearchFailed("the search engines are busy, or rate-limit this server.") from None
             raise SearchFailed("the search engines could not be reached.") from None
 
     async def search_once(self, query: str, deadline: float) -> list[SearchResult]:
@@ -214,5 +216,5 @@ class DuckDuckGo:
     async def read(self, url: str) -> str:
         return await self.fetch.read(url)
 
-    async def own_page(self, url: str) -> str | None:
+    async def stored_page(self, url: str) -> str | None:
         return None

@@ -25,7 +25,8 @@ class ActiveRun(EventLog):
         self.record_changed = False
         self.write_refused = False
         self.retry_at = 0.0  # when a refused write may be tried again
-        # For clients: the last event may be sent, and whether its fate is decided (here or elsewhere).
+        # For clients. `end_published`: they may read the last event. `settled`: set once the end is
+        # published, or once another replica is to continue the run.
         self.end_published = False
         self.settled = asyncio.Event()
 
@@ -33,7 +34,8 @@ class ActiveRun(EventLog):
     def readable(self) -> int:
         """All events, but the last one only when it is stored.
 
-        Otherwise a client could read an end that is lost with this replica, and later read a different one.
+        If this replica died after sending a last event that is not stored, the client could later read a
+        different last event.
         """
         held_back = bool(self.events) and self.events[-1].is_last and not self.end_published
         return len(self.events) - held_back
@@ -65,7 +67,7 @@ class ActiveRun(EventLog):
     def finish(self, state: State) -> None:
         """Set the final state and emit the last event. No-op if the run has finished already."""
         if not self.record.run.finished:
-            self.record.checkpoint.messages = []  # no replica will go on with this run
+            self.record.checkpoint.messages = []  # no replica will continue this run
             self.set_state(state)
             self.emit(*self.record.run.last_event)
 

@@ -9,11 +9,11 @@ import structlog
 from app.runs.stores.base import StoreDown, StoreRefused
 
 log = structlog.stdlib.get_logger("research-agent")
-DOWN_SECONDS = 0.2  # an extra pause while the store is down
+STORE_DOWN_PAUSE_SECONDS = 0.2  # added to the pause between two calls while the store is down
 
 
 class StoreStatus:
-    """Whether the store can be reached, and when it last could not."""
+    """Knows if the store can be reached, and when it was last unreachable."""
 
     def __init__(self) -> None:
         self.up = True
@@ -49,7 +49,7 @@ class BackgroundTasks:
                 await work()
             except StoreDown as error:
                 self.status.set_down(error)
-                await asyncio.sleep(DOWN_SECONDS)
+                await asyncio.sleep(STORE_DOWN_PAUSE_SECONDS)
             except StoreRefused as error:
                 log.error("the store refuses a command", error=str(error))
             except Exception:  # a bug: log it and go on, because all runs depend on these tasks

@@ -12,7 +12,7 @@ from app.runs.replication import LeaseKeeper
 from app.runs.stores.base import Store, StoreError
 
 log = structlog.stdlib.get_logger("research-agent")
-STORE_SECONDS = 2  # to hand over all runs, and to write what is left
+STORE_SECONDS = 2  # the time limit for handing over all runs, and again for writing the remaining events
 
 
 class Drainer:
@@ -31,7 +31,10 @@ class Drainer:
         self.draining = False
 
     async def drain(self, seconds: float) -> None:
-        """Let runs finish for so long. Then hand over the rest, or fail them if there is no other replica."""
+        """Wait up to `seconds` for runs to finish.
+
+        Then hand over the remaining runs, or fail them if there is no other replica.
+        """
         self.draining = True
         self.leases.stop_claiming()
         self.remote_logs.close()

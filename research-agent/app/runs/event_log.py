@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from app import telemetry
 from app.models import Event, EventId
 
-PING_SECONDS = 15
+PING_SECONDS = 15  # between two pings of a stream without events
 BATCH_EVENTS = 100  # sent to a client in one piece: a piece for each event costs more than the event
 
 
@@ -24,7 +24,7 @@ class EventLog:
         self.wake()
 
     def close(self) -> None:
-        """End all streams without a last event: the clients have to go on at another replica."""
+        """End all streams without a last event: the clients have to continue at another replica."""
         self.closed = True
         self.wake()
 

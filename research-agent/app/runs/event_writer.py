@@ -11,17 +11,17 @@ from app.runs.active_runs import ActiveRun, ActiveRuns
 from app.runs.stores.base import Store, StoreDown
 
 log = structlog.stdlib.get_logger("research-agent")
-WRITE_SECONDS = 0.03  # between two writes: what happens in the meantime is written together
-RETRY_SECONDS = 1  # until a write that the store has refused is tried again
+WRITE_INTERVAL_SECONDS = 0.03  # between two writes: events in the meantime are written together
+RETRY_SECONDS = 1  # the time after which a write that the store has refused is tried again
 
 
 def answer_alias(caller: str, query: str) -> str:
-    """The name under which a finished run answers the same question again, for the same caller."""
+    """The alias of a finished run, under which it is found when the same caller asks the question again."""
     return f"answer:{caller}:{hashlib.sha256(query.encode()).hexdigest()}"
 
 
 class EventWriter:
-    """Writes what is new of the active runs, and removes a run from them when its end is stored."""
+    """Writes the new events of the active runs, and removes a run from them when its end is stored."""
 
     def __init__(self, settings: Settings, store: Store, active: ActiveRuns) -> None:
         self.settings, self.store, self.active = settings, store, active
@@ -41,14 +41,14 @@ class EventWriter:
             if isinstance(error, Exception) and not isinstance(error, StoreDown):
                 self.handle_refusal(run, error)
             if error and run.record.run.finished:
-                run.publish_end()  # an answer that is not stored is better than none
+                run.publish_end()  # let clients read the end although it is not stored
         for error in results:
             if isinstance(error, StoreDown):
                 self.wake()
                 raise error
 
     async def write(self, run: ActiveRun) -> None:
-        """Write what is new of one run. When its end is written, publish that and forget the run here."""
+        """Write the new events of one run. When its end is written, publish it and remove the run here."""
         start = run.stored_events
         events = run.events[start:]
         changed, run.record_changed = run.record_changed, False
@@ -57,9 +57,9 @@ class EventWriter:
         except BaseException:
             run.record_changed = run.record_changed or changed
             raise
-        if result == "lost":
+        if result == "not_owner":
             self.active.relinquish(run)
-        elif result == "forgotten":
+        elif result == "missing":
             run.stored_events, run.record_changed = 0, True
         else:
             run.stored_events = start + len(events)
@@ -90,15 +90,15 @@ class EventWriter:
             self.wake()
             run.stop_task()
         elif time.time() > run.record.run.created_at + self.settings.timeout_seconds:
-            # Too late for any replica to go on: one that claims the run fails it at once.
+            # The run is past its deadline: a replica that claims it fails it at once.
             self.active.pop(run.record.run.id, None)
 
     async def write_rest(self, seconds: float) -> None:
-        """Have the background task write everything, for at most so many seconds."""
+        """Have the background task write everything, for at most `seconds`."""
         try:
             async with asyncio.timeout(seconds):
                 while self.active.unwritten():
                     self.wake()
-                    await asyncio.sleep(WRITE_SECONDS)
+                    await asyncio.sleep(WRITE_INTERVAL_SECONDS)
         except TimeoutError:
             log.warning("not everything could be stored", runs=len(self.active.unwritten()))

@@ -57,7 +57,7 @@ class RunExecutor:
             run.fail(504, f"The run took longer than {self.settings.timeout_seconds:g} s.")
         except asyncio.CancelledError:
             if not run.cancel_requested:
-                raise  # relinquished or handed over: another replica goes on
+                raise  # relinquished or handed over: another replica continues the run
             run.finish("cancelled")
         except MODEL_ERRORS as error:
             log.error("the model failed", error=repr(error))
@@ -116,9 +116,9 @@ class RunExecutor:
         )
 
     def record_end(self, run: ActiveRun) -> None:
-        """Count and log a run if it has finished, and have what is left of it written."""
+        """Count and log a run if it has finished, and have its remaining events written."""
         ended = run.record.run
-        self.agent.circuit.give_back(ended.id)
+        self.agent.circuit.release_trial(ended.id)
         if ended.finished:
             telemetry.runs.labels(ended.state).inc()
             telemetry.run_seconds.observe(time.time() - ended.created_at)

@@ -17,7 +17,7 @@ class RunFollower:
         self.store, self.active, self.remote_logs = store, active, remote_logs
 
     def can_follow(self, run_id: str) -> bool:
-        """False when this replica drains and does not execute the run: clients go on at another replica."""
+        """Return False if this replica drains and does not execute the run: clients use another replica."""
         return run_id in self.active or not self.remote_logs.closed
 
     async def log_of(self, run_id: str) -> EventLog:
@@ -32,7 +32,7 @@ class RunFollower:
                 return
             async with aclosing(log.follow(after)) as batches:
                 async for batch in batches:
-                    if not batch and (last := await self.find_lost_end(run_id, log)):
+                    if not batch and (last := await self.make_missing_last_event(run_id, log)):
                         yield [last]
                         return
                     yield batch
@@ -41,8 +41,11 @@ class RunFollower:
             if self.remote_logs.closed or log.ended:
                 return
 
-    async def find_lost_end(self, run_id: str, log: EventLog) -> Event | None:
-        """Make the last event of a run that is over, or gone, and whose events the store has lost."""
+    async def make_missing_last_event(self, run_id: str, log: EventLog) -> Event | None:
+        """Return a last event for a run that has finished or expired without a stored one.
+
+        None if the run is still active, or if the store fails.
+        """
         if isinstance(log, ActiveRun):
             return None
         try:

@@ -8,14 +8,14 @@ from app.models import Event, EventId, StoredRun
 from app.runs.active_runs import ActiveRun, ActiveRuns
 from app.runs.background import BackgroundTasks, StoreStatus
 from app.runs.drain import Drainer
-from app.runs.event_writer import WRITE_SECONDS, EventWriter
+from app.runs.event_writer import WRITE_INTERVAL_SECONDS, EventWriter
 from app.runs.executor import RunExecutor
 from app.runs.follower import RunFollower
 from app.runs.remote_logs import RemoteLogs
 from app.runs.replication import LeaseKeeper, Takeover
 from app.runs.stores.base import Store
 
-READ_SECONDS = 0.03  # between two reads of other replicas' runs
+READ_INTERVAL_SECONDS = 0.03  # between two reads of other replicas' runs
 
 
 class RunManager:
@@ -37,8 +37,8 @@ class RunManager:
 
     def open(self) -> None:
         """Start the background tasks."""
-        self.background.run_periodically(self.writer.write_pending, WRITE_SECONDS)
-        self.background.run_periodically(self.remote_logs.refresh, READ_SECONDS)
+        self.background.run_periodically(self.writer.write_pending, WRITE_INTERVAL_SECONDS)
+        self.background.run_periodically(self.remote_logs.refresh, READ_INTERVAL_SECONDS)
         self.background.run_periodically(self.leases.heartbeat, self.settings.lease_seconds / 6)
 
     async def drain(self, seconds: float) -> None:
@@ -64,14 +64,14 @@ class RunManager:
         try:
             run_id = await self.store.create(record, alias, self.settings.max_runs_per_caller)
         except BaseException:
-            self.agent.circuit.give_back(record.run.id)
+            self.agent.circuit.release_trial(record.run.id)
             raise
         finally:
             self.starting -= 1
         if run_id == record.run.id:
             self.executor.execute(ActiveRun(record))
         else:
-            self.agent.circuit.give_back(record.run.id)
+            self.agent.circuit.release_trial(record.run.id)
         return run_id
 
     async def get(self, run_id: str) -> StoredRun | None:
@@ -86,7 +86,7 @@ class RunManager:
         return self.follower.can_follow(run_id)
 
     async def is_last_event(self, run_id: str, event_id: EventId) -> bool:
-        """Whether the run has finished and this is its last event, or a later id."""
+        """Return True if the run has finished and this id is that of its last event, or a later one."""
         known = (await self.follower.log_of(run_id)).events
         return bool(known) and known[-1].is_last and known[-1].id <= event_id
 

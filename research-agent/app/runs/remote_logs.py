@@ -5,8 +5,9 @@ from app.runs.event_log import EventLog
 from app.runs.stores.base import Store
 
 START: EventId = (0, 0)
-# A read waits so long for new events. A run that a client starts to follow meanwhile is in the next read.
-WAIT_SECONDS = 0.2
+# How long one read blocks when there are no new events. Runs that clients start to follow meanwhile are part
+# of the next read.
+READ_TIMEOUT_SECONDS = 0.2
 
 
 class RemoteLogs:
@@ -32,11 +33,11 @@ class RemoteLogs:
         self.logs = {run_id: self.logs[run_id] for run_id in self.followed()}
         if logs := dict(self.logs):
             last = {run_id: log.events[-1].id if log.events else START for run_id, log in logs.items()}
-            for run_id, events in (await self.store.read_events(last, WAIT_SECONDS)).items():
+            for run_id, events in (await self.store.read_events(last, READ_TIMEOUT_SECONDS)).items():
                 logs[run_id].add(*events)
 
     def close(self) -> None:
-        """End all streams: their clients have to go on at another replica."""
+        """End all streams: their clients have to continue at another replica."""
         self.closed = True
         for log in self.logs.values():
             log.close()

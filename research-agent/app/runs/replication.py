@@ -1,4 +1,4 @@
-"""Share runs among replicas: hold the leases of ours, and take over runs whose replica is gone."""
+"""Share runs among replicas: renew this replica's leases, and take over runs whose replica ended."""
 
 import time
 
@@ -29,7 +29,7 @@ class Takeover:
             self.active.relinquish(old)
         events = (await self.store.read_events({run_id: START})).get(run_id, [])
         run = ActiveRun(record, events)
-        if record.run.finished:  # its replica ended before it had written the last event
+        if record.run.finished:  # its replica ended before writing the last event
             run.emit(*record.run.last_event)
             self.active[run_id] = run
             self.writer.wake()
@@ -45,7 +45,7 @@ class Takeover:
         self.executor.execute(run)
 
     def give_up(self, run: ActiveRun) -> None:
-        """Fail a run that may be the reason why every replica that executed it ended."""
+        """Fail a run after several replicas ended while they executed it: the run itself may crash them."""
         run_id = run.record.run.id
         log.error("gave up a run", run_id=run_id, takeovers=MAX_TAKEOVERS)
         self.active[run_id] = run
@@ -70,7 +70,7 @@ class LeaseKeeper:
         self.claiming = True
 
     async def heartbeat(self) -> None:
-        """Renew our leases, cancel runs that nobody wants any more, and take over runs without an owner."""
+        """Renew this replica's leases, cancel runs without followers, and take over expired leases."""
         now = time.monotonic()
         unfinished = [run.record.run.id for run in self.active.unfinished()]
         followed = self.remote_logs.followed()

@@ -14,7 +14,7 @@ import pytest
 from course.exercises.format import Exercise, exercises
 from course.pages.outputs import matches
 
-FIRST = ["test_course_pages.py", "test_06_compose.py", "test_container.py", "test_05_images.py"]
+SLOWEST_FILES = ["test_course_pages.py", "test_06_compose.py", "test_container.py", "test_05_images.py"]
 # For exercises whose tests import the code under test: this test runs them in another process.
 NESTED = "test_the_fault_is_caught_in_a_run_of_its_own"
 
@@ -54,7 +54,10 @@ def name_in_exercise(item: pytest.Item, exercise: Exercise) -> str | None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep only the tests that exercises name, last and grouped by exercise; the slowest files come first."""
+    """Run the slowest files first, and the broken copies last, grouped by exercise.
+
+    Of a broken copy, keep only the tests that its exercise names.
+    """
     covered: dict[str, set[str | None]] = {}
     for item in items:
         if exercise := fault_of(item):
@@ -72,7 +75,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def order(item: pytest.Item) -> tuple[int, str]:
     name, slug = item.path.name, getattr(fault_of(item), "slug", "")
-    return (FIRST.index(name) if name in FIRST and not slug else len(FIRST), slug)
+    return (SLOWEST_FILES.index(name) if name in SLOWEST_FILES and not slug else len(SLOWEST_FILES), slug)
 
 
 @pytest.hookimpl(wrapper=True)

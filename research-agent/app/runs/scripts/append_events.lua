@@ -6,10 +6,10 @@
 --       events      stream of the run's events; its ids are the events' own ids
 --       finished    sorted set: run id by the time at which it finished
 -- ARGV  id, owner (of the lease), epoch, record (JSON; empty if it has not changed), over ('1': these are the
---       last events), lease (seconds), max_seconds (any run is over after these), ttl (seconds for which a
---       finished run is kept), first ('1': these are the run's first events); then the id and the JSON of
---       each event
--- Returns 'written'; 'lost' if another replica owns the run; 'forgotten' if there is no such run (any more)
+--       last events), lease (seconds), max_seconds (the longest time that a run can take), ttl (seconds for
+--       which a finished run is kept), first ('1': these are the run's first events); then the id and the JSON
+--       of each event
+-- Returns 'written'; 'not_owner' if another replica owns the run; 'missing' if there is no such run (any more)
 -- and these are not its first events. Events that are already in the stream are skipped.
 local run, leases, running, events, finished = unpack(KEYS)
 local id, owner, epoch, record, over, lease, max_seconds, ttl, first = unpack(ARGV, 1, 9)
@@ -17,9 +17,9 @@ local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 
 local stored = redis.call('HMGET', run, 'owner', 'epoch')
-if stored[1] and (stored[1] ~= owner or stored[2] ~= epoch) then return 'lost' end
+if stored[1] and (stored[1] ~= owner or stored[2] ~= epoch) then return 'not_owner' end
 if not stored[1] then
-  if first == '0' then return 'forgotten' end
+  if first == '0' then return 'missing' end
   redis.call('HSET', run, 'owner', owner, 'epoch', epoch)
 end
 

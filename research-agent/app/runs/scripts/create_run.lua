@@ -5,11 +5,11 @@
 --
 -- KEYS  run         hash of the run
 --       leases      sorted set: run id by the time at which its lease expires
---       running     sorted set: the caller's unfinished runs by the time at which they are over at the latest
+--       running     sorted set: the caller's unfinished runs by the latest time at which they end
 --       alias       name of the run, for an idempotency key; an empty string if there is none
 --       finished    sorted set: run id by the time at which it finished
 -- ARGV  id, caller, owner (of the lease), record (JSON),
---       lease (seconds), max_seconds (any run is over after these), max_runs (of one caller),
+--       lease (seconds), max_seconds (the longest time that a run can take), max_runs (of one caller),
 --       ttl (seconds for which a finished run is kept)
 -- Returns the run's id; the id of the run that the alias already names; 'busy' if the caller has too many
 -- unfinished runs; 'full' if no finished run is left to remove.

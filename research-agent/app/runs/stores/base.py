@@ -5,7 +5,8 @@ from typing import Literal, Protocol
 
 from app.models import Event, EventId, StoredRun
 
-# A run is given up when so many replicas have taken it over from one that ended without handing it over.
+# A run fails when it has been taken over more often than this from replicas that ended without handing it
+# over.
 MAX_TAKEOVERS = 3
 
 
@@ -25,7 +26,7 @@ class TooManyRuns(Exception):
     """The caller already has as many unfinished runs as one caller may have."""
 
 
-AppendResult = Literal["written", "lost", "forgotten"]
+AppendResult = Literal["written", "not_owner", "missing"]
 
 
 @dataclass
@@ -76,22 +77,22 @@ class Store(Protocol):
     ) -> AppendResult:
         """Write events, and the record if it has `changed`, in one step; renew the lease.
 
-        Events that are already stored are not written again. Returns "lost" if another replica owns the run,
-        and "forgotten" if the store does not have the run (any more), unless these are its `first` events:
+        Events that are already stored are not written again. Returns "not_owner" if another replica owns the
+        run, and "missing" if the store does not have the run (any more), unless these are its `first` events:
         then it is stored again.
         """
 
     async def read_events(self, after: dict[str, EventId], wait: float = 0) -> dict[str, list[Event]]:
         """Return for each run the stored events after the given id.
 
-        If no run has any, a store with other replicas may wait for so many seconds until one has.
+        If no run has any, a store that replicas share may wait up to `wait` seconds for one.
         """
 
     async def renew_leases(self, run_ids: list[str]) -> dict[str, LeaseStatus]:
         """Renew the leases of these runs. A run whose renewal the store refuses is missing in the result."""
 
     async def release(self, run_id: str) -> None:
-        """End the lease now, so that another replica can go on at once."""
+        """End the lease now, so that another replica can continue the run at once."""
 
     async def claim(self) -> StoredRun | None:
         """Take over a run whose lease has expired, in its next epoch.

@@ -3,7 +3,7 @@
     run:{id}          hash: record, caller, owner, epoch, takeovers, released, cancelled
     events:{id}       stream; its ids are the events' own ids, so that no event is stored twice
     leases            sorted set: run id by the time at which its lease expires
-    going:{caller}    sorted set: the caller's unfinished runs by the latest time at which they are over
+    going:{caller}    sorted set: the caller's unfinished runs by the latest time at which they end
     alias:{name}      the id of a run
     heard:{id}        exists while a client follows the run
     rate:{caller}     counter of requests in a minute
@@ -64,7 +64,11 @@ class RedisStore:
     shared = True
 
     def __init__(self, url: str, *, lease: float, ttl: int, max_seconds: float) -> None:
-        """Seconds: a `lease` lasts, a finished run is kept (`ttl`), any run is over (`max_seconds`)."""
+        """All times are in seconds.
+
+        `lease`: how long a lease lasts. `ttl`: how long a finished run is kept. `max_seconds`: the
+        longest time that a run can take.
+        """
         pool = BlockingConnectionPool.from_url(
             url,
             decode_responses=True,
