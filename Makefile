@@ -21,10 +21,10 @@ lesson-%: .venv/lessons.done ## run a lesson's page: every command, every output
 versus-%: .venv/lessons.done ## a naive server and the lesson's side by side, counted live (lesson 03)
 	@$(COURSE) versus $*
 
-exercise-%: .venv/lessons.done ## get a broken copy of the lesson to mend (a number, or an exercise's name)
+exercise-%: .venv/lessons.done ## get a broken copy of the lesson to fix (a number, or an exercise's name)
 	@$(COURSE) exercise $*
 
-check-%: .venv/dev.done ## test your mend
+check-%: .venv/dev.done ## test your fix
 	@$(COURSE) check $*
 
 hint-%: .venv/lessons.done ## the next of three hints
@@ -33,7 +33,7 @@ hint-%: .venv/lessons.done ## the next of three hints
 solution-%: .venv/lessons.done ## show what was broken, as a difference
 	@$(COURSE) solution $*
 
-mends: .venv/dev.done ## prove every exercise, its wrong and its right mends (hours; ONLY=01 or ONLY=01-torn-stream)
+mends: .venv/dev.done ## test every exercise: its fault, its wrong fixes and its right fixes (hours; ONLY=01 or ONLY=01-torn-stream)
 	@$(COURSE) mends $(ONLY)
 
 progress: .venv/lessons.done ## the exercises, and which you have solved
@@ -42,7 +42,7 @@ progress: .venv/lessons.done ## the exercises, and which you have solved
 model: .venv/lessons.done ## start the offline model on port 9000, for your own programs
 	@$(COURSE) model
 
-doctor: .venv/lessons.done ## what this machine has, and which lessons it can run
+doctor: .venv/lessons.done ## show which engines this machine has, and which lessons it can run
 	@$(COURSE) doctor
 
 engine: .venv/lessons.done ## set up all engines, or one: make engine docker (as root on Debian; else it says how)

@@ -15,7 +15,7 @@ from rich.console import Console
 from bench.records import measured, save, series
 from course.containers import images
 from course.engines.docker import Docker, works
-from course.errors import Failed
+from course.errors import CourseError
 from course.paths import ROOT
 
 ROUNDS = 2
@@ -42,7 +42,7 @@ def gigabytes(folder: str) -> float:
 def main() -> None:
     Docker().stop(Console())
     if works():
-        raise Failed("This machine has a Docker of its own; there is nothing to measure.")
+        raise CourseError("This machine has a Docker of its own; there is nothing to measure.")
     cold, warm, running = [], [], []
     for number in range(ROUNDS):
         with tempfile.TemporaryDirectory() as cache:

@@ -27,7 +27,7 @@ def main() -> None:
         bare_health, lesson_health, bare_invoke, lesson_invoke = rounds([*health, *invoke])
     how = (
         f"{HOW}; one worker each, uvloop and httptools, no access log; 2,000 different queries; the lesson "
-        "asks the offline model, the bare app asks nobody"
+        "asks the offline model, the bare app calls no model"
     )
     lesson_series = series("lesson 01", [lesson_health, lesson_invoke], to=[bare_health, bare_invoke])
     save(

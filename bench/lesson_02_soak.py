@@ -18,7 +18,8 @@ from course.processes import Processes
 REQUESTS, TURN = 200_000, 5  # in all; seconds of load for each server in turn
 QUESTIONS, CACHE, DEADLINE = 1_250, 1_000, 5  # more questions than cache entries, so that entries are evicted
 FAULTS = {"429": "429", "500": "500", "hang": "hang", "cut": "cut&after=3"}
-# The statuses, and last events of streams, that callers may see. No reply is an error to wrk.
+# The statuses, and the last events of streams, that the API documents. wrk counts a request without a
+# response as an error.
 DOCUMENTED = {"200", "502", "503", "504", "done", "error"}
 
 SCRIPT = """

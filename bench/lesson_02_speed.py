@@ -26,9 +26,9 @@ from course.paths import ROOT
 from course.processes import Processes
 
 
-def chain_alone(env: dict[str, str], asked: list[str]) -> float:
+def measure_chain(env: dict[str, str], asked: list[str]) -> float:
     """Answers a second of the chain without a server."""
-    command = [sys.executable, "bench/straight_chain.py", str(SECONDS)]
+    command = [sys.executable, "bench/chain_baseline.py", str(SECONDS)]
     run = subprocess.run(
         command,
         input="\n".join(asked),
@@ -47,42 +47,42 @@ def main() -> None:
     once = [json.dumps({"query": asked[0]})]
     with Processes() as processes:
         env = model_settings(processes)
-        free = {"RATE_LIMIT_RPM": "1000000000", "MAX_CONCURRENCY": "64", "LOG_LEVEL": "WARNING"}
-        cached = lesson(processes, "code/02_production_api.py", **env, **free)
-        free["CACHE_TTL_SECONDS"] = "0"
-        uncached = lesson(processes, "code/02_production_api.py", **env, **free)
+        unlimited = {"RATE_LIMIT_RPM": "1000000000", "MAX_CONCURRENCY": "64", "LOG_LEVEL": "WARNING"}
+        cached = lesson(processes, "code/02_production_api.py", **env, **unlimited)
+        unlimited["CACHE_TTL_SECONDS"] = "0"
+        uncached = lesson(processes, "code/02_production_api.py", **env, **unlimited)
         bare = uvicorn(processes, "bare_app:app", "bench", http="h11")
         rates_of_lesson: list[list[float]] = [[], [], []]
-        yardstick: list[list[float]] = [[], [], []]
+        baseline: list[list[float]] = [[], [], []]
         tails: dict[str, list[float]] = {"bare": [], "lesson": []}
         for number in range(ROUNDS):
-            for name, url, rates in (("bare", bare, yardstick), ("lesson", cached, rates_of_lesson)):
+            for name, url, rates in (("bare", bare, baseline), ("lesson", cached, rates_of_lesson)):
                 rate, tail = load(Route(f"{url}/health"))
                 rates[0].append(rate)
                 tails[name].append(tail)
-            yardstick[1].append(load(Route(f"{bare}/production/invoke", once))[0])
+            baseline[1].append(load(Route(f"{bare}/production/invoke", once))[0])
             rates_of_lesson[1].append(load(Route(f"{cached}/v1/invoke", once))[0])
-            yardstick[2].append(chain_alone(env, asked))
+            baseline[2].append(measure_chain(env, asked))
             rates_of_lesson[2].append(
                 load(Route(f"{uncached}/v1/invoke", [json.dumps({"query": q}) for q in asked]))[0]
             )
             print(
                 f"round {number + 1} of {ROUNDS}",
-                [(a[-1], b[-1]) for a, b in zip(yardstick, rates_of_lesson, strict=True)],
+                [(a[-1], b[-1]) for a, b in zip(baseline, rates_of_lesson, strict=True)],
                 flush=True,
             )
-    ours = series("lesson 02", rates_of_lesson, to=yardstick)
-    targets = zip((0.5, 0.5, 0.8), yardstick, strict=True)
+    lesson_series = series("lesson 02", rates_of_lesson, to=baseline)
+    targets = zip((0.5, 0.5, 0.8), baseline, strict=True)
     p99 = {name: round(statistics.median(values), 2) for name, values in tails.items()}
     how = (
         f"{HOW}; one worker each, uvloop and h11, no access log, the lesson started as its page does; "
-        "cache on for the second row and off for the third, where the yardstick is the same chain called by "
+        "cache on for the second row and off for the third, where the baseline is the same chain called by "
         "64 tasks in a loop without a server"
     )
     save(
         "lesson_02_speed",
         {
-            "title": "Requests a second: lesson 02 beside its yardsticks",
+            "title": "Requests a second: lesson 02 and its baselines",
             "kind": "bars",
             "alt": "Requests a second of lesson 02, of a bare app and of the same chain without a server.",
             "measured": measured(how, "fastapi", "uvicorn", "pydantic", "langchain-openai", wrk=wrk),
@@ -93,7 +93,7 @@ def main() -> None:
             },
             "unit": "requests a second",
             "groups": ["GET /health", "POST /v1/invoke, cached", "POST /v1/invoke, 2,000 questions"],
-            "series": [series("yardstick", yardstick), ours],
+            "series": [series("baseline", baseline), lesson_series],
             "target": {
                 "label": "at least",
                 "values": [round(f * statistics.median(y), 1) for f, y in targets],

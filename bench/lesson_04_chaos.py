@@ -13,20 +13,20 @@ import httpx2
 from bench.lesson_04_streams import redis_server
 from bench.records import measured, save
 from bench.research import follow, question, replica
-from course.clients.readers import Reading
+from course.clients.readers import ReceivedEvents
 from course.models import start_model
 from course.processes import Processes
 
 RUNS, CALLERS, KILLS = 200, 20, 3
 
 
-async def run(client: httpx2.AsyncClient, urls: "itertools.cycle[str]", number: int) -> Reading:
+async def run(client: httpx2.AsyncClient, urls: "itertools.cycle[str]", number: int) -> ReceivedEvents:
     """Start a run and follow it to its end, with each request at the next replica."""
-    seen = Reading()
+    seen = ReceivedEvents()
     key = {"Idempotency-Key": f"chaos-{number}"}
     body = question(number) | {"background": True}
     async with asyncio.timeout(120):
-        while not seen.over:
+        while not seen.finished:
             url = next(urls)
             try:
                 if not seen.run_id:

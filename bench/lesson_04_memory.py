@@ -39,7 +39,7 @@ def main() -> None:
     save(
         "lesson_04_memory",
         {
-            "title": "Memory of one worker after so many runs",
+            "title": "Memory of one worker by the number of runs",
             "kind": "bars",
             "alt": "The worker's memory at the start and after each thousand runs.",
             "measured": measured(

@@ -13,28 +13,28 @@ import time
 
 import httpx2
 
+from bench.agent_baseline import CALLERS
 from bench.lesson_02_bounds import serve
 from bench.records import measured, save, series
 from bench.research import environment, follow, question, replica
-from bench.straight_agent import CALLERS
-from course.clients.readers import Reading
+from course.clients.readers import ReceivedEvents
 from course.models import start_model
 from course.paths import ROOT
 from course.processes import Processes
 
 SECONDS, ROUNDS, STARTS = 8, 3, 5
-GOING, PROBES, TOKENS_A_SECOND = 50, 200, 50
+CONCURRENT_RUNS, MEASURED_RUNS, TOKENS_A_SECOND = 50, 200, 50
 
 
-def agent_alone(model: str, first: int) -> float:
-    command = [sys.executable, "-m", "bench.straight_agent", str(SECONDS), str(first)]
+def runs_per_second_of_agent(model: str, first: int) -> float:
+    command = [sys.executable, "-m", "bench.agent_baseline", str(SECONDS), str(first)]
     env = environment(model)
     run = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=True)
     return float(run.stdout)
 
 
-async def served(url: str, first: int) -> float:
-    """Runs a second through POST /v1/research."""
+async def runs_per_second_via_api(url: str, first: int) -> float:
+    """Measure runs a second through POST /v1/research."""
     numbers, runs = itertools.count(first), 0
     async with httpx2.AsyncClient(timeout=60) as client:
         began = time.perf_counter()
@@ -55,23 +55,23 @@ async def first_events(url: str) -> list[float]:
     numbers = itertools.count(1_000_000)
     found: list[float] = []
 
-    async def go(client: httpx2.AsyncClient) -> None:
-        seen, began = Reading(), time.monotonic()
+    async def measure_run(client: httpx2.AsyncClient) -> None:
+        seen, began = ReceivedEvents(), time.monotonic()
         body = question(next(numbers))
         async with client.stream("POST", f"{url}/v1/research/stream", json=body) as response:
             async for _ in follow(response, seen):
                 pass
-        assert seen.over
+        assert seen.finished
         found.append((seen.times[0] - began) * 1000)
 
     async with httpx2.AsyncClient(timeout=60, limits=httpx2.Limits(max_connections=None)) as client:
 
-        async def again_and_again(delay: float) -> None:
+        async def measure_repeatedly(delay: float) -> None:
             await asyncio.sleep(delay)  # spread, because people do not ask at the same moment
-            while len(found) < PROBES:
-                await go(client)
+            while len(found) < MEASURED_RUNS:
+                await measure_run(client)
 
-        await asyncio.gather(*(again_and_again(n * 3 / GOING) for n in range(GOING)))
+        await asyncio.gather(*(measure_repeatedly(n * 3 / CONCURRENT_RUNS) for n in range(CONCURRENT_RUNS)))
     return sorted(found)
 
 
@@ -90,8 +90,8 @@ def main() -> None:
                 each.process.wait()
         agent = replica(processes, model, MAX_CONCURRENCY="64")
         for number in range(ROUNDS):
-            alone.append(agent_alone(model, number * 100_000))
-            through.append(asyncio.run(served(agent.url, number * 100_000 + 50_000)))
+            alone.append(runs_per_second_of_agent(model, number * 100_000))
+            through.append(asyncio.run(runs_per_second_via_api(agent.url, number * 100_000 + 50_000)))
             print(f"round {number + 1}: alone {alone[-1]:.1f}/s, served {through[-1]:.1f}/s", flush=True)
         paced = replica(processes, model, MODEL_NAME=f"offline?tps={TOKENS_A_SECOND}", MAX_CONCURRENCY="64")
         times = asyncio.run(first_events(paced.url))
@@ -99,8 +99,8 @@ def main() -> None:
     how = (
         f"start: median and spread of {STARTS} starts in turn, to ready; runs: {CALLERS} callers in a loop, "
         f"{ROUNDS} rounds of {SECONDS} s in turn, the offline model unpaced, every question new, each run a "
-        f"search and a page; first event: {PROBES} runs, {GOING} of them at a time, {TOKENS_A_SECOND} tokens "
-        "a second"
+        f"search and a page; first event: {MEASURED_RUNS} runs, {CONCURRENT_RUNS} of them at a time, "
+        f"{TOKENS_A_SECOND} tokens a second"
     )
     save(
         "lesson_04_start",

@@ -15,7 +15,7 @@ import httpx2
 
 from bench.records import measured, save
 from bench.research import follow, question, replica
-from course.clients.readers import Reading
+from course.clients.readers import ReceivedEvents
 from course.engines.redis import REDIS, RedisServer
 from course.models import start_model
 from course.processes import Processes
@@ -29,14 +29,16 @@ def redis_server(processes: Processes, folder: str) -> RedisServer:
     return RedisServer(processes, str(REDIS.program()), Path(folder))
 
 
-async def run(client: httpx2.AsyncClient, here: str, there: str, number: int) -> tuple[Reading, float, float]:
+async def run(
+    client: httpx2.AsyncClient, here: str, there: str, number: int
+) -> tuple[ReceivedEvents, float, float]:
     """Follow a run at one worker, leave after some events, and go on at the other.
 
     Returns what was seen, the seconds until a stored event came again from the other worker, and the seconds
     until the next new one.
     """
     await asyncio.sleep(number / OPENED_A_SECOND)
-    seen, leave_after = Reading(), random.randint(3, 25)  # noqa: S311
+    seen, leave_after = ReceivedEvents(), random.randint(3, 25)  # noqa: S311
     async with client.stream("POST", f"{here}/v1/research/stream", json=question(number)) as response:
         response.raise_for_status()
         seen.run_id = response.headers["x-run-id"]
@@ -46,7 +48,7 @@ async def run(client: httpx2.AsyncClient, here: str, there: str, number: int) ->
     left, gap = time.monotonic(), 0.0
     url = f"{there}/v1/research/{seen.run_id}/events"
     async with client.stream("GET", url, headers={"Last-Event-ID": seen.ids[-2]}) as response:
-        async for _ in follow(response, Reading()):
+        async for _ in follow(response, ReceivedEvents()):
             break
     resumed = time.monotonic() - left
     async with client.stream("GET", url, headers={"Last-Event-ID": seen.ids[-1]}) as response:
@@ -79,13 +81,13 @@ async def main() -> None:
             seen = [task.result() for task in tasks]
             wholes = []
             for followed, _, _ in seen:
-                whole = Reading()
+                whole = ReceivedEvents()
                 url = f"{here.url}/v1/research/{followed.run_id}/events"
                 async with client.stream("GET", url) as response:
                     async for _kind in follow(response, whole):
                         pass
                 wholes.append(whole.ids)
-    once = sum(each.over and each.ids == whole for (each, _, _), whole in zip(seen, wholes, strict=True))
+    once = sum(each.finished and each.ids == whole for (each, _, _), whole in zip(seen, wholes, strict=True))
     gaps = sorted(gap for _, _, gap in seen)
     resumed = sorted(seconds for _, seconds, _ in seen)
     p99 = round(STREAMS * 0.99) - 1

@@ -11,22 +11,22 @@ from pathlib import Path
 
 from bench.records import measured, save
 from course.clients.load import LONG
-from course.clients.readers import Reading, lost_or_doubled, new_client, read, stored
+from course.clients.readers import ReceivedEvents, count_missing_or_duplicate, new_client, read, stored
 from course.containers.stack import Stack
 
-STREAMS, MODEL, LEASE = 100, "offline?tps=10", 3
+STREAMS, MODEL, LEASE_SECONDS = 100, "offline?tps=10", 3
 
 
-def taken_over(seen: Reading) -> int:
+def taken_over(seen: ReceivedEvents) -> int:
     """The position of the other replica's first event; 0 when there is none."""
     return seen.types.index("reset") if "reset" in seen.types else 0
 
 
 async def main() -> None:
-    settings = {"OFFLINE_MODEL_NAME": MODEL, "MAX_CONCURRENCY": "256", "LEASE_SECONDS": str(LEASE)}
+    settings = {"OFFLINE_MODEL_NAME": MODEL, "MAX_CONCURRENCY": "256", "LEASE_SECONDS": str(LEASE_SECONDS)}
     with tempfile.TemporaryDirectory() as folder, Stack(Path(folder), settings) as stack:
         stack.up(1)
-        readings = [Reading() for _ in range(STREAMS)]
+        readings = [ReceivedEvents() for _ in range(STREAMS)]
         async with new_client() as client:
             async with asyncio.TaskGroup() as group:
                 for number, seen in enumerate(readings):
@@ -35,12 +35,14 @@ async def main() -> None:
                     await asyncio.sleep(0.1)
                 # Start the second replica when the first one has all streams.
                 await asyncio.to_thread(stack.up, 2)
-                going = [seen for seen in readings if not seen.over]
+                going = [seen for seen in readings if not seen.finished]
                 before = [len(seen.ids) for seen in going]
                 killed = time.monotonic()
                 await asyncio.to_thread(stack.docker, "kill", stack.replicas()[0])
                 print(f"killed with {len(going)} streams", flush=True)
-            wrong = [lost_or_doubled(seen, await stored(client, stack.url, seen)) for seen in going]
+            wrong = [
+                count_missing_or_duplicate(seen, await stored(client, stack.url, seen)) for seen in going
+            ]
             versions = stack.docker("version", "--format", "{{.Server.Version}}")
     silences, otherwise = [], []
     for seen in going:
@@ -50,14 +52,15 @@ async def main() -> None:
             otherwise += seen.pauses[: at - 1] + seen.pauses[at:]
     how = (
         f"{STREAMS} streams of {MODEL.partition('=')[2]} tokens a second at one replica, killed, another "
-        f"behind the same HAProxy; a lease of {LEASE} s; readers come back after 0.5 s; stand-in images"
+        f"behind the same HAProxy; a lease of {LEASE_SECONDS} s; readers come back after 0.5 s; "
+        "stand-in images"
     )
     save(
         "lesson_06_kill",
         {
-            "title": "Seconds from the kill of a replica until its 100 readers hear the other one",
+            "title": "Seconds from the kill of a replica to the other replica's first event, for 100 readers",
             "kind": "bars",
-            "alt": "Seconds until the first, the median and the last reader hear the other replica.",
+            "alt": "Seconds until the first, the median and the last reader hear from the other replica.",
             "measured": measured(how, Docker=versions),
             "values": {
                 "streams": len(going),

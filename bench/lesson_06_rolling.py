@@ -15,20 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from bench.records import measured, save
-from course.clients.load import LONG, SHORT, ask_steadily, unlike
-from course.clients.readers import Reading, lost_or_doubled, new_client, read, stored
+from course.clients.load import LONG, SHORT, numbered_question, send_at_constant_rate
+from course.clients.readers import ReceivedEvents, count_missing_or_duplicate, new_client, read, stored
 from course.containers.stack import Stack
-from course.errors import Failed
+from course.errors import CourseError
 
-REPLICAS, STREAMS, KNOWN, NEW = 4, 100, 40, 2
+REPLICAS, STREAMS, CACHED_PER_SECOND, NEW_PER_SECOND = 4, 100, 40, 2
 MODEL = "offline?tps=5"  # a run takes longer than a drain: some are handed over
-BEFORE = 5  # seconds of load before the update, and after it
+LOAD_SECONDS_AROUND_UPDATE = 5  # before the update, and again after it
 
 
 def rolling_update(stack: Stack) -> None:
     done = stack.run("compose/rolling-update.sh", seconds=600, VERSION="1.1.0")
     if done.returncode:
-        raise Failed(f"The update failed: {done.stderr}")
+        raise CourseError(f"The update failed: {done.stderr}")
 
 
 @contextmanager
@@ -45,7 +45,9 @@ def recorded(stack: Stack, path: Path) -> Iterator[None]:
             told.wait()
 
 
-def lifelines(old: list[str], new: list[str], path: Path, began: float, ended: float) -> list[dict[str, Any]]:
+def replica_lanes(
+    old: list[str], new: list[str], path: Path, began: float, ended: float
+) -> list[dict[str, Any]]:
     """A lane for each replica: when it started, served and drained."""
     told = [json.loads(line) for line in path.read_text().splitlines()]
     lanes = []
@@ -79,7 +81,7 @@ async def main() -> None:
         stack.compose("build", "--quiet", "agent", seconds=600, VERSION="1.1.0")
         stack.up(REPLICAS)
         old = stack.replicas()
-        stop, readings = asyncio.Event(), list[Reading]()
+        stop, readings = asyncio.Event(), list[ReceivedEvents]()
         async with new_client() as client:
             (await client.post(f"{stack.url}/v1/research", json={"query": SHORT})).raise_for_status()
 
@@ -87,32 +89,41 @@ async def main() -> None:
                 times = 0
                 while not stop.is_set():
                     times += 1
-                    readings.append(Reading())
+                    readings.append(ReceivedEvents())
                     await read(client, stack.url, f"{LONG} {number}, {times}", readings[-1])
 
             async with asyncio.TaskGroup() as group:
                 for number in range(STREAMS):
                     group.create_task(reader(number))
-                known = group.create_task(ask_steadily(client, stack.url, KNOWN, lambda _: SHORT, stop))
-                new = group.create_task(ask_steadily(client, stack.url, NEW, unlike, stop, keys=True))
-                await asyncio.sleep(BEFORE)
+                known = group.create_task(
+                    send_at_constant_rate(client, stack.url, CACHED_PER_SECOND, lambda _: SHORT, stop)
+                )
+                new = group.create_task(
+                    send_at_constant_rate(
+                        client, stack.url, NEW_PER_SECOND, numbered_question, stop, keys=True
+                    )
+                )
+                await asyncio.sleep(LOAD_SECONDS_AROUND_UPDATE)
                 began, clock = time.time(), time.monotonic()
                 with recorded(stack, Path(folder) / "events"):
                     await asyncio.to_thread(rolling_update, stack)
                 ended, seconds = time.time(), time.monotonic() - clock
                 print(f"updated in {seconds:.0f} s, {len(readings)} streams so far", flush=True)
-                await asyncio.sleep(BEFORE)
+                await asyncio.sleep(LOAD_SECONDS_AROUND_UPDATE)
                 stop.set()
-            wrong = [lost_or_doubled(seen, await stored(client, stack.url, seen)) for seen in readings]
+            wrong = [
+                count_missing_or_duplicate(seen, await stored(client, stack.url, seen)) for seen in readings
+            ]
             versions = stack.docker("version", "--format", "{{.Server.Version}}")
             new_replicas = stack.replicas()
-        lanes = lifelines(old, new_replicas, Path(folder) / "events", began, ended)
+        lanes = replica_lanes(old, new_replicas, Path(folder) / "events", began, ended)
     failed = known.result().failed + new.result().failed + [why for seen in readings for why in seen.failed]
     print(*failed[:10], sep="\n")
+    pace = MODEL.partition("=")[2]
     how = (
-        f"{REPLICAS} replicas with a drain of 20 s and a delay of 2 s behind HAProxy, {KNOWN} cached and "
-        f"{NEW} new questions a second, {STREAMS} streams of {MODEL.partition('=')[2]} tokens a second at a "
-        "time; load generator on the same machine; stand-in images"
+        f"{REPLICAS} replicas with a drain of 20 s and a delay of 2 s behind HAProxy, "
+        f"{CACHED_PER_SECOND} cached and {NEW_PER_SECOND} new questions a second, {STREAMS} streams of "
+        f"{pace} tokens a second at a time; load generator on the same machine; stand-in images"
     )
     save(
         "lesson_06_rolling",
@@ -132,7 +143,7 @@ async def main() -> None:
                 "lost_or_doubled": sum(wrong),
                 "events": sum(len(seen.ids) for seen in readings),
                 "longest_gap": round(max(seen.gap for seen in readings), 2),
-                "lag_ms": round(1000 * max(known.result().lag, new.result().lag), 1),
+                "lag_ms": round(1000 * max(known.result().max_delay, new.result().max_delay), 1),
                 "known_p50_ms": round(statistics.median(known.result().milliseconds), 1),
                 "known_p99_ms": round(statistics.quantiles(known.result().milliseconds, n=100)[98], 1),
                 "new_p50_ms": round(statistics.median(new.result().milliseconds), 1),

@@ -13,8 +13,8 @@ from course.models import base_environment, start_model
 from course.paths import ROOT
 from course.processes import Processes, wait_listening, wait_ready
 
-SECONDS, ROUNDS, CONNECTIONS = 5, 5, 64
-FAST = ["--loop", "uvloop", "--no-access-log", "--log-level", "warning"]
+SECONDS, ROUNDS, CONNECTIONS = 5, 5, 64  # SECONDS is the length of one measurement
+UVICORN_OPTIONS = ["--loop", "uvloop", "--no-access-log", "--log-level", "warning"]
 HOW = (
     f"wrk with 1 thread and {CONNECTIONS} connections on the same machine, {ROUNDS} rounds of {SECONDS} s "
     "in turn, median and spread"
@@ -54,7 +54,7 @@ def wrk_version() -> str:
 
 
 def lesson(processes: Processes, program: str, **env: str) -> str:
-    """Start a lesson's script as a learner does, on a free port; its base URL."""
+    """Start a lesson's script as a learner does, on a free port; return its base URL."""
     command = [sys.executable, program]
     process = processes.start(command, env=base_environment() | {"PORT": "0"} | env, cwd=ROOT)
     url = wait_listening(process)
@@ -65,9 +65,9 @@ def lesson(processes: Processes, program: str, **env: str) -> str:
 def uvicorn(
     processes: Processes, app: str, folder: str, ready: str = "/health", http: str = "httptools", **env: str
 ) -> str:
-    """Start one worker of an app, with uvloop, the given parser and no access log; its base URL."""
+    """Start one worker of an app, with uvloop, the given parser and no access log; return its base URL."""
     served = ["--app-dir", folder, app, "--port", "0", "--http", http]
-    command = [sys.executable, "-m", "uvicorn", *served, *FAST]
+    command = [sys.executable, "-m", "uvicorn", *served, *UVICORN_OPTIONS]
     process = processes.start(command, env=base_environment() | env, cwd=ROOT)
     url = wait_listening(process)
     wait_ready(process, f"{url}{ready}")
@@ -75,7 +75,7 @@ def uvicorn(
 
 
 def model_settings(processes: Processes) -> dict[str, str]:
-    """Start the offline model; the settings of an agent that asks it."""
+    """Start the offline model; return the settings of an agent that calls it."""
     base_url = f"{start_model(processes)}/v1"
     return {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "offline", "MODEL_NAME": "offline"}
 
@@ -97,7 +97,11 @@ def load(route: Route, seconds: int = SECONDS) -> tuple[float, float]:
 
 
 def rounds(routes: Sequence[Route]) -> list[list[float]]:
-    """The rates of each route, measured in turn in every round: the machine's speed changes for all alike."""
+    """The rates of each route.
+
+    Every round measures all routes one after the other, so that a change in the machine's speed affects all
+    of them.
+    """
     for route in routes:
         load(route, 1)  # warm up
     found: list[list[float]] = [[] for _ in routes]
@@ -109,7 +113,7 @@ def rounds(routes: Sequence[Route]) -> list[list[float]]:
 
 
 def questions(count: int) -> list[str]:
-    """That many different questions about the standard library."""
+    """`count` different questions about the standard library."""
     modules = (
         "argparse ast asyncio collections datetime decimal inspect io itertools json logging math os pathlib "
         "random re shutil socket sqlite3 ssl statistics string subprocess tarfile tempfile threading time"

@@ -10,12 +10,12 @@ from typing import Any
 import httpx2
 import psutil
 
-from course.clients.readers import Reading
+from course.clients.readers import ReceivedEvents
 from course.models import base_environment
 from course.paths import ROOT
 from course.processes import Processes, wait_listening, wait_ready
 
-FREE = {
+UNLIMITED_SETTINGS = {
     "RATE_LIMIT_RPM": "1000000000",
     "MAX_RUNS_PER_CALLER": "1000000",
     "MAX_READERS_PER_CALLER": "1000000",
@@ -35,7 +35,7 @@ class Replica:
 
 def environment(model: str, **settings: str) -> dict[str, str]:
     env = {"OPENAI_BASE_URL": f"{model}/v1", "OPENAI_API_KEY": "offline", "MODEL_NAME": "offline"}
-    return base_environment() | env | {"SEARCH_URL": model} | FREE | settings
+    return base_environment() | env | {"SEARCH_URL": model} | UNLIMITED_SETTINGS | settings
 
 
 def replica(processes: Processes, model: str, **settings: str) -> Replica:
@@ -51,10 +51,10 @@ def replica(processes: Processes, model: str, **settings: str) -> Replica:
     return Replica(url, psutil.Process(process.pid), time.monotonic() - began)
 
 
-async def follow(response: httpx2.Response, seen: Reading) -> AsyncIterator[str]:
+async def follow(response: httpx2.Response, seen: ReceivedEvents) -> AsyncIterator[str]:
     """Read events into `seen`; yields the type of each."""
     async for event in httpx2.EventSource(response):
-        seen.saw(event)
+        seen.record(event)
         yield event.event
 
 

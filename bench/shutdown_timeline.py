@@ -12,7 +12,7 @@ from bench.records import measured, save
 from course.processes import Processes
 from course.versus import LONG, SHORT, Candidate, start_candidate
 
-DELAY, DRAIN = 1.5, 3
+DELAY_SECONDS, DRAIN_SECONDS = 1.5, 3
 
 
 class Clock:
@@ -77,7 +77,7 @@ async def shutdown(server: Candidate) -> tuple[float, dict[str, list[dict[str, A
         signalled = clock.now()
         server.process.send_signal(signal.SIGTERM)
         lanes["a new request"] = group.create_task(invoke(client, clock, 0.5))
-        lanes["a later request"] = group.create_task(invoke(client, clock, DELAY + 0.5))
+        lanes["a later request"] = group.create_task(invoke(client, clock, DELAY_SECONDS + 0.5))
         code = await asyncio.to_thread(server.process.wait)
         ended = clock.now()
     process = [span(0, ended, f"the process, exit code {code}", "blue")]
@@ -86,18 +86,22 @@ async def shutdown(server: Candidate) -> tuple[float, dict[str, list[dict[str, A
 
 def main() -> None:
     with Processes() as processes:
-        settings = model_settings(processes) | {"MODEL_NAME": "offline?tps=15", "DRAIN_SECONDS": str(DRAIN)}
-        settings |= {"DRAIN_DELAY_SECONDS": str(DELAY)}
+        settings = model_settings(processes) | {
+            "MODEL_NAME": "offline?tps=15",
+            "DRAIN_SECONDS": str(DRAIN_SECONDS),
+        }
+        settings |= {"DRAIN_DELAY_SECONDS": str(DELAY_SECONDS)}
         server = start_candidate(processes, "lesson 03", ["code/03_graceful_shutdown.py"], settings)
         server.wait()
         signalled, lanes = asyncio.run(shutdown(server))
     ended, red = lanes["server"][0]["end"], lanes["/ready"][-1]["start"]
     marks = (
         (signalled, "SIGTERM"),
-        (signalled + DELAY, "delay over"),
-        (signalled + DELAY + DRAIN, "drain over"),
+        (signalled + DELAY_SECONDS, "delay over"),
+        (signalled + DELAY_SECONDS + DRAIN_SECONDS, "drain over"),
     )
-    how = f"one run with a delay of {DELAY} s and a drain of {DRAIN} s; /ready asked every 10 ms"
+    delay, drain = f"a delay of {DELAY_SECONDS} s", f"a drain of {DRAIN_SECONDS} s"
+    how = f"one run with {delay} and {drain}; /ready asked every 10 ms"
     save(
         "shutdown_timeline",
         {
@@ -109,7 +113,7 @@ def main() -> None:
             "measured": measured(how, "uvicorn", "fastapi"),
             "values": {
                 "not_ready_after_ms": round((red - signalled) * 1000, 1),
-                "exit_after_drain": round(ended - signalled - DELAY - DRAIN, 3),
+                "exit_after_drain": round(ended - signalled - DELAY_SECONDS - DRAIN_SECONDS, 3),
             },
             "lanes": [{"name": name, "spans": spans} for name, spans in lanes.items()],
             "marks": [{"start": round(start, 3), "label": label} for start, label in marks],

@@ -3,14 +3,15 @@
 from rich.console import Console
 
 from bench.records import measured, save
-from course.versus import DELAY, DRAIN, GRACE, STATES, STREAMS, versus
+from course.versus import DELAY_SECONDS, DRAIN_SECONDS, GRACE_SECONDS, STATES, STREAMS_PER_LENGTH, versus
 
 
 def main() -> None:
     all_ = versus(Console())
     how = (
-        f"one run of make versus-03: {STREAMS} streams of 3 s and {STREAMS} of 8 s on each server, SIGTERM "
-        f"after a second; a delay of {DELAY} s, a drain of {DRAIN} s, SIGKILL after {GRACE} s"
+        f"one run of make versus-03: {STREAMS_PER_LENGTH} streams of 3 s and {STREAMS_PER_LENGTH} of 8 s on "
+        f"each server, SIGTERM after a second; a delay of {DELAY_SECONDS} s, a drain of {DRAIN_SECONDS} s, "
+        f"SIGKILL after {GRACE_SECONDS} s"
     )
     save(
         "shutdown_versus",

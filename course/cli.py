@@ -11,7 +11,7 @@ import click
 
 from course import engines
 from course.engines.engine import CACHE
-from course.errors import Failed
+from course.errors import CourseError
 from course.exercises import commands
 from course.pages.format import lesson_pages, read_page
 from course.pages.listings import embed_listings
@@ -37,10 +37,10 @@ def lesson(number: str) -> None:
     )
     if not found:
         there = ", ".join(page.number for page in lesson_pages())
-        raise Failed(f"There is no lesson {number}. There are: {there}.")
+        raise CourseError(f"There is no lesson {number}. There are: {there}.")
     if lacking := engines.missing(found[0].needs):
-        told = "\n".join(each.advice for each in lacking)
-        raise Failed(f"{told}\n`make doctor` says which lessons this machine is ready for.")
+        told = "\n".join(each.missing_message for each in lacking)
+        raise CourseError(f"{told}\n`make doctor` says which lessons this machine is ready for.")
     run_lesson(found[0], console)
 
 
@@ -65,7 +65,7 @@ def versus(number: str) -> None:
     from course import versus
 
     if number != "03":
-        raise Failed("Only lesson 03 has one: make versus-03")
+        raise CourseError("Only lesson 03 has one: make versus-03")
     versus.versus(console)
 
 
@@ -128,7 +128,7 @@ def smoke() -> None:
 
     for image in images.AGENTS:
         if report(image.tag, examine(image.tag), image.known_faults):
-            raise Failed(f"{image.tag} failed the checks that are marked ✗ above.")
+            raise CourseError(f"{image.tag} failed the checks that are marked ✗ above.")
 
 
 @cli.command()
@@ -136,7 +136,7 @@ def smoke() -> None:
 @click.option("--route", envvar="ROUTE", default="", help="its route for questions")
 @click.option("--field", envvar="FIELD", default="query", help="the field of the body that asks")
 def audit(target: str, route: str, field: str) -> None:
-    """Test any agent's image or URL; each failure names the section that mends it."""
+    """Test any agent's image or URL; each failure names the section that says how to fix it."""
     from course.audit.report import examine, report
     from course.audit.targets import Contract
     from course.containers import images
@@ -145,7 +145,7 @@ def audit(target: str, route: str, field: str) -> None:
         with console.status(f"building {images.MODEL.tag}, which the image will talk to ..."):
             images.build(images.MODEL)
     if report(target, examine(target, Contract(route, field))):
-        raise Failed(f"{target} failed the checks that are marked ✗ above.")
+        raise CourseError(f"{target} failed the checks that are marked ✗ above.")
 
 
 @cli.command()
@@ -154,7 +154,7 @@ def lint() -> None:
     from course.lint.checks import lint
 
     if found := lint():
-        raise Failed("\n".join(found))
+        raise CourseError("\n".join(found))
     console.print("lint: clean")
 
 
@@ -196,7 +196,7 @@ def bench() -> None:
     for script in scripts:
         console.rule(script.name)
         if subprocess.run([sys.executable, script], cwd=ROOT, check=False).returncode:
-            raise Failed(f"{script.relative_to(ROOT)} failed")
+            raise CourseError(f"{script.relative_to(ROOT)} failed")
     update_figures()
 
 
@@ -222,7 +222,7 @@ def main() -> None:
     os.environ.update(engines.environment())  # for the programs that commands start
     try:
         cli(standalone_mode=False)
-    except Failed as failure:
+    except CourseError as failure:
         console.print(f"✗ {failure}", style="red", markup=False, soft_wrap=True)
         sys.exit(1)
     except (KeyboardInterrupt, click.Abort):

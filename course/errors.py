@@ -1,5 +1,5 @@
-"""Failed: an error whose message is written for the learner."""
+"""CourseError: the error that commands print."""
 
 
-class Failed(Exception):
-    """Something could not be done. Commands print the message in one line, without a traceback."""
+class CourseError(Exception):
+    """An error whose message is shown to the learner in one line, without a traceback."""

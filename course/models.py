@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO
 
-from course.errors import Failed
+from course.errors import CourseError
 from course.ports import require_free
 from course.processes import Processes, wait_listening, wait_ready
 
@@ -21,7 +21,7 @@ OFFLINE = {
     "MODEL_NAME": "offline",
 }
 # Variables with these prefixes could send a learner's data elsewhere, so programs do not get them.
-REMOVED = ("OPENAI_", "MODEL_NAME", "LANGSMITH_", "LANGCHAIN_")
+REMOVED_PREFIXES = ("OPENAI_", "MODEL_NAME", "LANGSMITH_", "LANGCHAIN_")
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Model:
 
 def base_environment() -> dict[str, str]:
     """This process's environment without settings for a model, and with the course's Python first on PATH."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(REMOVED)}
+    env = {name: value for name, value in os.environ.items() if not name.startswith(REMOVED_PREFIXES)}
     env["PATH"] = os.path.dirname(sys.executable) + os.pathsep + env["PATH"]  # noqa: PTH120
     env["PYTHONUNBUFFERED"] = "1"
     env["NO_PROXY"] = env["no_proxy"] = "127.0.0.1,localhost"
@@ -62,13 +62,17 @@ def start_model(processes: Processes, port: int = 0) -> str:
     return url
 
 
-def choose(processes: Processes, log: IO[str], page_starts_model: bool = False) -> Model:
+def choose_model(processes: Processes, log: IO[str], page_starts_model: bool = False) -> Model:
     """The model for a lesson. Starts the offline one unless another is named or the page starts it itself."""
     env = base_environment()
     if os.environ.get("MODEL") == "real":
-        return Model(env | real(), False, "MODEL=real: your key is used, and your provider bills every call.")
+        return Model(
+            env | real_api_settings(),
+            False,
+            "MODEL=real: your key is used, and your provider bills every call.",
+        )
     if base_url := os.environ.get("OPENAI_BASE_URL"):
-        return Model(env | other_server(base_url), False, f"The model is yours, at {base_url}.")
+        return Model(env | custom_server_settings(base_url), False, f"The model is yours, at {base_url}.")
     where = "which the page starts" if page_starts_model else f"on port {OFFLINE_PORT}"
     model = Model(env | OFFLINE, True, f"The model is the offline one, {where}: no key, no network.")
     if not page_starts_model:
@@ -76,16 +80,16 @@ def choose(processes: Processes, log: IO[str], page_starts_model: bool = False) 
     return model
 
 
-def real() -> dict[str, str]:
+def real_api_settings() -> dict[str, str]:
     """The learner's own settings for the real API."""
     if not os.environ.get("OPENAI_API_KEY"):
-        raise Failed("MODEL=real needs your key: export OPENAI_API_KEY=... first.")
+        raise CourseError("MODEL=real needs your key: export OPENAI_API_KEY=... first.")
     names = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "MODEL_NAME")
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
-def other_server(base_url: str) -> dict[str, str]:
-    """Settings for another OpenAI-compatible server; its first model where MODEL_NAME names none."""
+def custom_server_settings(base_url: str) -> dict[str, str]:
+    """Settings for another OpenAI-compatible server. Without MODEL_NAME, its first model is used."""
     key = os.environ.get("OPENAI_API_KEY", "none")
     name = os.environ.get("MODEL_NAME")
     if not name:
@@ -95,7 +99,7 @@ def other_server(base_url: str) -> dict[str, str]:
             reply = httpx2.get(f"{base_url}/models", headers={"Authorization": f"Bearer {key}"}, timeout=10)
             name = reply.raise_for_status().json()["data"][0]["id"]
         except (httpx2.HTTPError, ValueError, LookupError) as error:
-            raise Failed(
+            raise CourseError(
                 f"No model at OPENAI_BASE_URL={base_url} ({error}). Is its server running?"
             ) from None
     return {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": key, "MODEL_NAME": name}

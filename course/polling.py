@@ -6,7 +6,7 @@ from typing import Any
 
 
 def until(claim: Callable[[], Any], seconds: float = 5, pause: float = 0.02) -> Any:
-    """Poll until `claim()` is true, and return its value; its last value when the time is up."""
+    """Poll until `claim()` is true, and return its value. When the time is up, return its last value."""
     deadline = time.monotonic() + seconds
     while not (value := claim()) and time.monotonic() < deadline:
         time.sleep(pause)

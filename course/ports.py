@@ -3,7 +3,7 @@
 import socket
 from urllib.parse import urlsplit
 
-from course.errors import Failed
+from course.errors import CourseError
 
 
 def free_port() -> int:
@@ -34,9 +34,9 @@ def port_owner(port: int) -> str | None:
 
 
 def require_free(port: int) -> None:
-    """Raise `Failed` when a program listens on the port; the message names that program."""
+    """Raise `CourseError` when a program listens on the port; the message names that program."""
     if owner := port_owner(port):
-        raise Failed(f"Port {port} is taken by {owner}. Stop it and try again.")
+        raise CourseError(f"Port {port} is taken by {owner}. Stop it and try again.")
 
 
 def port_of(url: str) -> int:

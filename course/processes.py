@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import IO, Self
 from urllib.request import ProxyHandler, build_opener
 
-from course.errors import Failed
+from course.errors import CourseError
 
 # Reads group ids until the pipe closes, then kills those groups. The word "release" lets them live.
 REAPER = """
@@ -102,12 +102,12 @@ class Processes:
 
 
 def wait_ready(process: subprocess.Popen[str], url: str, seconds: float = 30) -> None:
-    """Wait until GET `url` answers 200. Raises `Failed` when the process ends or the time is up."""
+    """Wait until GET `url` answers 200. Raises `CourseError` when the process ends or the time is up."""
     deadline = time.monotonic() + seconds
     client = build_opener(ProxyHandler({}))  # requests to 127.0.0.1 need no proxy
     while time.monotonic() < deadline:
         if (code := process.poll()) is not None:
-            raise Failed(f"The program ended with exit code {code} before {url} answered.")
+            raise CourseError(f"The program ended with exit code {code} before {url} answered.")
         try:
             with client.open(url, timeout=2) as answer:
                 if answer.status == 200:
@@ -115,17 +115,17 @@ def wait_ready(process: subprocess.Popen[str], url: str, seconds: float = 30) ->
         except (OSError, HTTPException):  # it does not listen, or does not answer with 200 yet
             pass
         time.sleep(0.02)
-    raise Failed(f"{url} did not answer with 200 within {seconds:.0f} s.")
+    raise CourseError(f"{url} did not answer with 200 within {seconds:.0f} s.")
 
 
 def wait_listening(process: subprocess.Popen[str], seconds: float = 60) -> str:
-    """Wait until a program that was started with port 0 (or a child of it) listens; its URL on 127.0.0.1."""
+    """Wait until a program that was started with port 0 (or a child of it) listens; return its URL."""
     import psutil
 
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if (code := process.poll()) is not None:
-            raise Failed(f"The program ended with exit code {code} before it listened.")
+            raise CourseError(f"The program ended with exit code {code} before it listened.")
         with suppress(psutil.NoSuchProcess):
             program = psutil.Process(process.pid)
             for each in (program, *program.children(recursive=True)):
@@ -133,4 +133,4 @@ def wait_listening(process: subprocess.Popen[str], seconds: float = 60) -> str:
                     if connection.status == psutil.CONN_LISTEN:
                         return f"http://127.0.0.1:{connection.laddr.port}"
         time.sleep(0.02)
-    raise Failed(f"The program did not listen within {seconds:.0f} s.")
+    raise CourseError(f"The program did not listen within {seconds:.0f} s.")

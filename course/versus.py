@@ -1,7 +1,7 @@
 """Versus: three ways to stop a server, side by side, under the same streams and the same SIGTERM.
 
 All three serve lesson 03's program: with a signal handler of its own that ignores the signal (an exercise),
-by plain uvicorn, and as the lesson runs it. A server that still runs after `GRACE` seconds is killed, as
+by plain uvicorn, and as the lesson runs it. A server that still runs after `GRACE_SECONDS` is killed, as
 `docker stop -t` does.
 """
 
@@ -26,9 +26,10 @@ from course.models import base_environment, start_model
 from course.paths import ROOT
 from course.processes import Processes, wait_listening, wait_ready
 
-STREAMS, DRAIN, DELAY, GRACE = 10, 3, 1, 6  # streams of each length; seconds
+STREAMS_PER_LENGTH = 10
+DRAIN_SECONDS, DELAY_SECONDS, GRACE_SECONDS = 3, 1, 6
 SHORT, LONG = "Hello", "What is a container?"  # 3 s and 8 s at the model's pace
-ENDS = {"done": "finished", "error": "error event"}  # a stream's last event, and what it means
+OUTCOME_BY_LAST_EVENT = {"done": "finished", "error": "error event"}
 STATES = ("open", "finished", "error event", "cut off")
 
 
@@ -61,11 +62,11 @@ class Candidate:
 def start_candidates(processes: Processes, broken: Path) -> list[Candidate]:
     """The three servers, started and ready; the first one's program is put into the folder `broken`."""
     next(e for e in exercises("03") if e.slug == "03-signal-swallowed").put_into(broken)
-    script, bound = "code/03_graceful_shutdown.py", ["--timeout-graceful-shutdown", str(DRAIN)]
+    script, bound = "code/03_graceful_shutdown.py", ["--timeout-graceful-shutdown", str(DRAIN_SECONDS)]
     plain = ["-m", "uvicorn", "--app-dir", "code", "03_graceful_shutdown:app", *bound]
     settings = {"OPENAI_BASE_URL": f"{start_model(processes)}/v1", "OPENAI_API_KEY": "offline"}
     settings |= {"MODEL_NAME": "offline?tps=15"}
-    settings |= {"DRAIN_SECONDS": str(DRAIN), "DRAIN_DELAY_SECONDS": str(DELAY)}
+    settings |= {"DRAIN_SECONDS": str(DRAIN_SECONDS), "DRAIN_DELAY_SECONDS": str(DELAY_SECONDS)}
     candidates = [
         start_candidate(processes, "own handler", [str(broken / script)], settings),
         start_candidate(processes, "plain uvicorn", plain, settings),
@@ -93,7 +94,7 @@ async def follow(client: httpx2.AsyncClient, to: Candidate, query: str) -> None:
         async with client.stream("POST", f"{to.url}/v1/stream", json={"query": query}) as reply:
             async for event in httpx2.EventSource(reply):
                 last = event.event
-    to.streams[number] = ENDS.get(last, "cut off")
+    to.streams[number] = OUTCOME_BY_LAST_EVENT.get(last, "cut off")
 
 
 async def stop(client: httpx2.AsyncClient, candidate: Candidate, grace: float) -> None:
@@ -115,7 +116,10 @@ async def stop(client: httpx2.AsyncClient, candidate: Candidate, grace: float) -
 
 
 async def shut_down(
-    candidates: list[Candidate], short: int = STREAMS, long: int = STREAMS, grace: float = GRACE
+    candidates: list[Candidate],
+    short: int = STREAMS_PER_LENGTH,
+    long: int = STREAMS_PER_LENGTH,
+    grace: float = GRACE_SECONDS,
 ) -> None:
     """Open the streams, stop the servers a second later, and wait until everything has ended."""
     limits = httpx2.Limits(max_connections=None)
@@ -136,7 +140,7 @@ def table(candidates: list[Candidate]) -> Table:
 
 
 async def show(candidates: list[Candidate], console: Console) -> None:
-    """Run, and count live: in a table on a terminal, in one line a second elsewhere."""
+    """Run the shutdown and show the counts live: as a table on a terminal, else as one line a second."""
     running = asyncio.ensure_future(shut_down(candidates))
     if console.is_terminal:
         with Live(table(candidates), console=console) as live:
@@ -160,8 +164,9 @@ def versus(console: Console) -> list[Candidate]:
         with console.status("starting three servers ..."):
             candidates = start_candidates(processes, Path(folder))
         console.print(
-            f"Each server has {2 * STREAMS} streams, half of them longer than {DRAIN} s, and gets SIGTERM. "
-            f"A server that still runs after {GRACE} s is killed, as docker stop would.",
+            f"Each server has {2 * STREAMS_PER_LENGTH} streams, half of them longer than {DRAIN_SECONDS} s, "
+            f"and gets SIGTERM. A server that still runs after {GRACE_SECONDS} s is killed, "
+            "as docker stop would.",
             soft_wrap=True,
         )
         asyncio.run(show(candidates, console))

@@ -36,13 +36,13 @@ class Nothing:
     def choices(self, name: str, schema: Schema, options: list[Any]) -> list[Any]:
         return []
 
-    def truths(self, name: str, schema: Schema) -> list[bool]:
+    def booleans(self, name: str, schema: Schema) -> list[bool]:
         return []
 
-    def wants(self, name: str, schema: Schema) -> bool:
+    def should_fill(self, name: str, schema: Schema) -> bool:
         return True
 
-    def things(self) -> list["Nothing"]:
+    def listed_items(self) -> list["Nothing"]:
         return []
 
 

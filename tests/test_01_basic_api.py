@@ -13,7 +13,7 @@ from support.problems import assert_problem
 from support.servers import HUNG, StartServer, calls
 from support.streams import assert_ends_with_error, events
 
-from course.errors import Failed
+from course.errors import CourseError
 from course.models import start_model
 from course.polling import until
 from course.ports import free_port
@@ -230,7 +230,7 @@ def test_health_answers_while_the_model_hangs(start: StartServer) -> None:
 
 
 def test_a_bad_setting_stops_the_start_with_one_line(start: StartServer) -> None:
-    with pytest.raises(Failed) as failure:
+    with pytest.raises(CourseError) as failure:
         start(TIMEOUT_SECONDS="-1")
     (log,) = failure.value.__notes__
     told = "Bad setting TIMEOUT_SECONDS: Input should be greater than 0"
@@ -238,7 +238,7 @@ def test_a_bad_setting_stops_the_start_with_one_line(start: StartServer) -> None
 
 
 def test_a_busy_port_is_one_clear_line(start: StartServer) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(Failed) as failure:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(CourseError) as failure:
         start(PORT=str(taken.getsockname()[1]))
     (log,) = failure.value.__notes__
     assert "address already in use" in log, "A busy port is not named as the reason."

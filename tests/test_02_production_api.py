@@ -20,7 +20,7 @@ from support.problems import assert_problem
 from support.servers import HUNG, Server, StartServer, calls, log_lines, metrics
 from support.streams import assert_ends_with_error, events
 
-from course.errors import Failed
+from course.errors import CourseError
 from course.polling import until
 
 SCRIPT = "code/02_production_api.py"
@@ -100,7 +100,7 @@ def test_values_out_of_range_are_a_422_that_names_them(api: httpx2.Client, field
 def test_a_bad_setting_stops_the_start_with_one_line_that_names_it(
     start: StartServer, name: str, value: str
 ) -> None:
-    with pytest.raises(Failed) as failure:
+    with pytest.raises(CourseError) as failure:
         start(**{name: value})
     log = failure.value.__notes__[0].strip()
     assert log.startswith(f"Bad setting {name}: "), f"The start is refused without naming {name}."
@@ -329,7 +329,7 @@ def test_a_key_is_needed_when_keys_are_set_and_never_logged(start: StartServer) 
 def test_a_list_of_keys_that_names_none_stops_the_start(start: StartServer, keys: str) -> None:
     try:
         start(API_KEYS=keys)
-    except Failed as failure:
+    except CourseError as failure:
         assert failure.__notes__[0].startswith("Bad setting API_KEYS: "), "The line does not name API_KEYS."
     else:
         pytest.fail(f"API_KEYS={keys!r} was meant to close the door, and leaves it open to everybody.")

@@ -23,7 +23,7 @@ from support.openapi import OPERATIONS, assert_openapi_holds, assert_responses_m
 from support.problems import assert_problem
 from support.servers import assert_sigterm_works_during_imports, calls
 
-from course.errors import Failed
+from course.errors import CourseError
 from course.models import base_environment
 from course.polling import until
 from course.processes import Processes, wait_listening, wait_ready
@@ -90,7 +90,7 @@ def start(processes: Processes, offline_model: str, lesson_root: Path, tmp_path:
         try:
             url = wait_listening(process)
             wait_ready(process, f"{url}/health", 90)  # workers have still to import
-        except Failed as failure:
+        except CourseError as failure:
             failure.add_note(log.read_text())
             raise
         return Server(process, url, log)
@@ -380,7 +380,7 @@ def test_process_1_drains_too(start: Start, workers: str) -> None:
     """The kernel drops signals to process 1 that it has no handler for: a default action never happens."""
     try:
         server = start("--workers", workers, before=("unshare", "--pid", "--fork", "--kill-child"))
-    except Failed:
+    except CourseError:
         pytest.skip("this machine does not let even root have a process 1")
     (caller,) = streaming(server)
     (process_1,) = psutil.Process(server.process.pid).children()
@@ -450,7 +450,7 @@ def test_a_failing_model_is_a_502_and_a_hung_one_a_504(start: Start, fault: str,
 
 
 def test_a_bad_setting_stops_the_start_with_one_line(start: Start) -> None:
-    with pytest.raises(Failed) as failure:
+    with pytest.raises(CourseError) as failure:
         start(DRAIN_SECONDS="-1")
     (log,) = failure.value.__notes__
     told = "Bad setting DRAIN_SECONDS: Input should be greater than or equal to 0"

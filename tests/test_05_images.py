@@ -15,7 +15,7 @@ from course.containers.commands import run
 from course.containers.local_image import LocalImage
 from course.containers.network import TestNetwork
 from course.engines.docker import docker
-from course.errors import Failed
+from course.errors import CourseError
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 KINDS = ["basic", "multistage", "latest"]
@@ -135,7 +135,7 @@ def test_a_dockerfile_that_does_not_build_shows_what_the_builder_said_last(
 ) -> None:
     dockerfile = copy / "Dockerfile.multistage"
     dockerfile.write_text(dockerfile.read_text().replace(right, wrong))
-    with pytest.raises(Failed) as failure:
+    with pytest.raises(CourseError) as failure:
         rebuild("multistage", copy.parent)
     first, *others = str(failure.value).splitlines()
     assert first.startswith("Dockerfile.multistage could not be built: ")

@@ -27,10 +27,10 @@ from support.problems import assert_problem
 from support.research import ask, resume, state, streaming, unique_question
 
 from course import engines
-from course.clients.load import LONG, SHORT, Asking, ask_steadily, unlike
-from course.clients.readers import Reading, lost_or_doubled, new_client, read, stored
+from course.clients.load import LONG, SHORT, LoadResult, numbered_question, send_at_constant_rate
+from course.clients.readers import ReceivedEvents, count_missing_or_duplicate, new_client, read, stored
 from course.containers.stack import Stack
-from course.errors import Failed
+from course.errors import CourseError
 from course.models import base_environment
 from course.polling import until
 from course.processes import Processes
@@ -434,10 +434,10 @@ def test_redis_limits_its_memory_and_persists_writes(stack: Stack) -> None:
 
 async def under_load(
     stack: Stack, operation: Callable[[], Awaitable[None]], readers: int = 6
-) -> tuple[list[Reading], Asking, Asking]:
+) -> tuple[list[ReceivedEvents], LoadResult, LoadResult]:
     """Read long streams, and ask cached and new questions, while `operation` runs."""
     stop = asyncio.Event()
-    found: list[Reading] = []
+    found: list[ReceivedEvents] = []
 
     async with new_client() as client:
         first = await client.post(f"{stack.url}/v1/research", json={"query": SHORT})
@@ -445,23 +445,25 @@ async def under_load(
 
         async def reader() -> None:
             while not stop.is_set():
-                found.append(await read(client, stack.url, unique_question(LONG), Reading()))
+                found.append(await read(client, stack.url, unique_question(LONG), ReceivedEvents()))
 
         async with asyncio.TaskGroup() as group:
             for _ in range(readers):
                 group.create_task(reader())
-            known = group.create_task(ask_steadily(client, stack.url, 5, lambda _: SHORT, stop))
-            new = group.create_task(ask_steadily(client, stack.url, 0.5, unlike, stop, keys=True))
+            known = group.create_task(send_at_constant_rate(client, stack.url, 5, lambda _: SHORT, stop))
+            new = group.create_task(
+                send_at_constant_rate(client, stack.url, 0.5, numbered_question, stop, keys=True)
+            )
             await operation()
             stop.set()
         for seen in found:
-            assert lost_or_doubled(seen, await stored(client, stack.url, seen)) == 0, (
+            assert count_missing_or_duplicate(seen, await stored(client, stack.url, seen)) == 0, (
                 f"A reader did not see each event once: {seen}"
             )
     return found, known.result(), new.result()
 
 
-def assert_nobody_noticed(readings: list[Reading], *asked: Asking) -> None:
+def assert_nobody_noticed(readings: list[ReceivedEvents], *asked: LoadResult) -> None:
     for asking in asked:
         assert not asking.failed, f"{len(asking.failed)} of {asking.sent} requests failed: {asking.failed[0]}"
         assert asking.sent > 0, "Nobody asked during the operation."
@@ -480,7 +482,9 @@ async def test_more_replicas_take_their_share_under_load(stack: Stack) -> None:
     assert_nobody_noticed(*await under_load(stack, scale))
     before = runs_of_each(stack)
     async with new_client() as client:
-        await asyncio.gather(*(read(client, stack.url, unlike(n), Reading()) for n in range(8)))
+        await asyncio.gather(
+            *(read(client, stack.url, numbered_question(n), ReceivedEvents()) for n in range(8))
+        )
     shares = [after - earlier for earlier, after in zip(before, runs_of_each(stack), strict=True)]
     assert len(shares) == 4 and min(shares) >= 1, f"Four replicas did {shares} of eight runs."
 
@@ -561,7 +565,7 @@ async def test_a_killed_replicas_runs_go_on_at_another(stack: Stack) -> None:
     await asyncio.to_thread(stack.up, 2)
     doomed = stack.replicas()[0]
     async with new_client() as client:
-        readings = [Reading() for _ in range(10)]
+        readings = [ReceivedEvents() for _ in range(10)]
         async with asyncio.TaskGroup() as group:
             for seen in readings:
                 group.create_task(read(client, stack.url, unique_question(LONG), seen))
@@ -571,7 +575,7 @@ async def test_a_killed_replicas_runs_go_on_at_another(stack: Stack) -> None:
         assert stack.state(doomed)["ExitCode"] == 137, "The replica was not killed."
         for seen in readings:
             assert seen.types[-1] == "done", "A run was not brought to its end."
-            assert lost_or_doubled(seen, await stored(client, stack.url, seen)) == 0, (
+            assert count_missing_or_duplicate(seen, await stored(client, stack.url, seen)) == 0, (
                 f"A reader did not see each event once: {seen}"
             )
             assert seen.gap < 20, f"A reader heard nothing for {seen.gap:.1f} s."
@@ -640,7 +644,7 @@ def test_a_replica_that_takes_too_much_memory_is_killed_and_comes_back(stack: St
     leak = (
         "open('/proc/1/oom_score_adj', 'w').write('1000')\nleak = []\nwhile True: leak.append(b'x' * 2**20)"
     )
-    with pytest.raises(Failed, match="exec"):
+    with pytest.raises(CourseError, match="exec"):
         stack.docker("exec", replica, "python", "-c", leak)
     stack.wait(lambda: stack.state(replica)["StartedAt"] != started, "the container was started again")
     restarts = stack.docker("inspect", "--format", "{{.RestartCount}}", replica)

@@ -14,13 +14,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # as a script, its own folder alone is on the path
 from course.audit.checks import CHECKS, Check, Finding, run_check
-from course.audit.layers import stacked
+from course.audit.layers import merge_layers
 from course.audit.report import examine, faults, report
 from course.audit.targets import Contract, NotChecked, Target
 from course.containers.commands import run
 from course.containers.images import AGENTS
 from course.containers.network import TestNetwork
-from course.errors import Failed
+from course.errors import CourseError
 from course.paths import ROOT
 from course.processes import Processes, wait_listening
 
@@ -39,14 +39,14 @@ REQUIRED_TEXT = {
     "notices_a_hang": "see its health check turn red",
     "logs_json": "Every line of the log is a JSON object",
     "stops_cleanly": "makes a shell process 1, which passes nothing on",
-    "runs_as_nobody": "The user is a number",
+    "runs_as_numeric_non_root": "The user is a number",
     "needs_no_writable_root": "a root that cannot be written to",
-    "needs_little": "counts against the container's memory",
+    "runs_in_256_mb": "counts against the container's memory",
     "downloads_nothing": "Downloads at run time",
     "notices_a_closed_port": "refused connection",
-    "tells_no_secret": "`ARG` and `ENV` stay in the history",
+    "no_secret_in_env_or_history": "`ARG` and `ENV` stay in the history",
     "holds_no_secret": "In the image it is as it was",
-    "holds_only_what_runs": "caches",
+    "contains_no_build_leftovers": "caches",
     "holds_no_installer": "No installer",
 }
 
@@ -80,7 +80,7 @@ def test_image_passes_each_check_except_known_faults(target: Target, kind: str, 
     else:
         # pip caches packages only if the package index allows it.
         told = "A fault that its Dockerfile tells of is gone."
-        assert not known or each.name == "holds_only_what_runs", told
+        assert not known or each.name == "contains_no_build_leftovers", told
 
 
 # --- Images that are bad on purpose ---
@@ -212,7 +212,7 @@ def test_audit_of_a_url_says_what_it_cannot_check(research_agent: StartAgent) ->
 def test_a_file_that_a_later_layer_removes_is_still_in_a_lower_layer() -> None:
     lower = [("/app/.env", True), ("/app/main.py", False), ("/cache/pip/wheel", False), ("/var/log", False)]
     upper = [("/app/.wh..env", False), ("/cache/.wh..wh..opq", False), ("/app/main.py", False)]
-    found = [(file.path, file.hidden) for file in stacked([lower, upper])]
+    found = [(file.path, file.hidden) for file in merge_layers([lower, upper])]
     assert found == [
         ("/app/.env", True),
         ("/app/main.py", True),
@@ -229,7 +229,7 @@ def test_an_installer_is_advice_in_an_audit_and_a_fault_if_not_listed_as_known(
     found = [Finding(check, "advice", "The image holds /usr/local/bin/pip.")]
     assert report("own:latest", found) == 0
     said = capsys.readouterr().out
-    assert f"! {check.claim}\n    The image holds /usr/local/bin/pip.\n    Advice in docs/" in said
+    assert f"! {check.claim}\n    The image holds /usr/local/bin/pip.\n    Advice: docs/" in said
     assert said.endswith("Nothing failed, 1 with advice.\n")
     assert report("research-agent:latest", found, known=frozenset()) == 1
     assert report("research-agent:multistage", found, known={check.name}) == 0
@@ -258,5 +258,5 @@ def test_the_page_names_everything_that_an_audit_expects() -> None:
 if __name__ == "__main__":
     try:
         sys.exit(report(sys.argv[-1], examine(sys.argv[-1]), KNOWN_FAULTS.get(sys.argv[-1])))
-    except Failed as failure:
+    except CourseError as failure:
         sys.exit(f"✗ {failure}")

@@ -16,7 +16,7 @@ from course import engines
 from course.engines import docker, docker_daemon
 from course.engines.chromium import CHROMIUM
 from course.engines.redis import REDIS, RedisServer
-from course.errors import Failed
+from course.errors import CourseError
 from course.paths import ROOT
 
 
@@ -98,7 +98,9 @@ def test_an_engine_that_is_installed_and_does_not_answer_is_a_failure(
     program(tmp_path, "apt-get", "exit 0")
     program(tmp_path, "redis-server", "exit 1")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(Failed, match="redis is installed, and still does not tell its version"):
+    with pytest.raises(
+        CourseError, match="redis is installed, but `redis --version` fails or prints no version"
+    ):
         engines.set_up(Console(quiet=True), ["redis"])
 
 
@@ -183,7 +185,7 @@ def test_doctor_lists_each_engine_with_its_version_and_lessons(
         assert not engines.doctor(console, {"06 Many": ["chromium"], "07 More": ["redis"]})
     lines = [" ".join(line.split()) for line in said.get().splitlines()]
     assert f"✓ redis 7.1.2 {REDIS.purpose} 07, 04 (tests)" in lines
-    assert f"✗ chromium - {CHROMIUM.purpose} 06, 04 (tests) {CHROMIUM.get}" in lines
+    assert f"✗ chromium - {CHROMIUM.purpose} 06, 04 (tests) {CHROMIUM.install_hint}" in lines
     assert "✗ 06 Many: needs chromium" in lines
     assert "✓ 07 More" in lines
 

@@ -15,7 +15,7 @@ import pytest
 from support.locks import file_lock
 
 from course.exercises.checks import run_tests
-from course.exercises.format import Change, Exercise, Mend, apply, exercises
+from course.exercises.format import CandidateFix, Change, Exercise, apply, exercises
 from course.exercises.mends import own_tests_fail
 from course.exercises.workspace import STATE, WORKSPACE
 from course.paths import ROOT
@@ -122,7 +122,7 @@ def test_edits_for_one_exercise_are_kept_when_another_begins() -> None:
 @pytest.mark.usefixtures("shared_model")
 def test_known_faults_of_a_dockerfile_also_hold_for_a_learners_copy(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "research-agent", tmp_path / "research-agent")
-    known = "basic and (runs_as_nobody or holds_only_what_runs)"
+    known = "basic and (runs_as_numeric_non_root or contains_no_build_leftovers)"
     outcomes = run_tests(tmp_path, ["test_container.py"], ("-k", known))
     assert [outcome.result for outcome in outcomes] == ["passed", "passed"]
 
@@ -155,10 +155,8 @@ def test_damaged_progress_is_one_clear_line() -> None:
     for words in (("progress",), ("exercise", "01"), ("check", "01"), ("hint", "01")):
         code, said = course(*words)
         assert code == 1
-        assert (
-            said
-            == f"✗ {STATE.relative_to(ROOT)}, which counts your mends, is damaged. Delete it to count anew.\n"
-        )
+        name = STATE.relative_to(ROOT)
+        assert said == f"✗ {name}, which records your progress, is damaged. Delete it to start over.\n"
 
 
 def test_easy_exercises_come_first() -> None:
@@ -177,7 +175,8 @@ def test_the_whole_folder_of_a_broken_file_is_copied(tmp_path: Path, monkeypatch
     monkeypatch.setattr("course.exercises.format.ROOT", root)
     change = Change(file="research-agent/app/page.js", old="red", new="blue")
     mends = [
-        Mend(about="", right=right, says="" if right else "x.", changes=[change]) for right in (True, False)
+        CandidateFix(about="", right=right, says="" if right else "x.", changes=[change])
+        for right in (True, False)
     ]
     told: dict[str, Any] = {"title": "", "story": "", "difficulty": 1, "hints": ["", "", ""]}
     exercise = Exercise(slug="04-x", **told, tests=["x"], says=["x."], changes=[change], mends=mends)

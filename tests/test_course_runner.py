@@ -137,7 +137,7 @@ def test_a_server_runs_in_the_folder_of_its_cd_and_server_pid_is_its_pid(write: 
     ask = f'curl -s http://127.0.0.1:{port}/errors.py; ps -o args= -p "$SERVER_PID"'
     done = run(write(f"{server}```bash run\n{ask}\n```\n"))
     assert done.returncode == 0, done.stdout
-    assert '"""Failed: ' in done.stdout, "The server does not serve the folder that it was started in."
+    assert '"""CourseError: ' in done.stdout, "The server does not serve the folder that it was started in."
     assert f"python -m http.server {port}" in done.stdout, "SERVER_PID is not the server's number."
 
 

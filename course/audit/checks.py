@@ -12,23 +12,31 @@ import httpx2
 from course.audit.layers import (
     INSTALLERS,
     LEFTOVERS,
-    NO_SECRETS,
+    PUBLIC_NAMES,
     SECRET_FILES,
     SECRET_NAME,
     SECRETS,
     StoredFile,
 )
-from course.audit.targets import QUESTION, QUICK, SMALL, STRICT, NotChecked, Target
+from course.audit.targets import (
+    FAST_HEALTH_CHECK,
+    LOW_RESOURCE_OPTIONS,
+    QUESTION,
+    RESTRICTED_OPTIONS,
+    NotChecked,
+    Target,
+)
 from course.containers.commands import until
 
-GRACE = 15  # seconds until SIGKILL; the streams in flight take one second, and orchestrators allow 10 to 30
+# Seconds until SIGKILL. The streams in flight take one second, and orchestrators allow 10 to 30.
+GRACE_SECONDS = 15
 
 
 @dataclass(frozen=True)
 class Check:
     name: str
     claim: str
-    page: str  # the section in docs/ that says how to mend it
+    page: str  # the section in docs/ that says how to fix it
     test: Callable[[Target], None]
     advice: bool = False  # a failure is no fault: many good images fail it
 
@@ -180,19 +188,21 @@ def stops_cleanly(target: Target) -> None:
         streams = [pool.submit(last_event, reader) for reader in range(len(begun))]
         for each in begun:
             each.wait()
-        code, seconds = target.container.stop(GRACE)
+        code, seconds = target.container.stop(GRACE_SECONDS)
     del target.container, target.reached  # later checks start a new container
     assert code == 0, f"It {how_it_ended(code, seconds)} instead of exit code 0."
     try:
         last = [stream.result() for stream in streams]
     except AssertionError as failure:
-        raise NotChecked(f"it exits with 0; that it finishes streams cannot be seen: {failure}") from None
+        raise NotChecked(
+            f"it exits with 0, but the check could not find out whether it finishes its streams: {failure}"
+        ) from None
     assert set(last) <= {"done", "error"}, f"Streams ended with {', '.join(last)} instead of a last event."
 
 
 def how_it_ended(code: int, seconds: float) -> str:
-    if code == 137 and seconds >= GRACE:
-        return f"went on for {GRACE} s after SIGTERM and was killed, with exit code 137"
+    if code == 137 and seconds >= GRACE_SECONDS:
+        return f"went on for {GRACE_SECONDS} s after SIGTERM and was killed, with exit code 137"
     if code == 143:
         return "has no handler for SIGTERM and was ended by it, with exit code 143"
     return f"left {seconds:.1f} s after SIGTERM with exit code {code}"
@@ -202,8 +212,8 @@ def how_it_ended(code: int, seconds: float) -> str:
 
 
 @check("05-images.md#the-parts-that-matter")
-def runs_as_nobody(target: Target) -> None:
-    """It runs as a user that is a number, and not root."""
+def runs_as_numeric_non_root(target: Target) -> None:
+    """The image's user is a number, and it is not root."""
     user = str(target.image.config.get("User") or "root").partition(":")[0]
     assert user.isdigit(), (
         f"The user is {user!r}: an orchestrator cannot tell from a name that it is not root."
@@ -214,24 +224,24 @@ def runs_as_nobody(target: Target) -> None:
 @check("05-images.md#run-it")
 def needs_no_writable_root(target: Target) -> None:
     """It works with a read-only root, no capability, and /tmp alone to write to."""
-    works(target, "With a read-only root", *STRICT)
+    assert_answers_with(target, "With a read-only root", *RESTRICTED_OPTIONS)
 
 
 @check("05-images.md#what-is-special-to-images-of-agents")
-def needs_little(target: Target) -> None:
+def runs_in_256_mb(target: Target) -> None:
     """It starts and answers with 256 MB of memory and half a processor."""
-    works(target, "With 256 MB and half a processor", *SMALL)
+    assert_answers_with(target, "With 256 MB and half a processor", *LOW_RESOURCE_OPTIONS)
 
 
 @check("05-images.md#what-is-special-to-images-of-agents")
 def downloads_nothing(target: Target) -> None:
     """It starts and answers where nothing but its model can be reached."""
     _ = target.image
-    works(target, "Where nothing but its model can be reached", *target.internal_network)
+    assert_answers_with(target, "Where nothing but its model can be reached", *target.internal_network)
 
 
-def works(target: Target, where: str, *options: str) -> None:
-    """It starts and answers with these options."""
+def assert_answers_with(target: Target, where: str, *options: str) -> None:
+    """Raise AssertionError, beginning with `where`, if a container with these options does not answer."""
     _ = target.image
     target.must_answer()
     if not target.answers_restricted:
@@ -244,7 +254,7 @@ def notices_a_closed_port(target: Target) -> None:
     """Its health check turns unhealthy when nothing listens."""
     must_have_been_healthy(target)
     asleep = ("-c", "import time; time.sleep(600)")
-    container = target.start("--entrypoint=python", *QUICK, command=asleep)
+    container = target.start("--entrypoint=python", *FAST_HEALTH_CHECK, command=asleep)
     if not container.state["Running"]:
         raise NotChecked("the image has no python to run in place of the program")
     noticed = until(lambda: container.health == "unhealthy", 20)
@@ -261,11 +271,11 @@ def must_have_been_healthy(target: Target) -> None:
 
 
 @check("05-images.md#the-parts-that-matter")
-def tells_no_secret(target: Target) -> None:
+def no_secret_in_env_or_history(target: Target) -> None:
     """No secret stands in its environment or its history."""
     for variable in target.image.config.get("Env") or []:
         name, _, value = variable.partition("=")
-        assert not (SECRET_NAME.search(name) and value and name not in NO_SECRETS), (
+        assert not (SECRET_NAME.search(name) and value and name not in PUBLIC_NAMES), (
             f"ENV {name} is set: anyone who has the image can read it."
         )
     for line in target.image.history():
@@ -277,12 +287,16 @@ def tells_no_secret(target: Target) -> None:
 def holds_no_secret(target: Target) -> None:
     """No secret stands in any of its layers, deleted or not."""
     for file in target.files:
-        assert not SECRET_FILES.search(file.path), f"{file.where}: anyone who has the image can read it."
-        assert not file.secret, f"{file.where}, with a secret in it: anyone who has the image can read it."
+        assert not SECRET_FILES.search(file.path), (
+            f"{file.description}: anyone who has the image can read it."
+        )
+        assert not file.secret, (
+            f"{file.description}, with a secret in it: anyone who has the image can read it."
+        )
 
 
 @check("05-images.md#what-is-in-them")
-def holds_only_what_runs(target: Target) -> None:
+def contains_no_build_leftovers(target: Target) -> None:
     """It holds no compiler, no cache and no history of its source."""
     found = [file for file in target.files if LEFTOVERS.search(file.path)]
     assert not found, f"{first_of(found)}; a running agent needs none of it."
@@ -298,4 +312,4 @@ def holds_no_installer(target: Target) -> None:
 def first_of(files: Iterable[StoredFile]) -> str:
     """Name one file, a visible one if there is any, and say how many more there are."""
     first, *others = sorted(files, key=lambda file: (file.hidden, file.path))
-    return f"{first.where}{f' (and {len(others)} more such files)' if others else ''}"
+    return f"{first.description}{f' (and {len(others)} more such files)' if others else ''}"

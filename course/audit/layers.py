@@ -9,12 +9,12 @@ SECRETS = re.compile(
     rb"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----\s+[A-Za-z0-9+/=\s]{64}|\bAKIA[0-9A-Z]{16}\b"
     rb"|\bsk-[A-Za-z0-9_-]{20,}|\bgh[pousr]_[A-Za-z0-9]{36}|\bhf_[A-Za-z0-9]{30,}"
 )
-BEGINNINGS = (b"-----BEGIN", b"AKIA", b"sk-", b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_", b"hf_")
+SECRET_PREFIXES = (b"-----BEGIN", b"AKIA", b"sk-", b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_", b"hf_")
 SECRET_FILES = re.compile(
     r"/(?:\.env(?:\.(?!example)[^/]*)?|\.git/config|\.netrc|\.pypirc|\.npmrc|id_(?:rsa|ed25519))$"
 )
 SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD)S?$", re.IGNORECASE)
-NO_SECRETS = {"GPG_KEY"}  # the public key of the release manager, in every Python image
+PUBLIC_NAMES = {"GPG_KEY"}  # the public key of the release manager, in every Python image
 
 # A running agent needs no installers, no build tools and no leftovers of a build.
 INSTALLERS = re.compile(r"/(?:pip3?|uv|apt-get)$|/(?:site|dist)-packages/pip/__init__\.py$")
@@ -25,7 +25,7 @@ LEFTOVERS = re.compile(
 # How a layer removes what is below it: the OCI image specification, "Whiteouts".
 WHITEOUT, OPAQUE = ".wh.", ".wh..wh..opq"
 
-SCANNED: dict[str, list[tuple[str, bool]]] = {}  # by layer: images share layers, and each is read once
+SCANNED_LAYERS: dict[str, list[tuple[str, bool]]] = {}  # by layer: images share layers, and each is read once
 
 
 @dataclass
@@ -37,8 +37,8 @@ class StoredFile:
     hidden: bool = False  # by a later layer, which removes or replaces it
 
     @property
-    def where(self) -> str:
-        """The first part of a sentence about it."""
+    def description(self) -> str:
+        """How the file is named in a finding."""
         if self.hidden:
             return f"{self.path} was removed or replaced, but is still in a lower layer"
         return f"The image holds {self.path}"
@@ -48,13 +48,13 @@ def stored_files(image: LocalImage) -> list[StoredFile]:
     """Every file of every layer of an image, the lowest layer first."""
     layers = []
     for name, files in image.layers():
-        if name not in SCANNED:
-            SCANNED[name] = [(path, holds_secret(content)) for path, content in files]
-        layers.append(SCANNED[name])
-    return stacked(layers)
+        if name not in SCANNED_LAYERS:
+            SCANNED_LAYERS[name] = [(path, holds_secret(content)) for path, content in files]
+        layers.append(SCANNED_LAYERS[name])
+    return merge_layers(layers)
 
 
-def stacked(layers: list[list[tuple[str, bool]]]) -> list[StoredFile]:
+def merge_layers(layers: list[list[tuple[str, bool]]]) -> list[StoredFile]:
     """The files of layers, each with whether a later layer hides it."""
     found: list[StoredFile] = []
     visible: dict[str, StoredFile] = {}
@@ -83,4 +83,4 @@ def stacked(layers: list[list[tuple[str, bool]]]) -> list[StoredFile]:
 
 def holds_secret(content: bytes) -> bool:
     """Whether a file holds a secret. A plain search comes first, which is a hundred times faster."""
-    return any(begin in content for begin in BEGINNINGS) and bool(SECRETS.search(content))
+    return any(begin in content for begin in SECRET_PREFIXES) and bool(SECRETS.search(content))

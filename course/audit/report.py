@@ -3,12 +3,12 @@
 from collections.abc import Collection, Iterable, Iterator
 
 from course.audit.checks import CHECKS, Finding, run_check
-from course.audit.targets import USUAL, Contract, Target, network_for
+from course.audit.targets import DEFAULT_CONTRACT, Contract, Target, network_for
 
 MARKS = {"passed": "✓", "failed": "✗", "advice": "!", "not checked": "?"}
 
 
-def examine(name: str, contract: Contract = USUAL) -> Iterator[Finding]:
+def examine(name: str, contract: Contract = DEFAULT_CONTRACT) -> Iterator[Finding]:
     """Run every check on an image or a URL."""
     with network_for(name) as network, Target(name, network, contract) as target:
         for each in CHECKS:
@@ -40,10 +40,10 @@ def report(name: str, found: Iterable[Finding], known: Collection[str] | None = 
         if wrong and expected:
             print("    No longer a known fault.")
         elif bad and not expected:
-            print(f"    {'Advice' if not wrong else 'Mended'} in docs/{each.check.page}")
-    told = [f"{failed} of {len(CHECKS)} checks failed" if failed else "Nothing failed"]
-    told += [f"{advised} with advice"] * bool(advised) + [f"{not_checked} not checked"] * bool(not_checked)
-    print(f"{', '.join(told)}.")
+            print(f"    {'Advice' if not wrong else 'How to fix it'}: docs/{each.check.page}")
+    summary = [f"{failed} of {len(CHECKS)} checks failed" if failed else "Nothing failed"]
+    summary += [f"{advised} with advice"] * bool(advised) + [f"{not_checked} not checked"] * bool(not_checked)
+    print(f"{', '.join(summary)}.")
     if known:
-        print("– is a fault that its Dockerfile lists.")
+        print("– marks a known fault, which the Dockerfile lists in its first lines.")
     return 1 if failed else 0

@@ -15,16 +15,20 @@ from course.containers.commands import run, until
 from course.containers.container import Container
 from course.containers.local_image import LocalImage
 from course.containers.network import TestNetwork
-from course.errors import Failed
+from course.errors import CourseError
 
 QUESTION = "What is graceful shutdown?"
-PACED = (
-    "offline?tps=150"  # an answer takes a second: long enough to stop the server in the middle of a stream
+# An answer takes a second: long enough to stop the server in the middle of a stream.
+SLOW_MODEL = "offline?tps=150"
+START_SECONDS = 60  # the longest start, on a busy machine
+FAST_HEALTH_CHECK = (
+    "--health-interval=500ms",
+    "--health-timeout=1s",
+    "--health-retries=2",
+    "--health-start-period=1s",
 )
-START = 60  # seconds to start in, on a busy machine
-QUICK = ("--health-interval=500ms", "--health-timeout=1s", "--health-retries=2", "--health-start-period=1s")
-STRICT = ("--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges")
-SMALL = ("--memory=256m", "--memory-swap=256m", "--cpus=0.5")
+RESTRICTED_OPTIONS = ("--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges")
+LOW_RESOURCE_OPTIONS = ("--memory=256m", "--memory-swap=256m", "--cpus=0.5")
 
 
 class NotChecked(Exception):
@@ -39,13 +43,13 @@ class Contract:
     field: str = "query"  # of the JSON body that asks a question
 
 
-USUAL = Contract()
+DEFAULT_CONTRACT = Contract()
 
 
 class Target:
     """An image or a URL. What several checks need is cached."""
 
-    def __init__(self, name: str, network: TestNetwork | None, contract: Contract = USUAL) -> None:
+    def __init__(self, name: str, network: TestNetwork | None, contract: Contract = DEFAULT_CONTRACT) -> None:
         self.name, self.network, self.contract = name, network, contract
         self.named = LocalImage(name) if network else None
         self.containers: list[Container] = []
@@ -73,7 +77,9 @@ class Target:
     @cached_property
     def container(self) -> Container:
         """The container that most checks look at."""
-        return self.start(f"--publish=127.0.0.1::{self.image.port}", *QUICK, MODEL_NAME=PACED)
+        return self.start(
+            f"--publish=127.0.0.1::{self.image.port}", *FAST_HEALTH_CHECK, MODEL_NAME=SLOW_MODEL
+        )
 
     @property
     def url(self) -> str:
@@ -92,7 +98,7 @@ class Target:
                 return NotChecked(f"nothing answers at {self.name} ({error})")
             return self.name.rstrip("/")
         container, last = self.container, "nothing"
-        deadline = time.monotonic() + START
+        deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and container.state["Running"]:
             try:
                 if (answer := httpx2.get(f"{container.url(self.image.port)}/health")).status_code == 200:
@@ -139,7 +145,11 @@ class Target:
         except httpx2.TransportError as error:
             return f"POST {self.route} gets no answer: {error!r}."
         if answer.status_code != 200:
-            names = " (ROUTE= and FIELD= take other names.)" if answer.status_code in (404, 405, 422) else ""
+            names = (
+                " (If your agent uses another route or field, set ROUTE= and FIELD=.)"
+                if answer.status_code in (404, 405, 422)
+                else ""
+            )
             return f"POST {self.route} gives status {answer.status_code}: {answer.text[:300]}.{names}"
         try:
             said = answer.json()
@@ -178,7 +188,7 @@ class Target:
     @cached_property
     def answers_restricted(self) -> bool:
         """Whether it answers under all restrictions at once. If so, it does under each of them."""
-        return not self.fails_with(*STRICT, *SMALL, *self.internal_network)
+        return not self.fails_with(*RESTRICTED_OPTIONS, *LOW_RESOURCE_OPTIONS, *self.internal_network)
 
     @property
     def internal_network(self) -> tuple[str, ...]:
@@ -217,13 +227,13 @@ class Target:
             nonlocal said
             try:
                 run("exec", model, *asking, seconds=90)
-            except Failed as failure:
+            except CourseError as failure:
                 said = str(failure).splitlines()[-1]
                 return not container.state["Running"]
             said = ""
             return True
 
-        until(answered, START)
+        until(answered, START_SECONDS)
         return f"{said}; {container.last_line}" if said else ""
 
 

@@ -14,26 +14,26 @@ SHORT = "What is graceful shutdown?"
 
 
 @dataclass
-class Asking:
-    """The requests that were sent, and their outcomes."""
+class LoadResult:
+    """The outcome of a load: the requests that were sent, their failures and their times."""
 
     sent: int = 0
     failed: list[str] = field(default_factory=list)
-    lag: float = 0  # by how many seconds a request was sent too late at most, which is the client's own fault
+    max_delay: float = 0  # seconds by which the client itself sent a request late, at most
     milliseconds: list[float] = field(default_factory=list)
     at: list[float] = field(default_factory=list)  # when each was sent, by time.monotonic()
 
 
-async def ask_steadily(
+async def send_at_constant_rate(
     client: httpx2.AsyncClient,
     url: str,
     rate: float,
     query: Callable[[int], str],
     stop: asyncio.Event,
     keys: bool = False,
-) -> Asking:
+) -> LoadResult:
     """Send `rate` requests a second. With `keys` they are idempotent, so that the proxy may repeat them."""
-    seen = Asking()
+    seen = LoadResult()
 
     async def ask(number: int) -> None:
         began = time.monotonic()
@@ -52,12 +52,12 @@ async def ask_steadily(
         while not stop.is_set():
             due = began + seen.sent / rate
             await asyncio.sleep(max(0, due - time.monotonic()))
-            seen.lag = max(seen.lag, time.monotonic() - due)
+            seen.max_delay = max(seen.max_delay, time.monotonic() - due)
             group.create_task(ask(seen.sent))
             seen.sent += 1
     return seen
 
 
-def unlike(number: int) -> str:
+def numbered_question(number: int) -> str:
     """A question that was not asked before, so that no answer is cached."""
     return f"{SHORT[:-1]}, asked for the {number}th time, {os.getpid()}?"

@@ -10,7 +10,7 @@ import httpx2
 
 
 @dataclass
-class Reading:
+class ReceivedEvents:
     """The events of one run that one reader has received."""
 
     run_id: str = ""
@@ -31,10 +31,10 @@ class Reading:
         return max(self.pauses, default=0)
 
     @property
-    def over(self) -> bool:
+    def finished(self) -> bool:
         return bool(self.types) and self.types[-1] in ("done", "error")
 
-    def saw(self, event: httpx2.ServerSentEvent) -> None:
+    def record(self, event: httpx2.ServerSentEvent) -> None:
         self.times.append(time.monotonic())
         self.ids.append(event.id)
         self.types.append(event.event)
@@ -54,10 +54,10 @@ def new_client() -> httpx2.AsyncClient:
     return httpx2.AsyncClient(limits=limits, timeout=httpx2.Timeout(60, connect=5), trust_env=False)
 
 
-async def read(client: httpx2.AsyncClient, url: str, query: str, seen: Reading) -> Reading:
+async def read(client: httpx2.AsyncClient, url: str, query: str, seen: ReceivedEvents) -> ReceivedEvents:
     """Start a run and follow it to its end; after each cut, resume by Last-Event-ID."""
     key = {"Idempotency-Key": uuid.uuid4().hex}
-    while not seen.over:
+    while not seen.finished:
         connected = False
         try:
             if seen.run_id:
@@ -74,22 +74,22 @@ async def read(client: httpx2.AsyncClient, url: str, query: str, seen: Reading) 
                     connected = True
                     seen.run_id = response.headers["x-run-id"]
                     async for event in httpx2.EventSource(response):
-                        seen.saw(event)
+                        seen.record(event)
         except httpx2.TransportError as error:
             if not connected:
                 seen.failed.append(repr(error))
-        if not seen.over:
+        if not seen.finished:
             seen.cuts += connected
             await asyncio.sleep(0.5)  # as `retry:` in the stream asks
     return seen
 
 
-async def stored(client: httpx2.AsyncClient, url: str, seen: Reading) -> list[str]:
+async def stored(client: httpx2.AsyncClient, url: str, seen: ReceivedEvents) -> list[str]:
     """The ids of a run's events, as a later reader gets them."""
     async with client.stream("GET", f"{url}/v1/research/{seen.run_id}/events") as response:
         return [event.id async for event in httpx2.EventSource(response)]
 
 
-def lost_or_doubled(seen: Reading, kept: list[str]) -> int:
+def count_missing_or_duplicate(seen: ReceivedEvents, kept: list[str]) -> int:
     """The number of stored events that a reader missed, or received twice or out of order."""
     return len(set(kept) - set(seen.ids)) + seen.out_of_order()

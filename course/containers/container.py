@@ -6,7 +6,7 @@ from typing import Any
 
 from course.containers.commands import run, until
 from course.engines.docker import docker
-from course.errors import Failed
+from course.errors import CourseError
 
 # Signals process 1's children, but not a running health check: a stopped one would block all later checks.
 SIGNAL_DESCENDANTS = """
@@ -47,9 +47,9 @@ class Container:
         return health
 
     def wait_healthy(self, seconds: float = 60) -> None:
-        """Wait until it is healthy. Raises `Failed` when the time is up."""
+        """Wait until it is healthy. Raises `CourseError` when the time is up."""
         if not until(lambda: self.health == "healthy", seconds):
-            raise Failed(f"A container is {self.health}; {self.last_line}.")
+            raise CourseError(f"A container is {self.health}; {self.last_line}.")
 
     def url(self, port: str) -> str:
         return f"http://{run('port', self.id, port).splitlines()[0]}"
@@ -71,7 +71,7 @@ class Container:
         run("kill", "--signal", name, self.id)
 
     def stop(self, grace: int) -> tuple[int, float]:
-        """Stop it with SIGTERM, and SIGKILL after `grace` seconds; its exit code and the seconds it took."""
+        """Stop it with SIGTERM, and SIGKILL after `grace` seconds; return its exit code and the seconds."""
         began = time.monotonic()
         run("stop", "-t", str(grace), self.id, seconds=grace + 30)
         return self.state["ExitCode"], time.monotonic() - began

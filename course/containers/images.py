@@ -8,7 +8,7 @@ from pathlib import Path
 
 from course import engines
 from course.engines.docker import docker
-from course.errors import Failed
+from course.errors import CourseError
 from course.paths import ROOT
 
 
@@ -33,7 +33,9 @@ AGENTS = (
         "research-agent:basic",
         "research-agent",
         "Dockerfile.basic",
-        known_faults=frozenset({"runs_as_nobody", "holds_only_what_runs", "holds_no_installer"}),
+        known_faults=frozenset(
+            {"runs_as_numeric_non_root", "contains_no_build_leftovers", "holds_no_installer"}
+        ),
     ),
     Image(
         "research-agent:multistage",
@@ -65,7 +67,7 @@ def origin(folder: str) -> list[str]:
 
 
 def build(image: Image, *more: str, root: Path = ROOT) -> None:
-    """Build an image from the course, or from a copy at `root`. Raises `Failed` with the last lines."""
+    """Build an image from the course, or from a copy at `root`. Raises `CourseError` with the last lines."""
     try:
         done = subprocess.run(
             image.command(*origin(image.folder), *more),
@@ -76,13 +78,17 @@ def build(image: Image, *more: str, root: Path = ROOT) -> None:
             check=False,
         )
     except FileNotFoundError:
-        raise Failed("Docker is missing. `make doctor` says how to get it.") from None
+        raise CourseError("Docker is missing. `make doctor` says how to get it.") from None
     if done.returncode:
-        raise Failed(build_failure(image, done.stderr))
+        raise CourseError(build_failure(image, done.stderr))
 
 
 def build_failure(image: Image, output: str) -> str:
-    """The last lines of the failed step and of the builder as a sentence, then 25 lines of the builder."""
+    """The error message of a failed build.
+
+    The last line of the failed step and the builder's error in one sentence, then the last
+    25 lines of output.
+    """
     lines = [line for line in output.splitlines() if line.strip()] or ["it printed nothing"]
     error = next((line for line in reversed(lines) if line.startswith("ERROR: ")), lines[-1])
     step = re.search(r"^------\n > \[.*?\n(.*?)^------$", output, re.MULTILINE | re.DOTALL)

@@ -8,11 +8,14 @@ from typing import Any
 
 from course.containers.commands import run
 from course.engines.docker import docker
-from course.errors import Failed
+from course.errors import CourseError
 
 
 class LocalImage:
-    """An image by its name; pulled when Docker does not have it. Raises `Failed` when it cannot be pulled."""
+    """An image by its name; pulled when Docker does not have it.
+
+    Raises `CourseError` when it cannot be pulled.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -20,7 +23,7 @@ class LocalImage:
         if inspected.returncode and docker("pull", "--quiet", name, seconds=600).returncode == 0:
             inspected = docker("image", "inspect", name)
         if inspected.returncode:
-            raise Failed(f"Docker has no image {name} and cannot pull it. (A URL begins with http://.)")
+            raise CourseError(f"Docker has no image {name} and cannot pull it. (A URL begins with http://.)")
         self.config: dict[str, Any] = json.loads(inspected.stdout)[0]["Config"]
 
     @property

@@ -15,7 +15,7 @@ from typing import Any, Self
 import yaml
 
 from course import engines
-from course.errors import Failed
+from course.errors import CourseError
 from course.models import base_environment
 from course.paths import ROOT
 from course.ports import free_port
@@ -112,17 +112,17 @@ class Stack:
         )
 
     def docker(self, *arguments: str, seconds: float = 120, **env: str) -> str:
-        """Run a docker command and return its output. Raises `Failed` with its error text."""
+        """Run a docker command and return its output. Raises `CourseError` with its error text."""
         done = self.run("docker", *arguments, seconds=seconds, **env)
         if done.returncode:
-            raise Failed(f"docker {' '.join(arguments[:4])}: {done.stderr.strip()[-2000:]}")
+            raise CourseError(f"docker {' '.join(arguments[:4])}: {done.stderr.strip()[-2000:]}")
         return done.stdout.strip()
 
     def compose(self, *arguments: str, seconds: float = 120, **env: str) -> str:
         return self.docker("compose", *arguments, seconds=seconds, **env)
 
     def up(self, replicas: int = 1, *profiles: str) -> None:
-        """Start so many replicas, and wait until all is healthy and the proxy sees them."""
+        """Start `replicas` replicas, and wait until all is healthy and the proxy sees them."""
         named = [f"--profile={profile}" for profile in profiles]
         scale = f"agent={replicas}"
         self.compose(
@@ -166,5 +166,5 @@ class Stack:
         while not claim():
             if time.monotonic() > deadline:
                 logs = self.compose("logs", "--tail", "20", "--no-color")
-                raise Failed(f"This did not become true within {seconds:g} s: {what}.\n{logs}")
+                raise CourseError(f"This did not become true within {seconds:g} s: {what}.\n{logs}")
             time.sleep(0.2)

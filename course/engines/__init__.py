@@ -14,7 +14,7 @@ from course.engines.chromium import CHROMIUM
 from course.engines.docker import Docker
 from course.engines.engine import CACHE, Engine, Program
 from course.engines.redis import REDIS
-from course.errors import Failed
+from course.errors import CourseError
 
 # Every page needs these. The course does not install them.
 TOOLS = (
@@ -26,9 +26,9 @@ ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Docker(), REDIS
 
 
 def find(name: str) -> Engine:
-    """The engine of that name. Raises `Failed` when there is none."""
+    """The engine of that name. Raises `CourseError` when there is none."""
     if name not in ENGINES:
-        raise Failed(f"There is no engine {name}. There are: {', '.join(ENGINES)}.")
+        raise CourseError(f"There is no engine {name}. There are: {', '.join(ENGINES)}.")
     return ENGINES[name]
 
 
@@ -39,22 +39,22 @@ def missing(names: Iterable[str]) -> list[Engine]:
 
 
 def set_up(console: Console, names: Iterable[str] = ()) -> None:
-    """Set up the named engines, or all. Raises `Failed` at the end with those that could not be set up."""
+    """Set up the named engines, or all. Raises `CourseError` at the end if any could not be set up."""
     chosen = list(map(find, names)) or list(ENGINES.values())
     announce(console, chosen)
     failures = []
     for engine in chosen:
         try:
             engine.set_up(console)
-        except Failed as failure:
+        except CourseError as failure:
             failures.append(str(failure))
     if failures:
-        raise Failed("\n".join(failures))
+        raise CourseError("\n".join(failures))
 
 
 def announce(console: Console, chosen: list[Engine]) -> None:
     """Print how much disk and time the set-up will take."""
-    costs = {engine.name: engine.takes() for engine in chosen} if debian.can_install() else {}
+    costs = {engine.name: engine.setup_cost() for engine in chosen} if debian.can_install() else {}
     for name, cost in costs.items():
         if cost:
             console.print(f"{name} will take {cost}.")
@@ -84,7 +84,10 @@ def environment() -> dict[str, str]:
 
 
 def doctor(console: Console, lessons: dict[str, list[str]]) -> bool:
-    """Print the engines that are there, and the lessons (title to needs) that can run; whether all can."""
+    """Print which engines this machine has and which lessons it can run.
+
+    `lessons` maps a title to the engines it needs. Returns True if no engine is missing.
+    """
     from rich.table import (
         Table,
     )  # imported here, because few commands need it and it slows the start of a lesson
@@ -104,7 +107,7 @@ def doctor(console: Console, lessons: dict[str, list[str]]) -> bool:
             versions[engine.name] or "-",
             engine.purpose,
             "all" if engine in TOOLS else ", ".join(used),
-            engine.get if engine.name in lacking else "",
+            engine.install_hint if engine.name in lacking else "",
         )
     console.print(table, "")
     for title, needs in lessons.items():

@@ -5,7 +5,7 @@ from course.engines.engine import Program
 CHROMIUM = Program(
     name="chromium",
     purpose="the research agent's web page",
-    get="`make engine chromium` on Debian; Google's Chrome will do as well",
+    install_hint="`make engine chromium` on Debian; Google's Chrome will do as well",
     programs=("chromium", "google-chrome", "chromium-browser"),
     tests=("04",),
     package="chromium",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from course.errors import Failed
+from course.errors import CourseError
 
 POLICY = Path("/usr/sbin/policy-rc.d")  # Debian runs it before it starts a service: invoke-rc.d(8)
 
@@ -27,11 +27,11 @@ def install(package: str, console: Console) -> None:
     with no_service_started():
         # Update the list of packages only when it is missing, or too old to install from.
         if not run(command) and not (run("apt-get update --quiet") and run(command)):
-            raise Failed(f"The package could not be installed: {package}")
+            raise CourseError(f"The package could not be installed: {package}")
 
 
 def run(command: str) -> bool:
-    """Run an apt command without questions; whether it succeeded."""
+    """Run an apt command non-interactively. Return whether it succeeded."""
     env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     return subprocess.run(command.split(), env=env, check=False).returncode == 0
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from course.engines import debian
 from course.engines import docker_daemon as daemon
 from course.engines.engine import Engine
-from course.errors import Failed
+from course.errors import CourseError
 
 BASE = "python:3.13-slim"
 # Measured by bench/engine_cold.py.
@@ -47,7 +47,7 @@ class Docker(Engine):
 
     name = "docker"
     purpose = "images and containers"
-    get = "docs.docker.com/get-docker, or on Debian `make engine docker`"
+    install_hint = "docs.docker.com/get-docker, or on Debian `make engine docker`"
 
     def program(self) -> str | None:
         return shutil.which("docker", path=(os.environ | self.environment())["PATH"])
@@ -56,21 +56,23 @@ class Docker(Engine):
         answer = docker("version", "--format", "{{.Server.Version}}", seconds=30)
         return answer.stdout.strip() if answer.returncode == 0 else None
 
-    def takes(self) -> str:
+    def setup_cost(self) -> str:
         if self.version():
             return ""
-        if daemon.UNPACKED.exists():
+        if daemon.PACKAGES_FOLDER.exists():
             return "a few seconds, because its programs and images are cached"
         return SIZE
 
     def set_up(self, console: Console) -> None:
         if daemon.pid_of() is None and works():
             if not has_images():  # a learner's own Docker gets no stand-in images under these names
-                raise Failed(f"This machine's Docker works, but cannot pull {BASE}. Try: docker pull {BASE}")
+                raise CourseError(
+                    f"This machine's Docker works, but cannot pull {BASE}. Try: docker pull {BASE}"
+                )
             console.print(f"✓ docker {self.version()}: this machine's own works")
             return
         if not debian.can_install():
-            raise Failed(
+            raise CourseError(
                 "This machine cannot reach a Docker daemon. Get Docker Desktop or Docker Engine at "
                 "docs.docker.com/get-docker; `make engine` can bring one only on Debian, and as root."
             )
@@ -83,12 +85,12 @@ class Docker(Engine):
             console.print(f"  {line}", soft_wrap=True, markup=False)
 
     def start(self, console: Console) -> None:
-        with daemon.one_at_a_time():
+        with daemon.setup_lock():
             filled = daemon.DATA.exists()
             daemon.start(console, works)
             try:
                 daemon.make_images(console)
-            except Failed as failure:
+            except CourseError as failure:
                 if not filled:
                     raise
                 # A power cut can damage the store of images. All of them can be made again.
@@ -110,7 +112,7 @@ class Docker(Engine):
             docker("stop", "--time", "10", container)
         with console.status("stopping the daemon ..."):
             daemon.stop_all()
-        daemon.forget_network()
+        daemon.remove_network()
         shutil.rmtree(daemon.RUN)
         console.print("✓ docker: stopped")
 

@@ -18,17 +18,18 @@ from pathlib import Path
 from rich.console import Console
 
 from course.engines import engine
-from course.errors import Failed
+from course.errors import CourseError
 
 TOOLS = Path(__file__).parents[2] / "tools" / "docker"
 CACHE = engine.CACHE / "docker"
 DATA, REGISTRY = CACHE / "data", CACHE / "registry"  # the daemon's images and the registry's
-UNPACKED = CACHE / "docker-26.1-registry-2.8"  # one folder for each set of versions
+PACKAGES_FOLDER = CACHE / "docker-26.1-registry-2.8"  # one folder for each set of versions
 RUN = Path("/run/agents-in-containers")  # a reboot empties it, and ends the daemons
 PROGRAMS = (
     RUN / "programs"
 )  # a link to the programs of the running daemon, in the cache of the user who started it
-SOCKET, NETWORK = RUN / "docker.sock", RUN / "ip_forward"
+SOCKET = RUN / "docker.sock"
+IP_FORWARD_BACKUP = RUN / "ip_forward"  # the value from before the daemon started
 MIRROR = "127.0.0.1:5055"  # the registry in place of Docker Hub
 
 
@@ -57,7 +58,7 @@ def pid_of(name: str = "dockerd") -> int | None:
 
 
 def make_images(console: Console) -> None:
-    step(console, "making the stand-in base images", TOOLS / "images.sh", PROGRAMS, MIRROR)
+    run_script(console, "making the stand-in base images", TOOLS / "images.sh", PROGRAMS, MIRROR)
 
 
 def remove(folder: Path) -> None:
@@ -69,15 +70,15 @@ def remove(folder: Path) -> None:
 
 
 @contextmanager
-def one_at_a_time() -> Iterator[None]:
-    """Wait while another process sets the engine up."""
+def setup_lock() -> Iterator[None]:
+    """Hold the lock, so that only one process at a time sets the engine up."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def step(console: Console, name: str, script: Path, *arguments: Path | str) -> None:
+def run_script(console: Console, name: str, script: Path, *arguments: Path | str) -> None:
     with console.status(f"{name} ..."):
         done = subprocess.run(
             [script, *arguments],
@@ -88,23 +89,23 @@ def step(console: Console, name: str, script: Path, *arguments: Path | str) -> N
             check=False,
         )
     if done.returncode:
-        raise Failed(f"{name} failed:\n{(done.stdout + done.stderr)[-2000:]}")
+        raise CourseError(f"{name} failed:\n{(done.stdout + done.stderr)[-2000:]}")
 
 
 def start(console: Console, answers: Callable[[], bool]) -> None:
     """Start the registry, and dockerd, which starts containerd; wait until the daemon `answers`."""
     if pid_of() is not None:
         return
-    if not UNPACKED.exists():
-        step(console, "unpacking Docker's packages", TOOLS / "programs.sh", UNPACKED)
+    if not PACKAGES_FOLDER.exists():
+        run_script(console, "unpacking Docker's packages", TOOLS / "programs.sh", PACKAGES_FOLDER)
     RUN.mkdir(parents=True, exist_ok=True)
     PROGRAMS.unlink(missing_ok=True)
-    PROGRAMS.symlink_to(UNPACKED)
-    if not NETWORK.exists():  # after a crash, the file has the value from before the daemon
-        NETWORK.write_text(Path("/proc/sys/net/ipv4/ip_forward").read_text())
+    PROGRAMS.symlink_to(PACKAGES_FOLDER)
+    if not IP_FORWARD_BACKUP.exists():  # after a crash, the file has the value from before the daemon
+        IP_FORWARD_BACKUP.write_text(Path("/proc/sys/net/ipv4/ip_forward").read_text())
     if pid_of("docker-registry") is None:  # it may have outlived dockerd
         if mirror_works():
-            raise Failed(f"Another program listens on {MIRROR}, which the course needs. Stop it.")
+            raise CourseError(f"Another program listens on {MIRROR}, which the course needs. Stop it.")
         registry = ["docker-registry", "serve", str(TOOLS / "registry.yml")]
         launch(registry, mirror_works, REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=str(REGISTRY))
     (RUN / "docker.pid").unlink(missing_ok=True)  # left by a daemon that was killed
@@ -123,7 +124,7 @@ def start(console: Console, answers: Callable[[], bool]) -> None:
 
 
 def launch(command: list[str], answers: Callable[[], bool], **extra: str) -> None:
-    """Start an unpacked program in the background. Raises `Failed` with its log when it does not answer."""
+    """Start a program in the background. Raises `CourseError` with its log when it does not answer."""
     libraries = next((PROGRAMS / "usr/lib").glob("*-linux-gnu"))
     path = f"{PROGRAMS}/usr/bin:{PROGRAMS}/usr/sbin:{os.environ['PATH']}"
     extra |= {
@@ -146,7 +147,7 @@ def launch(command: list[str], answers: Callable[[], bool], **extra: str) -> Non
     while not answers():
         if process.poll() is not None or time.monotonic() > deadline:
             stop(command[0])
-            raise Failed(f"{command[0]} did not start:\n{log.read_text()[-2000:]}")
+            raise CourseError(f"{command[0]} did not start:\n{log.read_text()[-2000:]}")
         time.sleep(0.1)
 
 
@@ -165,7 +166,7 @@ def stop(name: str) -> None:
     deadline = time.monotonic() + 60
     while pid_of(name) is not None:
         if time.monotonic() > deadline:
-            raise Failed(f"{name} (pid {pid}) does not stop. Its log is {CACHE / name}.log.")
+            raise CourseError(f"{name} (pid {pid}) does not stop. Its log is {CACHE / name}.log.")
         time.sleep(0.1)
 
 
@@ -180,7 +181,7 @@ def stop_all() -> None:
             subprocess.run(["umount", "--lazy", mount], check=True)
 
 
-def forget_network() -> None:
+def remove_network() -> None:
     """Remove the bridge and the rules that Docker leaves behind, and restore IP forwarding."""
-    Path("/proc/sys/net/ipv4/ip_forward").write_text(NETWORK.read_text())
+    Path("/proc/sys/net/ipv4/ip_forward").write_text(IP_FORWARD_BACKUP.read_text())
     subprocess.run([TOOLS / "forget-network.sh", PROGRAMS], check=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from course.engines import debian
-from course.errors import Failed
+from course.errors import CourseError
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agents-in-containers"
 
@@ -21,15 +21,15 @@ class Engine(ABC):
 
     name: str  # as in `make engine NAME`, and in a page's `needs`
     purpose: str
-    get: str  # where a learner gets it
+    install_hint: str  # how a learner gets it
     tests: tuple[
         str, ...
     ] = ()  # numbers of lessons whose tests need it, in addition to the pages that name it
 
     @property
-    def advice(self) -> str:
+    def missing_message(self) -> str:
         """One line that says how to get it."""
-        return f"{self.name} is missing. Get it: {self.get}."
+        return f"{self.name} is missing. Get it: {self.install_hint}."
 
     @abstractmethod
     def program(self) -> str | None:
@@ -40,12 +40,12 @@ class Engine(ABC):
         """Its version; None when it is missing or does not answer."""
 
     @abstractmethod
-    def takes(self) -> str:
+    def setup_cost(self) -> str:
         """The disk space and time that `set_up` will take; empty when there is nothing to do."""
 
     @abstractmethod
     def set_up(self, console: Console) -> None:
-        """Install and start it, unless it works. Raises `Failed` with advice where it cannot be installed."""
+        """Install and start it, unless it works. Raises `CourseError` if it cannot be installed."""
 
     @abstractmethod
     def start(self, console: Console) -> None:
@@ -70,7 +70,7 @@ class Program(Engine):
 
     name: str
     purpose: str
-    get: str
+    install_hint: str
     programs: tuple[str, ...]  # the names that it may have
     tests: tuple[str, ...] = ()
     package: str = ""  # Debian's
@@ -83,19 +83,21 @@ class Program(Engine):
         program = self.program()
         return version_of([program, "--version"]) if program else None
 
-    def takes(self) -> str:
+    def setup_cost(self) -> str:
         return "" if self.version() else self.size
 
     def set_up(self, console: Console) -> None:
         if self.version() is None:
             if not debian.can_install():
-                raise Failed(
-                    f"{self.advice} It is for {self.purpose}. "
+                raise CourseError(
+                    f"{self.missing_message} It is for {self.purpose}. "
                     f"On Debian this installs it: sudo apt-get install {self.package}"
                 )
             debian.install(self.package, console)
             if self.version() is None:
-                raise Failed(f"{self.name} is installed, and still does not tell its version.")
+                raise CourseError(
+                    f"{self.name} is installed, but `{self.name} --version` fails or prints no version."
+                )
         console.print(f"✓ {self.name} {self.version()}")
 
     def start(self, console: Console) -> None:

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 from course.engines.engine import Program
-from course.errors import Failed
+from course.errors import CourseError
 from course.polling import until
 from course.ports import free_port
 from course.processes import Processes
@@ -13,7 +13,7 @@ from course.processes import Processes
 REDIS = Program(
     name="redis",
     purpose="runs that replicas share",
-    get="`make engine redis` on Debian, `brew install redis` on macOS",
+    install_hint="`make engine redis` on Debian, `brew install redis` on macOS",
     programs=("redis-server",),
     tests=("04",),
     package="redis-server",
@@ -36,7 +36,7 @@ class RedisServer:
             try:
                 self.start()
                 break
-            except Failed as failure:
+            except CourseError as failure:
                 if IN_USE not in str(failure):
                     raise
         self.url = f"redis://127.0.0.1:{self.port}/0"
@@ -50,7 +50,9 @@ class RedisServer:
         self.process = self.processes.start([*self.command, str(self.port)], cwd=self.folder)
         until(lambda: not self.running() or self.answers(), 30)
         if not (self.running() and self.answers()):
-            raise Failed(f"Redis does not answer: {log.read_text() if log.exists() else 'it logged nothing'}")
+            raise CourseError(
+                f"Redis does not answer: {log.read_text() if log.exists() else 'it logged nothing'}"
+            )
 
     def running(self) -> bool:
         process = getattr(self, "process", None)

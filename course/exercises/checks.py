@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from course.errors import Failed
+from course.errors import CourseError
 from course.exercises.format import Exercise
 from course.exercises.workspace import WORKSPACE, Progress, workspace_of
 from course.paths import ROOT
@@ -65,7 +65,7 @@ def run_tests(
                 run.wait(30)
                 raise
         if run.returncode not in (0, 1):
-            raise Failed(f"The tests could not be run:\n{said[-4000:]}")
+            raise CourseError(f"The tests could not be run:\n{said[-4000:]}")
         return [outcome(case) for case in ElementTree.parse(report).iter("testcase")]  # noqa: S314  # pytest wrote it
 
 
@@ -74,7 +74,7 @@ def outcome(case: ElementTree.Element) -> Outcome:
     for kind in ("failure", "error", "skipped"):
         if (found := case.find(kind)) is not None:
             first_line = found.attrib.get("message", "").partition("\n")[0]
-            sentence = re.sub(r"^(AssertionError|Failed|course\.errors\.Failed): ", "", first_line)
+            sentence = re.sub(r"^(AssertionError|Failed|course\.errors\.CourseError): ", "", first_line)
             return Outcome(case.attrib["name"], "skipped" if kind == "skipped" else "failed", sentence)
     return Outcome(case.attrib["name"], "passed")
 
@@ -89,12 +89,12 @@ def other_tests(exercise: Exercise) -> tuple[list[str], tuple[str, ...]]:
 class Verdict:
     """Whether the exercise is solved, and the outcomes of all tests that did not pass."""
 
-    mended: bool
+    solved: bool
     outcomes: list[Outcome]
 
 
 def check(exercise: Exercise, status: Tell, tell: Tell) -> Verdict:
-    """Test a learner's mend, and record the exercise as solved when all tests pass.
+    """Test a learner's fix, and record the exercise as solved when all tests pass.
 
     `status` is called with the progress of the run, `tell` with results. When one of the exercise's own tests
     is skipped, the exercise does not count as solved.

@@ -4,7 +4,7 @@ from functools import partial
 
 import click
 
-from course.errors import Failed
+from course.errors import CourseError
 from course.pages.format import lesson_pages
 from course.paths import ROOT
 from course.terminal import console
@@ -20,7 +20,7 @@ def exercise(name: str) -> None:
     console.print(f"\n{chosen.title} ({chosen.slug})\n", style="bold")
     console.print(" ".join(chosen.story.split()) + "\n", markup=False)
     for path in workspace.workspace_of(chosen):
-        console.print(f"{'Write it' if chosen.solution else 'Mend it'} in   {path.relative_to(ROOT)}")
+        console.print(f"{'Write it' if chosen.solution else 'Fix it'} in   {path.relative_to(ROOT)}")
     for test in chosen.tests if chosen.solution else ():
         console.print(f"It is described by   tests/{test.partition('::')[0]}")
     console.print(f"Then         make check-{chosen.lesson}    (stuck? make hint-{chosen.lesson})")
@@ -45,14 +45,14 @@ def check(name: str) -> None:
         console.print(
             f"· not checked ({tests} tests): {reason}", style="yellow", markup=False, soft_wrap=True
         )
-    if verdict.mended:
+    if verdict.solved:
         console.print(
             f"[green]✓[/green] Solved: {exercise.title}. Go on with: make exercise-{exercise.lesson}"
         )
     elif len(skipped) == len(verdict.outcomes):
-        raise Failed(f"{exercise.title}: this machine cannot check it, so it does not count as solved.")
+        raise CourseError(f"{exercise.title}: this machine cannot check it, so it does not count as solved.")
     else:
-        raise Failed(f"{exercise.title}: not solved yet. The next hint: make hint-{exercise.lesson}")
+        raise CourseError(f"{exercise.title}: not solved yet. The next hint: make hint-{exercise.lesson}")
 
 
 @click.command()
@@ -83,7 +83,7 @@ def solution(name: str) -> None:
 @click.command()
 @click.argument("names", nargs=-1)
 def mends(names: tuple[str, ...]) -> None:
-    """Prove exercises: faults, wrong mends and right mends, against all tests of their lesson."""
+    """Test exercises: the fault, wrong fixes and right fixes, against all tests of their lesson."""
     from course.exercises.format import exercises
     from course.exercises.mends import prove
 
@@ -96,7 +96,7 @@ def mends(names: tuple[str, ...]) -> None:
                 console.print(f"    {line}", markup=False, soft_wrap=True)
             wrong += bool(found)
     if wrong or not chosen:
-        raise Failed(f"{wrong} claims of {len(chosen)} exercises do not hold.")
+        raise CourseError(f"{wrong} claims of {len(chosen)} exercises do not hold.")
 
 
 @click.command()

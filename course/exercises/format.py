@@ -19,7 +19,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from course.errors import Failed
+from course.errors import CourseError
 from course.paths import ROOT
 
 
@@ -33,7 +33,7 @@ class Change(ExerciseModel):
     new: str
 
 
-class Mend(ExerciseModel):
+class CandidateFix(ExerciseModel):
     """A change of the broken copy that a learner might make."""
 
     about: str
@@ -42,9 +42,12 @@ class Mend(ExerciseModel):
     changes: list[Change] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def a_wrong_mend_is_refused_with_a_sentence(self) -> Self:
+    def only_a_wrong_mend_has_says(self) -> Self:
         if self.right is bool(self.says):
-            raise ValueError("a wrong mend says why it is refused, a right one says nothing")
+            raise ValueError(
+                "a wrong mend needs `says`, the message of the test that refuses it; "
+                "a right mend must not have `says`"
+            )
         return self
 
 
@@ -59,7 +62,7 @@ class Exercise(ExerciseModel):
     also: list[str] = []
     changes: list[Change] = []
     solution: list[Change] = []
-    mends: list[Mend]
+    mends: list[CandidateFix]
 
     @model_validator(mode="after")
     def is_a_fault_or_open(self) -> Self:
@@ -94,7 +97,7 @@ class Exercise(ExerciseModel):
     def put_into(self, folder: Path) -> list[Path]:
         """Copy the lesson into `folder` and break it there; returns the files that the learner edits.
 
-        Raises `Failed` when a text to change does not occur exactly once.
+        Raises `CourseError` when a text to change does not occur exactly once.
         """
         for program in self.programs:
             (folder / program).parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +116,7 @@ def apply(changes: list[Change], folder: Path, name: str) -> list[Path]:
         path = folder / change.file
         text = path.read_text(encoding="utf-8")
         if (count := text.count(change.old)) != 1:
-            raise Failed(f"{name}: the text to change occurs {count} times in {change.file}, not once")
+            raise CourseError(f"{name}: the text to change occurs {count} times in {change.file}, not once")
         path.write_text(text.replace(change.old, change.new), encoding="utf-8")
     return list(dict.fromkeys(folder / change.file for change in changes))
 

@@ -1,4 +1,4 @@
-"""The proof of an exercise: its fault is caught, wrong mends are refused, right ones are accepted.
+"""The tests of an exercise: its fault is caught, wrong fixes are refused, right ones are accepted.
 
 Each claim runs the lesson's tests on a copy of the lesson, and gives a list of lines that say what is wrong.
 """
@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from course.exercises.checks import PARALLEL, Outcome, other_tests, run_tests
-from course.exercises.format import Exercise, Mend, apply
+from course.exercises.format import CandidateFix, Exercise, apply
 from course.pages.outputs import matches
 
 Claim = tuple[str, list[str]]
@@ -72,8 +72,8 @@ def solution_passes(exercise: Exercise, root: Path) -> list[str]:
     return accepted(exercise, root)
 
 
-def mend_holds(mend: Mend, exercise: Exercise, root: Path) -> list[str]:
-    """A right mend passes all tests; a wrong one fails one of them with its sentence."""
+def mend_holds(mend: CandidateFix, exercise: Exercise, root: Path) -> list[str]:
+    """A right fix passes all tests; a wrong fix fails one of them with the sentence in `says`."""
     apply(mend.changes, root, f"{exercise.slug}, {mend.about}")
     if mend.right:
         return accepted(exercise, root)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from course.errors import Failed
+from course.errors import CourseError
 from course.exercises.format import Exercise, apply, exercises
 from course.paths import ROOT
 
@@ -27,8 +27,9 @@ class Progress(BaseModel):
         try:
             return cls.model_validate_json(STATE.read_bytes()) if STATE.exists() else cls()
         except ValidationError:
-            raise Failed(
-                f"{STATE.relative_to(ROOT)}, which counts your mends, is damaged. Delete it to count anew."
+            raise CourseError(
+                f"{STATE.relative_to(ROOT)}, which records your progress, is damaged. "
+                "Delete it to start over."
             ) from None
 
     def save(self) -> None:
@@ -57,9 +58,9 @@ def choose(name: str, tell: Callable[[str], None] = lambda _: None) -> Exercise:
     named = [e for e in exercises() if name in (e.slug, e.slug[3:])]
     unsolved = [e for e in of_lesson if e.slug not in progress.solved]
     if not (of_lesson or named):
-        raise Failed(f"There is no exercise {name}. `make progress` lists them.")
+        raise CourseError(f"There is no exercise {name}. `make progress` lists them.")
     if not (unsolved or named):
-        raise Failed(f"You have solved every exercise of lesson {name}. Repeat one by its name.")
+        raise CourseError(f"You have solved every exercise of lesson {name}. Repeat one by its name.")
     exercise = (named or unsolved)[0]
     begun = progress.current.get(exercise.lesson) == exercise.slug and exercise.slug not in progress.solved
     if begun and all((WORKSPACE / file).exists() for file in exercise.files):
@@ -84,11 +85,11 @@ def current(name: str) -> Exercise:
     of_lesson = exercises(name) if name.isdigit() else []
     named = [e for e in exercises() if name in (e.slug, e.slug[3:])]
     if not (of_lesson or named):
-        raise Failed(f"There are no exercises for {name}. `make progress` lists all there are.")
+        raise CourseError(f"There are no exercises for {name}. `make progress` lists all there are.")
     slug = Progress.load().current.get((named or of_lesson)[0].lesson)
     begun = [e for e in named or of_lesson if e.slug == slug]
     if not begun:
-        raise Failed(f"No exercise of {name} is begun. Begin with: make exercise-{name}")
+        raise CourseError(f"No exercise of {name} is begun. Begin with: make exercise-{name}")
     return begun[0]
 
 
@@ -116,9 +117,11 @@ def solution(exercise: Exercise) -> str:
 
 
 def workspace_of(exercise: Exercise) -> list[Path]:
-    """The learner's files of an exercise. Raises `Failed` when one is missing."""
+    """The learner's files of an exercise. Raises `CourseError` when one is missing."""
     paths = [WORKSPACE / file for file in exercise.files]
     for path in paths:
         if not path.exists():
-            raise Failed(f"{path.relative_to(ROOT)} is gone. Begin again with: make exercise-{exercise.slug}")
+            raise CourseError(
+                f"{path.relative_to(ROOT)} is gone. Begin again with: make exercise-{exercise.slug}"
+            )
     return paths

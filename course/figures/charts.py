@@ -3,7 +3,7 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from course.figures.colours import FAINT, FULL, INK, MUTED, TINT
+from course.figures.colours import FAINT, FILL_COLOURS, INK, LINE_COLOURS, MUTED
 from course.figures.records import Bars, Record, Timeline, number
 
 WIDTH, LETTER = 8.0, 0.08  # inches: the width of the picture, and of a letter
@@ -40,7 +40,7 @@ def draw_bars(record: Bars, figure: Figure) -> None:
         axes.text(0, g * block + 0.6, group if several else "", weight="bold", va="center")
         for n, series in enumerate(record.series):
             y, end = rows.pop(0), series.values[g]
-            axes.barh(y, end, height=0.7, color=FULL[BARS[n]])
+            axes.barh(y, end, height=0.7, color=LINE_COLOURS[BARS[n]])
             text = number(end) + (f"  ({number(series.ratio[g])} x)" if series.ratio else "")
             if series.low and series.high:
                 end = max(end, series.high[g])
@@ -50,10 +50,12 @@ def draw_bars(record: Bars, figure: Figure) -> None:
             axes.annotate(text, (end, y), (5, 0), textcoords="offset points", va="center")
         if record.target:
             ends = (g * block + several, (g + 1) * block - 0.1)
-            axes.plot([record.target.values[g]] * 2, ends, color=FULL["red"], linewidth=1.6, linestyle="--")
+            axes.plot(
+                [record.target.values[g]] * 2, ends, color=LINE_COLOURS["red"], linewidth=1.6, linestyle="--"
+            )
     if record.target:
         note, place = f"- - {record.target.label}", ("axes fraction", "offset points")
-        axes.annotate(note, (1, 0), (0, -22), *place, color=FULL["red"], ha="right", va="top")
+        axes.annotate(note, (1, 0), (0, -22), *place, color=LINE_COLOURS["red"], ha="right", va="top")
 
 
 def draw_timeline(record: Timeline, figure: Figure) -> None:
@@ -70,14 +72,14 @@ def draw_timeline(record: Timeline, figure: Figure) -> None:
         width = ((span.end or span.start) - span.start) * second
         inside = span.end is not None and len(span.label or "") * LETTER < width
         if span.end is None:
-            axes.plot([span.start], [y], marker="D", markersize=6, color=FULL[span.tone])
+            axes.plot([span.start], [y], marker="D", markersize=6, color=LINE_COLOURS[span.tone])
         else:
-            bar = axes.barh(y, span.end - span.start, 0.7, span.start, color=TINT[span.tone])
-            bar[0].set_edgecolor(FULL[span.tone])
+            bar = axes.barh(y, span.end - span.start, 0.7, span.start, color=FILL_COLOURS[span.tone])
+            bar[0].set_edgecolor(LINE_COLOURS[span.tone])
         x = span.start + (width / 2 if inside else width + 0.08) / second
         axes.text(x, y, span.label or "", va="center", ha="center" if inside else "left")
     for n, mark in enumerate(marks):
-        axes.axvline(mark.start, color=FULL["red"], linewidth=1.4, linestyle="--", zorder=0.9)
+        axes.axvline(mark.start, color=LINE_COLOURS["red"], linewidth=1.4, linestyle="--", zorder=0.9)
         y = -0.3 - 0.48 * (len(marks) - 1 - n)
         before = mark.start * second + len(mark.label or "") * LETTER > WIDTH - left - 0.3
         axes.text(mark.start, y, mark.label or "", va="center", ha="right" if before else "left")

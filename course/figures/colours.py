@@ -17,6 +17,6 @@ DARK = [pair.split(":") for pair in (*INKS, *(pair for tone in TONES.values() fo
 
 INK, MUTED, FAINT = (pair[:7] for pair in INKS)
 
-TINT = {"frame": "none"} | {tone: pair[0][:7] for tone, pair in TONES.items()}
+FILL_COLOURS = {"frame": "none"} | {tone: pair[0][:7] for tone, pair in TONES.items()}
 
-FULL = {"frame": MUTED} | {tone: pair[1][:7] for tone, pair in TONES.items()}
+LINE_COLOURS = {"frame": MUTED} | {tone: pair[1][:7] for tone, pair in TONES.items()}

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from course.figures.charts import WIDTH
-from course.figures.colours import FULL, MUTED, TINT
+from course.figures.colours import FILL_COLOURS, LINE_COLOURS, MUTED
 from course.figures.records import Graph, Layers, Record, number
 
 
@@ -21,7 +21,9 @@ def _canvas(figure: Figure, record: Record, height: float) -> Axes:
 
 def _box(axes: Axes, x: float, y: float, width: float, height: float, tone: str) -> None:
     shape = FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0,rounding_size=0.07", linewidth=1.2)
-    shape.set(facecolor=TINT[tone], edgecolor=FULL[tone], linestyle="--" if tone == "frame" else "-")
+    shape.set(
+        facecolor=FILL_COLOURS[tone], edgecolor=LINE_COLOURS[tone], linestyle="--" if tone == "frame" else "-"
+    )
     axes.add_patch(shape)
 
 
@@ -36,7 +38,7 @@ def draw_layers(record: Layers, figure: Figure) -> None:
         axes.text(0.25, middle + 0.1, layer.note or "", va="center")
         if layer.size is not None:
             end = 0.15 + (width - 0.1) * layer.size / biggest
-            axes.plot([0.15, end], [top + row - 0.1] * 2, color=FULL[layer.tone])
+            axes.plot([0.15, end], [top + row - 0.1] * 2, color=LINE_COLOURS[layer.tone])
             axes.text(width - 0.05, middle, f"{number(layer.size)} {record.unit}", ha="right", va="center")
 
 

@@ -37,7 +37,7 @@ def problems(root: Path = ROOT) -> list[str]:
 
 
 def _stale(path: Path) -> str | None:
-    """What is wrong with a record or its picture; None when nothing is."""
+    """A sentence about what is wrong with a record or its picture; None if nothing is wrong."""
     picture = path.with_suffix(".svg")
     try:
         record = load(path.stem, path.parent)

@@ -20,13 +20,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from course.errors import Failed
+from course.errors import CourseError
 
 Tone = Literal["plain", "blue", "orange", "green", "purple", "red", "frame"]
-Line = Annotated[str, Field(pattern=r"^[^\n\r|<>\[\]]+$")]  # no character that is markup in a page
+PlainText = Annotated[str, Field(pattern=r"^[^\n\r|<>\[\]]+$")]  # no character that is markup in a page
 
 
-class BadRecord(Failed, ValueError):
+class BadRecord(CourseError, ValueError):
     """A record does not validate, or a page refers to something that no record has."""
 
 
@@ -35,21 +35,21 @@ class RecordModel(BaseModel):
 
 
 class Measured(RecordModel):
-    how: Line
-    on: Line
+    how: PlainText
+    on: PlainText
     when: date
-    versions: dict[Line, Line]
+    versions: dict[PlainText, PlainText]
 
 
-class Base(RecordModel):
-    title: Line
-    alt: Line
+class FigureRecord(RecordModel):
+    title: PlainText
+    alt: PlainText
     measured: Measured | None = None
     values: dict[str, float] = {}
 
 
 class Series(RecordModel):
-    name: Line
+    name: PlainText
     values: list[float]
     low: list[float] = []
     high: list[float] = []
@@ -57,14 +57,14 @@ class Series(RecordModel):
 
 
 class TargetLine(RecordModel):
-    label: Line
+    label: PlainText
     values: list[float]
 
 
-class Bars(Base):
+class Bars(FigureRecord):
     kind: Literal["bars"]
-    unit: Line
-    groups: Annotated[list[Line], Field(min_length=1)]
+    unit: PlainText
+    groups: Annotated[list[PlainText], Field(min_length=1)]
     series: Annotated[list[Series], Field(min_length=1, max_length=6)]
     target: TargetLine | None = None
 
@@ -80,38 +80,38 @@ class Bars(Base):
 class Span(RecordModel):
     start: float
     end: float | None = None
-    label: Line | None = None
+    label: PlainText | None = None
     tone: Tone = "blue"
 
 
 class Lane(RecordModel):
-    name: Line
+    name: PlainText
     spans: list[Span]
 
 
-class Timeline(Base):
+class Timeline(FigureRecord):
     kind: Literal["timeline"]
     lanes: Annotated[list[Lane], Field(min_length=1)]
     marks: list[Span] = []
 
 
 class Layer(RecordModel):
-    label: Line
+    label: PlainText
     size: float | None = None
-    note: Line | None = None
+    note: PlainText | None = None
     tone: Tone = "blue"
 
 
-class Layers(Base):
+class Layers(FigureRecord):
     kind: Literal["layers"]
-    unit: Line = "MB"
+    unit: PlainText = "MB"
     layers: Annotated[list[Layer], Field(min_length=1)]
 
 
 class Box(RecordModel):
     id: str
-    title: Line
-    rows: list[Line] = []
+    title: PlainText
+    rows: list[PlainText] = []
     at: tuple[float, float]
     size: tuple[float, float]
     tone: Tone = "plain"
@@ -120,12 +120,12 @@ class Box(RecordModel):
 class Arrow(RecordModel):
     source: str = Field(alias="from")
     target: str = Field(alias="to")
-    label: Line | None = None
+    label: PlainText | None = None
     at: float = 0.5
     dashed: bool = False
 
 
-class Graph(Base):
+class Graph(FigureRecord):
     kind: Literal["graph"]
     boxes: Annotated[list[Box], Field(min_length=1)]
     arrows: list[Arrow] = []

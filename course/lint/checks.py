@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from course.errors import Failed
+from course.errors import CourseError
 from course.exercises.format import exercises
 from course.figures import files
 from course.lint.imports import undeclared_imports
@@ -39,7 +39,7 @@ def commands() -> list[list[str]]:
     ]
 
 
-def pages() -> list[str]:
+def page_problems() -> list[str]:
     """Pages that break the format, or whose listings differ from the code."""
     found = []
     for path in sorted((ROOT / "docs").glob("**/*.md")):
@@ -58,7 +58,7 @@ def pages() -> list[str]:
     return found
 
 
-def settings() -> list[str]:
+def unparsable_config_files() -> list[str]:
     """YAML and JSON files without a schema that do not parse."""
     found = []
     for pattern in ("research-agent/**/*.yml", "tools/**/*.yml", "tools/**/*.json", ".devcontainer/*.json"):
@@ -77,13 +77,13 @@ def broken_exercises() -> list[str]:
         try:
             for exercise in exercises():
                 exercise.put_into(Path(folder) / exercise.slug)
-        except (Failed, ValueError) as bad:
+        except (CourseError, ValueError) as bad:
             found.append(f"exercises: {bad}")
     return found
 
 
-def addresses() -> list[str]:
-    """Lock files that name a package index: a learner may use another one."""
+def lock_files_with_index_url() -> list[str]:
+    """Lock files must not name a package index, because a learner may use another one."""
     locks = sorted([*ROOT.glob("requirements/*.txt"), *ROOT.glob("*/requirements.txt")])
     return [
         f"{lock.relative_to(ROOT)}: names a package index; run `make lock`"
@@ -99,5 +99,6 @@ def lint() -> list[str]:
         run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if run.returncode:
             found.append((run.stdout + run.stderr).strip() or f"{Path(command[0]).name} failed")
-    found += settings() + pages() + broken_exercises() + addresses() + undeclared_imports()
+    found += unparsable_config_files() + page_problems() + broken_exercises()
+    found += lock_files_with_index_url() + undeclared_imports()
     return found + files.problems()

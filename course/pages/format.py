@@ -24,7 +24,7 @@ from markdown_it.token import Token
 from mdit_py_plugins.front_matter import front_matter_plugin
 
 from course.engines import ENGINES
-from course.errors import Failed
+from course.errors import CourseError
 from course.paths import ROOT
 
 KINDS = ("prose", "run", "server", "output", "listing", "online")
@@ -33,7 +33,7 @@ NEEDS = re.compile(r" needs=(?P<engine>[\w-]+)$")
 MARKDOWN = MarkdownIt("commonmark").use(front_matter_plugin)
 
 
-class BadPage(Failed):
+class BadPage(CourseError):
     """A page breaks the format; the message names the page and the line."""
 
 

@@ -13,18 +13,18 @@ from typing import IO
 from rich.console import Console
 
 from course import engines, models
-from course.errors import Failed
+from course.errors import CourseError
 from course.pages.format import Block, Page
 from course.pages.outputs import matches
 from course.paths import ROOT
 from course.ports import port_of, port_owner, require_free
 from course.processes import Processes, wait_ready
 
-COMMAND_SECONDS = 300
+COMMAND_SECONDS = 300  # the longest time that one command may take
 CONTAINERS_GRACE = 90  # seconds for a page's exit trap to stop containers, each of which may drain
-END = "\x1e"  # the record separator, printed after each command; no command of a page prints it
-# Commands that only the offline model understands. ${MODEL_NAME/%offline/offline?tps=15} is not one of them:
-# it changes the name of no other model.
+COMMAND_END = "\x1e"  # the record separator, printed after each command; no command of a page prints it
+# Matches commands that work with the offline model only. It does not match
+# ${MODEL_NAME/%offline/offline?tps=15}, which leaves the name of any other model as it is.
 OFFLINE_ONLY = re.compile(r"['\"=]offline\?|/debug/")
 EXECUTED = ("run", "server", "output")
 
@@ -45,14 +45,14 @@ class Lesson:
         self.shell = processes.start(
             shell, env=model.env, cwd=ROOT, stdin=subprocess.PIPE, output=subprocess.PIPE
         )
-        self.printed: str | None = ""  # by the last command; None when it was left out
+        self.printed: str | None = ""  # by the last command; None when it was skipped
         self.commands = 0
         needs = {block.needs for block in page.blocks if block.needs} - set(page.needs)
         self.lacking = {each.name: each for each in engines.missing(needs)} if needs else {}
-        self.left_out = 0  # steps whose engine is missing
+        self.skipped_steps = 0  # steps whose engine is missing
 
     def run(self) -> None:
-        """Run every block in order. Raises `Failed` at the first whose result differs from the page."""
+        """Run every block in order. Raises `CourseError` at the first whose result differs from the page."""
         blocks = self.page.blocks
         for index, block in enumerate(blocks):
             if not self.model.comparable and block.kind in EXECUTED and OFFLINE_ONLY.search(block.text):
@@ -64,9 +64,9 @@ class Lesson:
             after = blocks[index + 1].kind if index + 1 < len(blocks) else ""
             match block.kind:
                 case "prose":
-                    self.tell(block, before in EXECUTED, after in EXECUTED)
+                    self.show_prose(block, before in EXECUTED, after in EXECUTED)
                 case "run" | "server" if block.needs in self.lacking:
-                    self.leave_out(block)
+                    self.skip(block)
                 case "run":
                     self.command(block)
                 case "server":
@@ -74,7 +74,7 @@ class Lesson:
                 case "output":
                     self.compare(block)
 
-    def tell(self, block: Block, first: bool, last: bool) -> None:
+    def show_prose(self, block: Block, first: bool, last: bool) -> None:
         """Show the paragraph after the last output and that before the next command, with headings."""
         text = re.sub(r"<!--.*?-->\n?", "", block.text, flags=re.DOTALL)
         parts = re.split(r"\n\n+", text.strip())
@@ -102,35 +102,35 @@ class Lesson:
         typed = "$ " + block.text.strip().replace("\n", "\n  ")
         self.console.print(typed, style="bold cyan", markup=False, soft_wrap=True)
 
-    def type(self, block: Block) -> None:
+    def show_command(self, block: Block) -> None:
         self.echo(block)
         if os.environ.get("STEP") and self.console.is_terminal:
             self.console.input("[dim]Enter runs it ...[/dim]")
 
-    def leave_out(self, block: Block) -> None:
+    def skip(self, block: Block) -> None:
         """Show a step that this machine cannot run, and say which engine is missing."""
         self.echo(block)
-        told = f"Not run: {self.lacking[block.needs].advice}\n"
-        self.console.print(told, style="yellow", markup=False, soft_wrap=True)
-        self.left_out += 1
+        message = f"Not run: {self.lacking[block.needs].missing_message}\n"
+        self.console.print(message, style="yellow", markup=False, soft_wrap=True)
+        self.skipped_steps += 1
         if block.kind == "run":
             self.printed = None
 
-    def tick(self, began: float) -> None:
+    def print_duration(self, began: float) -> None:
         self.console.print(f"[green]✓[/green] [dim]{time.monotonic() - began:.2f} s[/dim]\n")
 
     def command(self, block: Block) -> None:
-        self.type(block)
+        self.show_command(block)
         self.model.wait()
         began = time.monotonic()
         assert self.shell.stdin
         try:
             self.shell.stdin.write(f"{{ {block.text}\n}} </dev/null; printf '\\036'\n")
         except BrokenPipeError:
-            raise Failed(self.where(block, "the page's shell has ended")) from None
+            raise CourseError(self.failure_message(block, "the page's shell has ended")) from None
         self.printed = self.read_until_done(block)
         self.commands += 1
-        self.tick(began)
+        self.print_duration(began)
 
     def read_until_done(self, block: Block) -> str:
         """Print the command's output as it comes; returns all of it when the command has ended."""
@@ -138,7 +138,7 @@ class Lesson:
         pipe = self.shell.stdout.fileno()
         deadline = time.monotonic() + COMMAND_SECONDS
         output = b""
-        while not output.endswith(END.encode()):
+        while not output.endswith(COMMAND_END.encode()):
             waiting = (
                 self.console.status(f"waiting for {block.text.split()[0]} ...")
                 if not output
@@ -147,23 +147,27 @@ class Lesson:
             with waiting:
                 ready, _, _ = select.select([pipe], [], [], deadline - time.monotonic())
             if not ready:
-                raise Failed(self.where(block, f"the command did not end within {COMMAND_SECONDS} s"))
+                raise CourseError(
+                    self.failure_message(block, f"the command did not end within {COMMAND_SECONDS} s")
+                )
             piece = os.read(pipe, 65536)
             if not piece:
                 self.finish_line(output)
-                raise Failed(self.where(block, f"the command failed with exit code {self.shell.wait()}"))
+                raise CourseError(
+                    self.failure_message(block, f"the command failed with exit code {self.shell.wait()}")
+                )
             output += piece
-            sys.stdout.write(piece.decode("utf-8", "replace").replace(END, ""))
+            sys.stdout.write(piece.decode("utf-8", "replace").replace(COMMAND_END, ""))
             sys.stdout.flush()
-        self.finish_line(output.rstrip(END.encode()))
-        return output.decode("utf-8", "replace").rstrip(END)
+        self.finish_line(output.rstrip(COMMAND_END.encode()))
+        return output.decode("utf-8", "replace").rstrip(COMMAND_END)
 
     def finish_line(self, output: bytes) -> None:
         if output and not output.endswith(b"\n"):
             print(flush=True)
 
     def server(self, block: Block) -> None:
-        self.type(block)
+        self.show_command(block)
         began = time.monotonic()
         port = port_of(block.argument)
         if port in self.servers:  # this page has started it before, and now starts it in another way
@@ -175,23 +179,23 @@ class Lesson:
         with self.console.status(f"waiting for {block.argument} ..."):
             try:
                 wait_ready(process, block.argument)
-            except Failed as failure:
-                raise Failed(self.where(block, str(failure))) from None
+            except CourseError as failure:
+                raise CourseError(self.failure_message(block, str(failure))) from None
         self.servers[port] = process
         assert self.shell.stdin
         self.shell.stdin.write(f"SERVER_PID={process.pid}\n")
         self.commands += 1
-        self.tick(began)
+        self.print_duration(began)
 
     def compare(self, block: Block) -> None:
         if self.printed is not None and self.model.comparable and not matches(block.text, self.printed):
-            raise Failed(self.where(block, f"the page expects other output:\n{block.text}"))
+            raise CourseError(self.failure_message(block, f"the page expects other output:\n{block.text}"))
 
-    def where(self, block: Block, what: str) -> str:
+    def failure_message(self, block: Block, what: str) -> str:
         self.log.seek(0)
         log = self.log.read()[-2000:]
-        told = f"{self.page.name}:{block.line}: {what}"
-        return f"{told}\nThe servers' last output:\n{log}" if log else told
+        message = f"{self.page.name}:{block.line}: {what}"
+        return f"{message}\nThe servers' last output:\n{log}" if log else message
 
 
 def run_lesson(page: Page, console: Console) -> None:
@@ -200,7 +204,7 @@ def run_lesson(page: Page, console: Console) -> None:
     console.rule(f"Lesson {page.number}: {page.title}")
     grace = CONTAINERS_GRACE if "docker" in page.engines else 5
     with tempfile.TemporaryFile("w+") as log, Processes(grace) as processes:
-        model = models.choose(processes, log, page.starts_model)
+        model = models.choose_model(processes, log, page.starts_model)
         console.print(f"{model.notice}\n", style="dim", highlight=False)
         lesson = Lesson(page, console, processes, model, log)
         try:
@@ -213,9 +217,11 @@ def run_lesson(page: Page, console: Console) -> None:
                 keep(lesson)
     seconds = time.monotonic() - began
     console.print(f"[green]✓[/green] Lesson {page.number} done: {lesson.commands} steps in {seconds:.1f} s.")
-    if lesson.left_out:
-        console.print(f"Steps that were not run: {lesson.left_out} (missing: {', '.join(lesson.lacking)}).")
-    console.print(f"Read {page.name} beside {' and '.join(page.files) or 'your own'}.")
+    if lesson.skipped_steps:
+        console.print(
+            f"Steps that were not run: {lesson.skipped_steps} (missing: {', '.join(lesson.lacking)})."
+        )
+    console.print(f"Read {page.name} beside {' and '.join(page.files) or 'your own program'}.")
 
 
 def keep(lesson: Lesson) -> None:

@@ -12,11 +12,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from offline_model.api.app import RequestIDMiddleware
 
-SHUTDOWN_SECONDS = 1
+SHUTDOWN_SECONDS = 1  # for responses in progress, after a signal
 
 
-class Protocol(HttpToolsProtocol):
-    """Lets a route close its connection, which ASGI has no message for."""
+class ClosableProtocol(HttpToolsProtocol):
+    """Give routes a function that closes the connection. ASGI has no message for that."""
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -61,7 +61,7 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(app: RequestIDMiddleware, listener: socket.socket) -> None:
     config = Config(
         app,
-        http=Protocol,
+        http=ClosableProtocol,
         ws="none",
         lifespan="off",
         interface="asgi3",

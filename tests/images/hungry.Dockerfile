@@ -1,4 +1,4 @@
-# fails: needs_little
+# fails: runs_in_256_mb
 # says: With 256 MB and half a processor it is killed because it uses too much memory.
 FROM research-agent:latest
 COPY <<EOF /app/start.py

@@ -1,4 +1,4 @@
-# fails: holds_only_what_runs
+# fails: contains_no_build_leftovers
 # says: The image holds /root/.cache/pip/wheel; a running agent needs none of it.
 FROM research-agent:latest
 USER 0

@@ -17,7 +17,7 @@ def require(name: str) -> str:
     engine = engines.find(name)
     if engine.version() and (program := engine.program()):
         return program
-    raise (pytest.fail if os.environ.get("CI") else pytest.skip).Exception(engine.advice)
+    raise (pytest.fail if os.environ.get("CI") else pytest.skip).Exception(engine.missing_message)
 
 
 def build_own(image: images.Image, root: Path) -> str:

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from course.errors import Failed
+from course.errors import CourseError
 from course.processes import Processes, wait_listening, wait_ready
 
 HUNG = "offline?fault=hang"
@@ -39,9 +39,9 @@ def start_server(
     try:
         url = wait_listening(process)
         wait_ready(process, f"{url}/health")
-    except Failed as failure:
+    except CourseError as failure:
         said = log.read_text()
-        told = Failed(f"{failure} Its last output: {' '.join(said.split()[-40:])}")
+        told = CourseError(f"{failure} Its last output: {' '.join(said.split()[-40:])}")
         told.add_note(said)
         raise told from None
     server = Server(url)

@@ -64,8 +64,8 @@ def prepare_calls(reply: Reply, request_id: str, limit: int | None, prompt_token
     return Answer(None, calls, tokens, finish_reason, usage_of(prompt_tokens, sum(map(len, tokens))))
 
 
-def repeat(reply: Reply, count: int) -> Reply:
-    """The same text again and again, up to so many tokens."""
+def repeat_text(reply: Reply, count: int) -> Reply:
+    """Repeat the reply's text until it has `count` tokens (for the fault `long`)."""
     tokens = split_tokens(f"{reply.text or 'On and on.'}\n\n")
     return Reply("".join(islice(cycle(tokens), count)))
 

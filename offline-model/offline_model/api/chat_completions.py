@@ -25,7 +25,7 @@ Scope = MutableMapping[str, Any]
 
 
 class ChatCompletions:
-    """An ASGI endpoint and not a function, because it must notice a client that leaves while it waits."""
+    """An ASGI endpoint instead of a Starlette function, to detect a client disconnect while it waits."""
 
     def __init__(self, corpus: Corpus, log: CallLog) -> None:
         self.corpus = corpus
@@ -86,11 +86,14 @@ class ChatCompletions:
         except (InvalidSchema, UnusableSchema) as problem:
             raise errors.from_schema_error(problem, request) from None
         if options.fault == "long":
-            reply = answers.repeat(reply, options.tokens)
+            reply = answers.repeat_text(reply, options.tokens)
         return answers.prepare(request, reply, identity)
 
     def delivery_options(self, model: str, call: LoggedCall) -> faults.DeliveryOptions:
-        """The options of the header X-Offline, else of the model's name, which is checked in any case."""
+        """Return the options in the header X-Offline, or else those in the model name.
+
+        The model name is always validated.
+        """
         try:
             options = faults.parse_model_name(model)
         except faults.InvalidOptions as problem:
@@ -104,7 +107,7 @@ class ChatCompletions:
                     options = faults.parse_options(value.decode("latin-1"))
                 except faults.InvalidOptions as problem:
                     raise errors.bad_request(f"Invalid header X-Offline: {problem}.", "X-Offline") from None
-        if options.fault and not self.log.is_fault_due(name, options.every):
+        if options.fault and not self.log.count_call(name, options.every):
             return options.model_copy(update={"fault": None})
         return options
 

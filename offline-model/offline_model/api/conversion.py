@@ -48,7 +48,10 @@ def to_tool(tool: FunctionTool) -> Tool:
 
 
 def to_turns(messages: list[ChatMessage]) -> list[Turn]:
-    """The messages; calls and results that smolagents writes as text become calls and results."""
+    """Convert messages to turns.
+
+    Tool calls and tool results that smolagents writes as plain text are recognised as such.
+    """
     turns: list[Turn] = []
     for turn in map(to_turn, messages):
         before = turns[-1] if turns else turn

@@ -19,7 +19,7 @@ def encode_completion(answer: Answer, head: dict[str, Any]) -> bytes:
 
 
 def first_tokens(body: bytes, answer: Answer, count: int) -> bytes:
-    """The beginning of a body: up to so many tokens of the text, or of the first call's arguments."""
+    """The beginning of a body: up to `count` tokens of the text, or of the first call's arguments."""
     kept = "".join(answer.tokens[0][:count])
     mark = b'"arguments":"' if answer.calls else b'"content":"'
     return body[: body.find(mark) + len(mark) + len(json.dumps(kept, ensure_ascii=False).encode()) - 2]

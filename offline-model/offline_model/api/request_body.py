@@ -6,8 +6,8 @@ from offline_model.api.errors import ApiError
 from offline_model.delivery.disconnect import ClientDisconnected, Receive
 
 MAX_BYTES = 4 * 1024 * 1024
-READ_SECONDS = 10.0
-DISCARD_SECONDS = 1.0
+READ_SECONDS = 10.0  # for the whole body to arrive
+DISCARD_SECONDS = 1.0  # for reading what a client still sends after an error
 
 
 async def read(receive: Receive, headers: list[tuple[bytes, bytes]]) -> bytes:

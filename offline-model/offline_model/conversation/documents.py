@@ -15,9 +15,9 @@ INJECTED_INSTRUCTION = re.compile(
     re.IGNORECASE,
 )
 CONTENT_KEYS = ("snippet", "content", "text", "body", "summary", "description", "abstract", "answer")
-PLACE_KEYS = ("url", "link", "href", "source", "place")
+LOCATION_KEYS = ("url", "link", "href", "source", "place")
 TITLE_KEYS = ("title", "name", "heading")
-# Only so much of a result is read, so that a huge one does not block other requests.
+# The part of a result that is read, so that a huge one does not block other requests.
 MAX_CHARACTERS, MAX_DOCUMENTS = 20_000, 50
 LIST_KEYS = ("results", "items", "documents", "hits", "data", "organic", "sources")
 
@@ -25,7 +25,7 @@ LIST_KEYS = ("results", "items", "documents", "hits", "data", "organic", "source
 @dataclass(frozen=True)
 class Document:
     title: str
-    place: str  # a URL, or a file of the course
+    location: str  # a URL, or a file of the course
     sentences: list[str]
 
 
@@ -60,10 +60,12 @@ def text_document(result: ToolResult) -> list[Document]:
 
 
 def to_document(value: dict[str, Any]) -> Document | None:
-    content, place = first_text(value, CONTENT_KEYS), first_text(value, PLACE_KEYS)
-    if not content or not (place or first_text(value, TITLE_KEYS)):
+    content, location = first_text(value, CONTENT_KEYS), first_text(value, LOCATION_KEYS)
+    if not content or not (location or first_text(value, TITLE_KEYS)):
         return None
-    return Document(strip_markup(first_text(value, TITLE_KEYS)) or place, place, clean_sentences(content))
+    return Document(
+        strip_markup(first_text(value, TITLE_KEYS)) or location, location, clean_sentences(content)
+    )
 
 
 def first_text(value: dict[str, Any], keys: tuple[str, ...]) -> str:
@@ -71,7 +73,10 @@ def first_text(value: dict[str, Any], keys: tuple[str, ...]) -> str:
 
 
 def clean_sentences(text: str) -> list[str]:
-    """The sentences of a text from outside, without instructions; a snippet that breaks off is one, too."""
+    """The sentences of an untrusted text, without injected instructions.
+
+    A snippet that ends in mid-sentence counts as a sentence.
+    """
     found = [
         sentence
         for block in text[:MAX_CHARACTERS].splitlines()

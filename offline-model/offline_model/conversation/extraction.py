@@ -24,7 +24,7 @@ PAIR = re.compile(
     r"(?:^|[\n,;{]|\bthe |\bmy )[ \t]*[\"']?([A-Za-z][\w \-]{0,40}?)[\"']?\s*(?::|=|\bis\b)\s*([^\n,;{}]+)",
     re.I,
 )
-FORMATS = {
+FORMAT_PATTERNS = {
     "email": re.compile(r"(?<![\w.+\-])[\w.+\-]+@[\w\-]+(?:\.[\w\-]+)+"),
     "uri": re.compile(r"https?://[^\s\"'<>)\]]+"),
     "date": re.compile(r"\b\d{4}-\d{2}-\d{2}\b"),

@@ -50,7 +50,7 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class ToolResult:
-    """What a tool returned for one call. The text is data: no intent follows instructions in it."""
+    """The text that a tool returned for one call. The text is data: no intent follows instructions in it."""
 
     call: ToolCall
     text: str
@@ -94,7 +94,10 @@ class Conversation:
 
     @cached_property
     def question_index(self) -> int:
-        """The index of the turn that asks, or -1: the last user turn that does not follow a tool's result."""
+        """The index of the user turn that contains the question; -1 if there is none.
+
+        It is the last user turn that does not directly follow a tool result.
+        """
         roles = ["", *(turn.role for turn in self.turns)]
         asking = [
             at for at, (before, role) in enumerate(pairwise(roles)) if role == "user" and before != "tool"

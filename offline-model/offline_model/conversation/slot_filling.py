@@ -6,7 +6,7 @@ from typing import Any
 
 from offline_model.conversation.documents import Document
 from offline_model.conversation.extraction import (
-    FORMATS,
+    FORMAT_PATTERNS,
     NUMBER,
     Number,
     asides_in,
@@ -23,7 +23,7 @@ from offline_model.conversation.messages import Conversation, parse_json
 from offline_model.corpus.stemming import stems
 from offline_model.json_schema.merging import Schema
 
-# Regular expressions search only so much of a conversation.
+# The part of a conversation that regular expressions search.
 MAX_CHARACTERS = 50_000
 # Separates the items of a list in a question.
 LIST_SEPARATOR = re.compile(r"\s*(?:[,;]\s*and\b|[,;\n]|\band\b)\s*")
@@ -42,8 +42,9 @@ DETAIL_FIELDS = frozenset(stems("description details notes about summary comment
 class SlotValues:
     """The source of values for `json_schema.generator`.
 
-    With `generous`, fields that the conversation does not mention get values from the documents. `answer` is
-    the answer as text, if there is one. With an `item` of a list in the question, only its words count.
+    `fill_from_documents`: fields that the conversation does not mention get values from the documents.
+    `answer`: the answer as text, if there is one.
+    `item`: one item of a list in the question; values are then taken from its words only.
     """
 
     def __init__(
@@ -51,11 +52,12 @@ class SlotValues:
         conversation: Conversation,
         documents: list[Document],
         *,
-        generous: bool,
+        fill_from_documents: bool,
         answer: str = "",
         item: str = "",
     ) -> None:
-        self.conversation, self.documents, self.generous = conversation, documents, generous
+        self.conversation, self.documents = conversation, documents
+        self.fill_from_documents = fill_from_documents
         self.answer, self.item = answer, item
         self.question = item or conversation.question
         self.results = [] if item else [result.text for result in conversation.results]
@@ -65,13 +67,15 @@ class SlotValues:
         self.order: dict[str, int] = {}
         self.seed = conversation.seed
 
-    def things(self) -> list["SlotValues"]:
-        """The values for each item, when the question lists several."""
+    def listed_items(self) -> list["SlotValues"]:
+        """One source of values for each item of a list in the question; empty if the question has no list."""
         listed = self.question.rpartition(": ")[2] if not self.item else ""
         parts = [part for part in LIST_SEPARATOR.split(listed.strip(" \n.?!")) if part]
         if len(parts) < 2 or any(len(part.split()) > MAX_WORDS_OF_ITEM for part in parts):
             return []
-        for_item = partial(SlotValues, self.conversation, self.documents, generous=self.generous)
+        for_item = partial(
+            SlotValues, self.conversation, self.documents, fill_from_documents=self.fill_from_documents
+        )
         return [for_item(item=part) for part in parts]
 
     def texts(self, name: str, schema: Schema) -> list[str]:
@@ -80,7 +84,7 @@ class SlotValues:
             found.insert(0, self.answer)
         if self.item:
             found.append(subject_of(self.item))
-        if self.generous or not found:
+        if self.fill_from_documents or not found:
             found += self.from_documents(name, schema)
         return list(dict.fromkeys(text for text in found if text))
 
@@ -88,7 +92,7 @@ class SlotValues:
         """Values in the question for a field of this name, description and format."""
         kind = set(stems(name))
         about = kind | (set(stems(str(schema.get("description", "")))) if not kind & QUERY_FIELDS else set())
-        pattern = FORMATS.get(schema.get("format", ""))
+        pattern = FORMAT_PATTERNS.get(schema.get("format", ""))
         if pattern is not None:
             return pattern.findall(self.text)
         if kind & FORMULA_FIELDS and (found := expressions_in(self.question)):
@@ -117,7 +121,7 @@ class SlotValues:
         if kind & TITLE_FIELDS:
             return [best.title]
         if kind & URL_FIELDS:
-            return [document.place for document in self.documents]
+            return [document.location for document in self.documents]
         if kind & ANSWER_FIELDS:
             return [self.answer or " ".join(best.sentences[:3]), *best.sentences]
         about = set(stems(f"{name} {schema.get('description', '')}"))
@@ -168,7 +172,7 @@ class SlotValues:
         first = [each for each in options if str(each).lower() in stated]
         return first + [each for each in options if f" {' '.join(stems(str(each)))} " in words]
 
-    def truths(self, name: str, schema: Schema) -> list[bool]:
+    def booleans(self, name: str, schema: Schema) -> list[bool]:
         for value in self.stated_values(name):
             if value.lower() in {"true", "yes", "on", "false", "no", "off"}:
                 return [value.lower() in {"true", "yes", "on"}]
@@ -176,9 +180,9 @@ class SlotValues:
         negated = re.search(r"\b(?:not|no|never|without|don't)\b", self.question, re.IGNORECASE)
         return [bool(mentioned) and not negated]
 
-    def wants(self, name: str, schema: Schema) -> bool:
+    def should_fill(self, name: str, schema: Schema) -> bool:
         """Whether to fill an optional field."""
-        if self.generous or self.stated_values(name):
+        if self.fill_from_documents or self.stated_values(name):
             return True
         branches = [schema, *schema.get("anyOf", []), *schema.get("oneOf", [])]
         return any(self.is_mentioned(name, each) for each in branches if isinstance(each, dict))

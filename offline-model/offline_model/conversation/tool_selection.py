@@ -9,7 +9,7 @@ from offline_model.corpus.stemming import stems
 
 SEARCH_WORDS = frozenset(stems("search lookup retrieve find wiki wikipedia web internet knowledge browse"))
 ANSWER_WORDS = frozenset(stems("final answer respond response reply submit finish conclude done output"))
-# Words that stand in the names of most tools and tell none from another.
+# Words that occur in many tool names and do not distinguish tools.
 GENERIC_WORDS = frozenset(stems("get tool function my run call do make set fetch return input value data"))
 
 
@@ -19,7 +19,7 @@ def is_named(tool: Tool, question: str) -> bool:
 
 
 def is_relevant(tool: Tool, question: str) -> bool:
-    """Whether question and tool share a telling word, or the question has arithmetic for a calculator."""
+    """Whether question and tool share a word that is not generic, or a calculator fits its arithmetic."""
     if is_search_tool(tool):
         return False
     asked = set(terms(question))
@@ -45,7 +45,7 @@ def is_answer_tool(tool: Tool) -> bool:
 
 
 def can_fill_arguments(conversation: Conversation, tool: Tool) -> bool:
-    values = SlotValues(conversation, [], generous=False)
+    values = SlotValues(conversation, [], fill_from_documents=False)
     return all(values.has_value(name, tool.properties.get(name, {})) for name in tool.required)
 
 

@@ -15,8 +15,8 @@ TAG = re.compile(r"</?[a-zA-Z][^<>\n]*>|<!--[^<]*?-->")
 SENTENCE_END = re.compile(r"(?<=[.!?])([\"')\]]*)\s+(?=[\"'(“`/]?[A-Z0-9]|/[a-z])")
 ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|vs|cf|Mr|Dr|approx|resp|No|Fig)|\b[A-Z])\.$")
 FIELD_LIST = re.compile(r"^\s*(?:[:@.]|>>>|\.\.\.|\|)")
-# Remarks that say nothing to a reader who does not see the page.
-REMARK = re.compile(
+# Boilerplate that is useless outside its page, such as "New in version".
+BOILERPLATE = re.compile(
     r"^(?:(?:New|Changed) in version|Deprecated since|Copyright|Author|Thanks to|Written by|See |For more|"
     r"Added in)"
 )
@@ -74,7 +74,7 @@ def is_sentence(text: str) -> bool:
         whole
         and 12 <= len(text) <= MAX_LENGTH
         and SENTENCE_START.match(text) is not None
-        and not REMARK.match(text)
+        and not BOILERPLATE.match(text)
     )
 
 

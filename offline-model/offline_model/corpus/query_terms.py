@@ -6,10 +6,10 @@ from keyword import iskeyword
 
 from offline_model.corpus.stemming import stemmer, words_of
 
-# These say what a question is about only when nothing else in it does.
+# Verbs that count as terms only if the question has no other content words.
 WEAK_VERBS = frozenset("explain give know learn look make use understand work write".split())  # noqa: SIM905
 
-# These say how something is asked, not what about.
+# Words that do not name the subject of a question.
 STOP_WORDS = frozenset(
     """hey hi hello dear a about after again all also an and any are as ask at be because been before
     being both but by can could describe did do does doing don each else etc ever every explain few for
@@ -23,8 +23,10 @@ STOP_WORDS = frozenset(
     term terms question answer difference differ differs different compare compared versus vs
     between example examples python""".split()  # noqa: SIM905
 )
-# The words that tell a keyword of Python from the English word.
-SYNTAX = frozenset({"statement", "statements", "clause", "keyword", "loop", "loops", "block", "operator"})
+# After a Python keyword, one of these words shows that the keyword is meant, as in `with statement`.
+SYNTAX_WORDS = frozenset(
+    {"statement", "statements", "clause", "keyword", "loop", "loops", "block", "operator"}
+)
 
 DEFINITION = re.compile(
     r"^\W*(?:please |can you |could you )*"
@@ -45,7 +47,7 @@ def terms(text: str) -> list[str]:
     words = words_of(text)
     found = content_words(text) or [word for word in words if word in WEAK_VERBS]
     for word, following in pairwise(words):
-        if iskeyword(word) and following in SYNTAX:
+        if iskeyword(word) and following in SYNTAX_WORDS:
             # The language reference calls a for loop the for statement.
             found = [*(each for each in found if each not in {word, following}), word, "statement"]
     return list(dict.fromkeys(stemmer.stem(found)))

@@ -8,8 +8,15 @@ from offline_model.corpus.passage import Hit, TokenizedPassage
 from offline_model.corpus.query_terms import STOP_WORDS
 from offline_model.corpus.stemming import stems
 
-# Least coverage, by weight of terms: of a definition, of any answer, and of a heading that names the subject.
-FULL, ENOUGH, MOST, PART = 0.99, 0.55, 0.5, 0.4
+# Coverage is the share of the question's terms, by weight, that a text contains.
+# A definition covers the whole question; 0.99 allows for rounding.
+FULL_COVERAGE = 0.99
+# The least coverage of any other answer.
+MIN_ANSWER_COVERAGE = 0.55
+# The least coverage of a docstring's heading if the question gives only a part of its name.
+MIN_NAME_COVERAGE = 0.5
+# The least coverage of a heading whose passage answers a request for a definition by covering it in full.
+MIN_HEADING_COVERAGE = 0.4
 # How many sentences together have to cover the question.
 WINDOW = 3
 # How many sentences before and after the first one are searched for a missing term.
@@ -53,23 +60,31 @@ class Ranker:
         matched = sum(term in self.weights for term in passage.heading_terms)
         precision = matched / max(1, len(passage.heading_terms))
         in_library = passage.kind == "library"
-        # A docstring only explains what it is named for.
+        # A docstring is relevant only if the question contains a word of its module, class or function name.
         relevant = not in_library or heading > 0
         shares = [self.coverage(words) for words in passage.sentence_terms]
         if in_library:
             shares[0] = max(shares[0], heading)
         subjects = self.subject_scores(passage, shares) if relevant else [0.0]
         definition = max(subjects)
-        named = self.is_named(passage, heading) or (not in_library and min(heading, precision) >= FULL)
-        start = subjects.index(definition) if definition or named else self.opening(passage, shares, heading)
+        named = self.is_named(passage, heading) or (
+            not in_library and min(heading, precision) >= FULL_COVERAGE
+        )
+        start = (
+            subjects.index(definition)
+            if definition or named
+            else self.start_sentence(passage, shares, heading)
+        )
         order = self.sentence_order(passage, start)
         covered = self.coverage(
             passage.title_terms.union(*[passage.sentence_terms[at] for at in order[:WINDOW]])
         )
         if self.asks_definition:
-            answers = definition > 0 or (len(self.weights) > 1 and heading >= PART and covered >= FULL)
+            answers = definition > 0 or (
+                len(self.weights) > 1 and heading >= MIN_HEADING_COVERAGE and covered >= FULL_COVERAGE
+            )
         else:
-            answers = relevant and covered >= ENOUGH
+            answers = relevant and covered >= MIN_ANSWER_COVERAGE
         score = (3 * named + 2 * heading) * precision + covered + max(shares) + definition
         score += KIND_SCORE[passage.kind] - DOT_PENALTY * passage.title.count(".")
         return Hit(
@@ -86,7 +101,7 @@ class Ranker:
         whole, last = passage.title, passage.title.rpartition(".")[2]
         if whole in self.exact_names or ("." in whole and whole.lower() in self.names):
             return True
-        if passage.kind != "library" or heading < MOST:
+        if passage.kind != "library" or heading < MIN_NAME_COVERAGE:
             return False
         return (
             last in self.exact_names
@@ -99,12 +114,15 @@ class Ranker:
         if not self.asks_definition:
             return [0.0]
         return [
-            self.subject_score(line) if share >= FULL else 0.0
+            self.subject_score(line) if share >= FULL_COVERAGE else 0.0
             for line, share in zip(passage.sentence_stems, shares, strict=True)
         ]
 
     def subject_score(self, line: list[str]) -> float:
-        """1.5 if the terms are the subject of a definition, `A generator is ...`; 0.5 if of another verb."""
+        """1.5 if the question's terms are the subject of a defining verb, as in `A generator is ...`.
+
+        0.5 if they are the subject of another verb; else 0.
+        """
         asked = list(self.weights)
         for verb, called in pairwise(line):
             if called == "call" and verb in DEFINING_VERBS:  # A function that yields is called a generator.
@@ -119,8 +137,12 @@ class Ranker:
             return 0
         return 1.5 if DEFINING_VERBS & set(first[1:]) else 0.5
 
-    def opening(self, passage: TokenizedPassage, shares: list[float], heading: float) -> int:
-        """The sentence to begin with: it and the next two cover most, and it stands on its own."""
+    def start_sentence(self, passage: TokenizedPassage, shares: list[float], heading: float) -> int:
+        """The index of the sentence where the answer starts.
+
+        Prefer one that, with the next two, covers most of the question, and that does not refer to an earlier
+        sentence.
+        """
         best, start = -10.0, 0
         for at, text in enumerate(passage.sentences):
             value = sum(shares[at : at + WINDOW]) + shares[at]

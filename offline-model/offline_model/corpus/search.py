@@ -20,8 +20,8 @@ RAREST_TERMS = 4
 MAX_TERMS = 16
 # Results of the web search, and characters of a page.
 MAX_RESULTS, MAX_PAGE = 8, 200_000
-# A web search for so few words asks for their definition first.
-KEYWORDS = 2
+# A web search with at most this many terms first searches for "What is ...?".
+MAX_DEFINITION_TERMS = 2
 
 IDENTIFIER = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+|[A-Za-z_]\w+")
 
@@ -54,7 +54,7 @@ class Corpus:
     def find_web_results(self, query: str) -> list[Hit]:
         """The results that a search engine shows: the best passage of each URL."""
         hits = self.find(query)
-        if len(terms(query)) <= KEYWORDS and not topic(query)[1]:
+        if len(terms(query)) <= MAX_DEFINITION_TERMS and not topic(query)[1]:
             hits = self.find(f"What is {query}?") + hits
         by_url: dict[str, Hit] = {}
         for hit in hits:
@@ -110,7 +110,8 @@ class Corpus:
         """Numbers of passages to rank: by name, and by full-text search."""
         numbers = self.with_name(ranker)
         if ranker.asks_definition:
-            # Prose defines any subject, a docstring only what it is named for.
+            # Only prose is searched: a docstring defines nothing but its own module, class or function, and
+            # `with_name` has found those.
             every = " AND ".join(f'"{term}"' for term in known[:RAREST_TERMS])
             numbers |= self.full_text(every, before=self.first_in_library)
         return numbers if ranker.asks_definition and numbers else numbers | self.with_terms(known)
@@ -130,7 +131,9 @@ class Corpus:
         return numbers
 
     def with_terms(self, known: list[str]) -> dict[int, None]:
-        """Passages with all of the rarest terms; if there is none, with the rarest or with the next two.
+        """Passages that contain all of the rarest terms.
+
+        If there are none: passages with the rarest term, or with both the second and the third.
 
         A search for any of the terms would rank half of the corpus.
         """

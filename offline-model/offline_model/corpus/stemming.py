@@ -1,4 +1,4 @@
-"""Stemming: the words of a text without their English endings, so that `stopped` meets `stopping`."""
+"""Stemming: remove English endings, so that `stopped` matches `stopping`."""
 
 import re
 import sqlite3
@@ -8,7 +8,7 @@ WORD = re.compile(r"[^\W_]{1,64}")
 # How many words are remembered with their stems.
 CACHE_SIZE = 100_000
 
-# Questions say the first, Python's documentation says the second.
+# Words in questions, and the words that Python's documentation uses instead.
 SYNONYMS = {
     "dictionary": "dict", "string": "str", "integer": "int", "asynchronous": "async", "catch": "handle",
 }  # fmt: skip

@@ -88,8 +88,8 @@ class CallLog:
         self.calls.append(call)
         return call
 
-    def is_fault_due(self, name: str, every: int) -> bool:
-        """Count a call to this exact name. True for one call in `every`: the 10th, the 20th, ... for 10."""
+    def count_call(self, name: str, every: int) -> bool:
+        """Count a call with this model name; return whether it has to fail. Every `every`-th call has to."""
         if name not in self.counts and len(self.counts) >= MAX_COUNTERS:
             self.counts.clear()
         self.counts[name] += 1
@@ -105,7 +105,7 @@ class CallLog:
 
 
 def mask_key(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[str, str]]:
-    """The headers; of an API key only the last two characters."""
+    """Yield the headers as text, with all but the last two characters of the API key masked."""
     for name, value in headers:
         text = value.decode("latin-1")
         if name == b"authorization":

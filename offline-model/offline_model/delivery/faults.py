@@ -10,7 +10,8 @@ MODEL = "offline"
 # Options that need one of these faults.
 FAULTS_OF_OPTION = {"retry_after": {"429"}, "after": {"cut", "malformed"}, "tokens": {"long"}}
 
-# After these faults the log says that a call failed; a `long` answer is an answer.
+# The call log marks calls with these faults as failed. `long` is not among them, because the client gets a
+# complete answer.
 FAILURES = {"hang", "401", "429", "500", "cut", "malformed"}
 
 

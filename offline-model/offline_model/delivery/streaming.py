@@ -10,7 +10,7 @@ from offline_model.delivery.faults import DeliveryOptions
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-# A stream without `tps` checks for a disconnect after so many tokens.
+# A stream without `tps` checks for a disconnect each time it has sent this number of tokens.
 TOKENS_BETWEEN_CHECKS = 32
 
 
@@ -31,7 +31,7 @@ class ResponseSender:
             await self.client.wait(self.options.ttft)
 
     async def send_json(self, body: bytes, tokens: int, first_tokens: Callable[[int], bytes]) -> None:
-        """Send a body that holds so many tokens. For the fault `cut`, `first_tokens` gives its beginning."""
+        """Send a body that holds `tokens` tokens. For the fault `cut`, `first_tokens` gives its beginning."""
         if self.options.tps:
             await self.client.wait(tokens / self.options.tps)
         if self.options.fault == "malformed":

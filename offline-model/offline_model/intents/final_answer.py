@@ -10,7 +10,7 @@ from offline_model.json_schema.generator import generate
 def call_answer_tool(conversation: Conversation, answer: str) -> Reply:
     tool = choose_tool(conversation)
     values = SlotValues(
-        conversation, documents_for(conversation), generous=is_answer_tool(tool), answer=answer
+        conversation, documents_for(conversation), fill_from_documents=is_answer_tool(tool), answer=answer
     )
     return Reply(calls=(ToolCall(tool.name, generate(tool.schema, values, conversation.seed)),))
 

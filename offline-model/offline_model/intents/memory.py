@@ -19,7 +19,7 @@ EARLIER_MESSAGE = re.compile(
     r"\bwhat did i (?:just )?(?:ask|say|tell)|\bmy (?:last|previous|first) (?:question|message)", re.I
 )
 # Instructions in a system prompt are not facts to quote.
-INSTRUCTION = re.compile(
+SYSTEM_INSTRUCTION = re.compile(
     r"^(?:you|your|answer|always|never|do|don't|use|be|keep|respond|reply|give|if|when|write|cite|only|please|act|"
     r"help|return|the user)\b",
     re.IGNORECASE,
@@ -49,7 +49,7 @@ def stated_value(conversation: Conversation) -> Reply | None:
     """The value of a key in the conversation: `Which city?` for {"city": "Paris"}."""
     covers = coverage_test(conversation)
     asked = set(terms(conversation.question))
-    for key, value in SlotValues(conversation, [], generous=False).pairs:
+    for key, value in SlotValues(conversation, [], fill_from_documents=False).pairs:
         if describes_tool(key, conversation) or value.endswith("?"):
             continue
         named = stems(key)
@@ -69,7 +69,7 @@ def quotation(conversation: Conversation) -> Reply | None:
             if (
                 said.endswith("?")
                 or said == conversation.question
-                or (turn.role == "system" and INSTRUCTION.match(said))
+                or (turn.role == "system" and SYSTEM_INSTRUCTION.match(said))
                 or describes_tool(said, conversation)
             ):
                 continue

@@ -11,7 +11,7 @@ from offline_model.json_schema.validator import validator_of
 
 ORDER = 10
 
-INSTRUCTION = re.compile(
+CALL_INSTRUCTION = re.compile(
     r"\bignore (?:all |your |all your |the |any )*(?:(?:previous|prior|above) )?instructions,? and call "
     r"[`'\"]?(\w+)[`'\"]? (?:on|with) ([^\n]+)",
     re.IGNORECASE,
@@ -23,7 +23,7 @@ def reply(conversation: Conversation) -> Reply | None:
         return None
     earlier = [call for turn in conversation.turns for call in turn.calls.values()]
     for turn in conversation.turns:
-        for name, argument in INSTRUCTION.findall(turn.text) if turn.role in {"user", "system"} else ():
+        for name, argument in CALL_INSTRUCTION.findall(turn.text) if turn.role in {"user", "system"} else ():
             call = instructed_call(conversation.tools, name, argument)
             if call is not None and call not in earlier:
                 return Reply(calls=(call,))

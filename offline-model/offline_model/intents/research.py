@@ -19,7 +19,7 @@ from offline_model.research.tool_results import read_results
 ORDER = 20
 
 SENTENCE = re.compile(r"[^.!?\n]+")
-NO_STEPS_LEFT = re.compile(
+NO_STEPS_LEFT_PROMPT = re.compile(
     r"\bsteps\b.{0,30}\bused up\b|\bno (?:more )?steps\b.{0,20}\bleft\b"
     r"|\b(?:is|was) (?:the|your) last step\b",
     re.IGNORECASE,
@@ -69,7 +69,7 @@ def says_no_steps_left(conversation: Conversation) -> bool:
     last = conversation.turns[-1]
     texts += [last.text] if last.role == "user" else []
     return any(
-        NO_STEPS_LEFT.search(sentence) and not CONDITION.match(sentence)
+        NO_STEPS_LEFT_PROMPT.search(sentence) and not CONDITION.match(sentence)
         for text in texts
         if "step" in text
         for sentence in SENTENCE.findall(text)

@@ -24,7 +24,7 @@ def reply(conversation: Conversation) -> Reply | None:
     schema = conversation.response_schema
     if schema is None:
         schema = schema_in_prompt(conversation)
-    values = SlotValues(conversation, documents_for(conversation), generous=True)
+    values = SlotValues(conversation, documents_for(conversation), fill_from_documents=True)
     try:
         value = generate(schema, values, conversation.seed)
     except InvalidSchema as problem:

@@ -66,7 +66,7 @@ def quote(conversation: Conversation, documents: list[Document]) -> str:
     )
     lines = [
         f"[{place + 1}] {documents[number].title}"
-        + (f" ({documents[number].place})" if documents[number].place else "")
+        + (f" ({documents[number].location})" if documents[number].location else "")
         for place, number in enumerate(numbers)
     ]
     return " ".join(quoted) + "\n\nSources:\n" + "\n".join(lines)

@@ -28,7 +28,7 @@ def reply(conversation: Conversation) -> Reply | None:
     if conversation.forced_tool:
         return reply_with(conversation, forced_calls(conversation, conversation.forced_tool))
     calls = [call for tool in needed_tools(conversation) for call in calls_of(conversation, tool)]
-    left = not_yet_made(conversation, calls)
+    left = remaining_calls(conversation, calls)
     if left:
         return reply_with(conversation, left)
     return (
@@ -66,7 +66,7 @@ def needed_tools(conversation: Conversation) -> list[Tool]:
 
 def calls_of(conversation: Conversation, tool: Tool) -> list[ToolCall]:
     """One call, or one for each of several places, names or numbers in the question."""
-    values = SlotValues(conversation, [], generous=False)
+    values = SlotValues(conversation, [], fill_from_documents=False)
     try:
         arguments = generate(tool.schema, values, conversation.seed)
     except InvalidSchema:
@@ -85,15 +85,18 @@ def forced_calls(conversation: Conversation, tool: Tool) -> list[ToolCall]:
     calls = calls_of(conversation, tool) if can_fill_arguments(conversation, tool) else []
     if calls:
         return calls
-    values = SlotValues(conversation, documents_for(conversation), generous=False)
+    values = SlotValues(conversation, documents_for(conversation), fill_from_documents=False)
     try:
         return [ToolCall(tool.name, generate(tool.schema, values, conversation.seed))]
     except InvalidSchema as problem:
         raise UnusableSchema(problem, tool.name) from None
 
 
-def not_yet_made(conversation: Conversation, calls: list[ToolCall]) -> list[ToolCall]:
-    """Calls without those that have a result, and of each tool no more than its calls without a result."""
+def remaining_calls(conversation: Conversation, calls: list[ToolCall]) -> list[ToolCall]:
+    """The needed calls that were not made yet.
+
+    Every earlier call of a tool counts as one of its needed calls, even if its arguments differ.
+    """
     left: list[ToolCall] = []
     for name in dict.fromkeys(call.name for call in calls):
         of_tool = [call for call in calls if call.name == name]

@@ -57,27 +57,27 @@ def array_of_length(
 
 
 def next_item(
-    values: Values, schema: Any, name: str, depth: int, seed: int, taken: list[Any], must: bool
+    values: Values, schema: Any, name: str, depth: int, seed: int, taken: list[Any], unique: bool
 ) -> Any:
-    """The first value that is not taken yet. Without `must`, a taken one is better than NO_VALUE."""
+    """The first value that is not in `taken`. If `unique` is False, fall back to one that is in `taken`."""
     known = {json.dumps(each, sort_keys=True) for each in taken}
     fallback: Any = NO_VALUE
-    for turn in range(4 if must else 1):
-        for value in itertools.islice(values(schema, name, depth, seed + turn), 60 if must else 6):
+    for turn in range(4 if unique else 1):
+        for value in itertools.islice(values(schema, name, depth, seed + turn), 60 if unique else 6):
             # Equal numbers in one object are plausible, equal texts are not.
-            if json.dumps(value, sort_keys=True) not in known or not (must or isinstance(value, str)):
+            if json.dumps(value, sort_keys=True) not in known or not (unique or isinstance(value, str)):
                 return value
-            fallback = fallback if must or fallback is not NO_VALUE else value
+            fallback = fallback if unique or fallback is not NO_VALUE else value
     return fallback
 
 
 def object_(
-    schema: Schema, depth: int, seed: int, values: Values, wants: Callable[[str, Any], bool]
+    schema: Schema, depth: int, seed: int, values: Values, should_fill: Callable[[str, Any], bool]
 ) -> Iterator[dict[str, Any]]:
     """First with every property that is wanted, then with the required ones only."""
     properties: Schema = schema.get("properties", {})
     required = list(schema.get("required", []))
-    optional = [name for name in properties if name not in required and wants(name, properties[name])]
+    optional = [name for name in properties if name not in required and should_fill(name, properties[name])]
     for extra in [optional, []] if optional else [[]]:
         names = [name for name in properties if name in required or name in extra]
         names += [name for name in required if name not in properties]

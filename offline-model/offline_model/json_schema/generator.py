@@ -1,4 +1,4 @@
-"""Generation: a value that fits a JSON schema, from a conversation where that has one.
+"""Generate a value that is valid for a JSON schema. Values come from the conversation where it has them.
 
 Libraries such as hypothesis-jsonschema generate random values. The arguments of a tool call have to come from
 the conversation.
@@ -42,9 +42,9 @@ class ValueSource(Protocol):
     def texts(self, name: str, schema: Schema) -> list[str]: ...
     def numbers(self, name: str, schema: Schema) -> list[Number]: ...
     def choices(self, name: str, schema: Schema, options: list[Any]) -> list[Any]: ...
-    def truths(self, name: str, schema: Schema) -> list[bool]: ...
-    def wants(self, name: str, schema: Schema) -> bool: ...
-    def things(self) -> Sequence[ValueSource]: ...
+    def booleans(self, name: str, schema: Schema) -> list[bool]: ...
+    def should_fill(self, name: str, schema: Schema) -> bool: ...
+    def listed_items(self) -> Sequence[ValueSource]: ...
 
 
 def generate(schema: Schema, source: ValueSource, seed: int = 0) -> Any:
@@ -116,7 +116,7 @@ class ValueGenerator:
         key = "anyOf" if "anyOf" in schema else "oneOf"
         rest = {each: value for each, value in schema.items() if each != key}
         branches = [branch for branch in schema[key] if branch is not False]
-        if depth >= SPARSE_DEPTH or not self.source.wants(name, schema):
+        if depth >= SPARSE_DEPTH or not self.source.should_fill(name, schema):
             branches.sort(key=lambda branch: len(str(branch)) if "$ref" not in str(branch) else 10**6)
         elif any(isinstance(branch, dict) and branch.get("type") == "null" for branch in branches):
             branches.sort(key=lambda branch: isinstance(branch, dict) and branch.get("type") == "null")
@@ -154,17 +154,17 @@ class ValueGenerator:
         elif kind in {"number", "integer"}:
             yield from numbers(schema, self.source.numbers(name, schema), kind == "integer", seed)
         elif kind == "boolean":
-            yield from [*self.source.truths(name, schema), True, False]
+            yield from [*self.source.booleans(name, schema), True, False]
         elif kind == "null":
             yield None
         elif kind == "array":
-            yield from self.object_for_each_thing(schema, name, depth, seed)
+            yield from self.object_for_each_item(schema, name, depth, seed)
             yield from array(
                 schema, name, depth, seed, self.valid_values, self.default_length(schema, name, depth)
             )
         elif kind == "object":
             yield from object_(
-                schema, depth, seed, self.valid_values, lambda each, part: self.wants(each, part, depth)
+                schema, depth, seed, self.valid_values, lambda each, part: self.should_fill(each, part, depth)
             )
 
     def valid_values(self, schema: Any, name: str, depth: int, seed: int) -> Iterator[Any]:
@@ -172,14 +172,14 @@ class ValueGenerator:
             if is_valid(self.validator, schema, value):
                 yield value
 
-    def object_for_each_thing(self, schema: Schema, name: str, depth: int, seed: int) -> Iterator[list[Any]]:
-        """An array of objects, one for each thing that the conversation lists."""
+    def object_for_each_item(self, schema: Schema, name: str, depth: int, seed: int) -> Iterator[list[Any]]:
+        """An array of objects, one for each item that the question lists."""
         items = schema.get("items")
         while isinstance(items, dict) and "$ref" in items:
             items = resolve(self.root, items["$ref"])
         if not isinstance(items, dict) or items.get("type") != "object" or depth >= SPARSE_DEPTH:
             return
-        generators = [ValueGenerator(self.root, self.validator, thing) for thing in self.source.things()]
+        generators = [ValueGenerator(self.root, self.validator, item) for item in self.source.listed_items()]
         found = [next(each.valid_values(items, name, depth + 1, seed), None) for each in generators]
         if found and None not in found:
             yield found
@@ -191,5 +191,5 @@ class ValueGenerator:
             return 0 if depth >= SPARSE_DEPTH else 1
         return min(3, len(self.source.texts(name, items)) or 1) if items.get("type") == "string" else 3
 
-    def wants(self, name: str, schema: Any, depth: int) -> bool:
-        return depth < SPARSE_DEPTH and isinstance(schema, dict) and self.source.wants(name, schema)
+    def should_fill(self, name: str, schema: Any, depth: int) -> bool:
+        return depth < SPARSE_DEPTH and isinstance(schema, dict) and self.source.should_fill(name, schema)

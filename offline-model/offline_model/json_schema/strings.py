@@ -11,11 +11,11 @@ import rstr
 from offline_model.json_schema.references import InvalidSchema
 
 MAX_LENGTH = 20_000
-# More repetitions than a pattern asks for.
-MAX_REPEATS = 4
+# The repetitions that are generated beyond the minimum of a pattern.
+MAX_EXTRA_REPEATS = 4
 
 # Examples for each format, from the ranges that RFC 2606, 5737 and 3849 reserve for examples.
-FORMATS: dict[str, Callable[[int], str]] = {
+FORMAT_EXAMPLES: dict[str, Callable[[int], str]] = {
     "date": lambda n: f"2026-{n // 28 % 12 + 1:02}-{n % 28 + 1:02}",
     "time": lambda n: f"{n // 60 % 24:02}:{n % 60:02}:00Z",
     "date-time": lambda n: f"2026-{n // 28 % 12 + 1:02}-{n % 28 + 1:02}T12:00:00Z",
@@ -47,7 +47,7 @@ class ShortRepeats(random.Random):
         self.left -= a + 1
         if self.left < 0:
             raise InvalidSchema("the pattern asks for a text that is too long")
-        return super().randint(a, max(a, min(b, a + MAX_REPEATS)))
+        return super().randint(a, max(a, min(b, a + MAX_EXTRA_REPEATS)))
 
 
 def strings(schema: dict[str, Any], offered: Iterable[str], seed: int) -> Iterator[str]:
@@ -56,7 +56,7 @@ def strings(schema: dict[str, Any], offered: Iterable[str], seed: int) -> Iterat
     high = min(int(schema.get("maxLength", MAX_LENGTH)), MAX_LENGTH)
     if low > high:
         raise InvalidSchema(f"no text has at least {low} and at most {high} characters")
-    fixed = "pattern" in schema or schema.get("format") in FORMATS
+    fixed = "pattern" in schema or schema.get("format") in FORMAT_EXAMPLES
     for text in itertools.islice(offered, 40):
         if fixed or low <= len(text) <= high:
             yield text
@@ -68,7 +68,7 @@ def strings(schema: dict[str, Any], offered: Iterable[str], seed: int) -> Iterat
 
 
 def by_format(schema: dict[str, Any], seed: int) -> Iterator[str]:
-    make = FORMATS.get(schema.get("format", ""))
+    make = FORMAT_EXAMPLES.get(schema.get("format", ""))
     if make is not None:
         yield from (make(seed + number) for number in range(8))
 

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from offline_model.conversation.messages import Conversation
-from offline_model.corpus.query_terms import SYNTAX, terms, topic
+from offline_model.corpus.query_terms import SYNTAX_WORDS, terms, topic
 from offline_model.corpus.stemming import stems
 
 DEFAULT_STEPS = 5
 MAX_QUERY_WORDS = 8
 
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-DEEP = re.compile(r"\bas deeply as (?:you|possible)|\bexhaustively\b", re.IGNORECASE)
-# "Research as deeply as you can:" says how, not what.
-DEEP_PREFIX = re.compile(rf"^[^:\n]{{0,60}}(?:{DEEP.pattern})[^:\n]*:", re.IGNORECASE)
+EXHAUSTIVE = re.compile(r"\bas deeply as (?:you|possible)|\bexhaustively\b", re.IGNORECASE)
+# "Research as deeply as you can:" says how to search, so it is removed before the terms are read.
+EXHAUSTIVE_PREFIX = re.compile(rf"^[^:\n]{{0,60}}(?:{EXHAUSTIVE.pattern})[^:\n]*:", re.IGNORECASE)
 LITERAL_QUERY = re.compile(r"\bsearch for:\s*([^\n]+)", re.IGNORECASE)
 URL = re.compile(r"https?://[^\s\"'<>)\]]*[^\s\"'<>)\].,;:!?]")
 STEP_LIMIT = re.compile(
@@ -38,27 +38,30 @@ REWORDED_QUERY_WORDS = 2
 
 @dataclass(frozen=True)
 class QueryPlan:
-    """One query for each question; `urls` are pages that the text names. `deep`: search without an end."""
+    """One query for each question.
+
+    `exhaustive`: keep searching until the client's step limit. `urls`: pages that the text names.
+    """
 
     queries: tuple[str, ...]
     questions: tuple[str, ...]
     compares: bool
-    deep: bool
+    exhaustive: bool
     urls: tuple[str, ...]
 
 
 @lru_cache(maxsize=512)
 def plan_queries(question: str) -> QueryPlan:
-    deep = DEEP.search(question) is not None
+    exhaustive = EXHAUSTIVE.search(question) is not None
     urls = tuple(dict.fromkeys(URL.findall(question)))
     if literal := LITERAL_QUERY.search(question):
         query = literal[1].strip()
-        return QueryPlan((query,), (query,), False, deep, ())
-    bare = re.sub(r"[^\S\n]+", " ", DEEP_PREFIX.sub("", question))
+        return QueryPlan((query,), (query,), False, exhaustive, ())
+    bare = re.sub(r"[^\S\n]+", " ", EXHAUSTIVE_PREFIX.sub("", question))
     if queries := compared_things(bare):
-        return QueryPlan(queries, tuple(f"What is {query}?" for query in queries), True, deep, urls)
+        return QueryPlan(queries, tuple(f"What is {query}?" for query in queries), True, exhaustive, urls)
     found = questions_by_query(bare) or {question.strip()[:80]: question}
-    return QueryPlan(tuple(found), tuple(found.values()), False, deep, urls)
+    return QueryPlan(tuple(found), tuple(found.values()), False, exhaustive, urls)
 
 
 def compared_things(text: str) -> tuple[str, ...]:
@@ -97,7 +100,7 @@ def questions_by_query(text: str) -> dict[str, str]:
 
 def subject_words(text: str) -> list[str]:
     """The words that a text is about, as they are written, each once."""
-    every, about = WORD.findall(URL.sub("", text)), {*terms(text), *SYNTAX}
+    every, about = WORD.findall(URL.sub("", text)), {*terms(text), *SYNTAX_WORDS}
     kept = dict.fromkeys(word for word in every if about & {word.lower(), *stems(word)})
     return list(kept)[:MAX_QUERY_WORDS]
 

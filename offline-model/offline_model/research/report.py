@@ -53,7 +53,7 @@ def passages_by_question(plan: QueryPlan, results: ResearchResults) -> dict[str,
         return {plan.questions[0]: [to_passage(url, url, text) for url, text in read.items()]}
     questions = dict(zip(plan.queries, plan.questions, strict=True))
     without_results = (search.query for search in results.searches if not search.results)
-    reworded = plan.queries[0] if plan.deep else next(without_results, plan.queries[0])
+    reworded = plan.queries[0] if plan.exhaustive else next(without_results, plan.queries[0])
     passages: dict[str, list[TokenizedPassage]] = {}
     for search in results.searches:
         query = search.query if search.query in plan.queries else reworded
@@ -73,7 +73,10 @@ def to_passage(url: str, title: str, text: str) -> TokenizedPassage:
 
 
 def best_answer(conversation: Conversation, question: str, passages: list[TokenizedPassage]) -> Hit | None:
-    """The best of the passages that answer; of equal ones the first."""
+    """The passage with the highest score among those that answer the question; None if there is none.
+
+    Of several passages with the same score, the first.
+    """
     ranker = conversation.corpus.ranker(question)
     hits = [ranker.rank(passage) for passage in passages]
     return max((each for each in hits if each.answers), key=lambda each: each.score, default=None)

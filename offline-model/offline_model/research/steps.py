@@ -63,8 +63,8 @@ def next_calls(
     conversation: Conversation, plan: QueryPlan, results: ResearchResults, tools: ResearchTools
 ) -> list[ToolCall]:
     """The next calls; none when it is time to answer."""
-    if plan.deep:
-        return [next_deep_call(plan, results, tools)]
+    if plan.exhaustive:
+        return [next_exhaustive_call(plan, results, tools)]
     read = {page.url for page in results.pages}
     if plan.urls:
         calls = [tools.fetch_page(url) for url in plan.urls if url not in read]
@@ -77,7 +77,7 @@ def next_calls(
 def next_searches(
     conversation: Conversation, plan: QueryPlan, results: ResearchResults, tools: ResearchTools
 ) -> list[ToolCall]:
-    """A search for each query of the plan; after these, one search that found nothing in other words."""
+    """Search for each query of the plan. Then reword one query that gave no results, and search once more."""
     tried = [search.query for search in results.searches]
     left = [query for query in plan.queries if query not in tried]
     if left or not all(query in plan.queries for query in tried):
@@ -88,14 +88,14 @@ def next_searches(
 
 
 def best_urls(results: ResearchResults) -> list[str]:
-    """Of each search the first result that no earlier search has contributed."""
+    """The first result of each search that no earlier search has contributed."""
     chosen: list[str] = []
     for search in results.searches:
         chosen += [result.url for result in search.results if result.url not in chosen][:1]
     return chosen
 
 
-def next_deep_call(plan: QueryPlan, results: ResearchResults, tools: ResearchTools) -> ToolCall:
+def next_exhaustive_call(plan: QueryPlan, results: ResearchResults, tools: ResearchTools) -> ToolCall:
     """Search, read, search with another word, read, and so on; only the client's limit ends this."""
     read = {page.url for page in results.pages}
     unread = [

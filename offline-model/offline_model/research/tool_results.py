@@ -21,7 +21,7 @@ FAILURE = re.compile(
     r"^.{0,80}\b(?:could not|may not|cannot|can't|failed|refused|not allowed|error|timed out)\b",
     re.IGNORECASE,
 )
-NO_STEPS_LEFT = re.compile(r"^\W*no (?:more )?steps\b.{0,20}\bleft\b", re.IGNORECASE)
+NO_STEPS_LEFT_RESULT = re.compile(r"^\W*no (?:more )?steps\b.{0,20}\bleft\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def read_results(results: list[ToolResult]) -> ResearchResults | None:
         if len(values) != 1:
             return None
         (argument,), text = values, result.text
-        if NO_STEPS_LEFT.match(text):
+        if NO_STEPS_LEFT_RESULT.match(text):
             exhausted = True
         elif argument.startswith(("http://", "https://")) and not is_search(result):
             pages.append(read_page(argument, text, numbers))
@@ -142,7 +142,7 @@ def find_sentences(text: str) -> tuple[str, ...]:
 
 
 def without_markup(text: str) -> str:
-    """A text without code listings, quotation marks of Markdown, and repeated blank lines."""
+    """Remove code blocks, block quote marks (`>`) and repeated blank lines."""
     lines, listing = [""], False
     for line in text.splitlines():
         plain = line.removeprefix(">").rstrip()

@@ -1,6 +1,6 @@
 """The baseline for research runs: the agent called in a loop, without a server.
 
-`python bench/straight_agent.py SECONDS FIRST` prints runs a second; questions count from FIRST.
+`python bench/agent_baseline.py SECONDS FIRST` prints runs a second; questions count from FIRST.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """The baseline for distinct questions: lesson 02's chain called in a loop, without a server.
 
-`python bench/straight_chain.py SECONDS` reads questions from standard input and prints answers a second.
+`python bench/chain_baseline.py SECONDS` reads questions from standard input and prints answers a second.
 """
 
 import asyncio
