@@ -50,8 +50,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """The workers of `-n auto`: one and a half per processor, because tests wait as much as they compute."""
-    return max(2, (os.cpu_count() or 1) * 3 // 2)
+    """The workers of `-n auto`: two for each processor, because tests wait more than they compute."""
+    return 2 * (os.cpu_count() or 1)
 
 
 @pytest.fixture(scope="session")

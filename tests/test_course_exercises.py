@@ -91,9 +91,7 @@ def test_a_learner_can_begin_fail_get_hints_and_solve_an_exercise() -> None:
         "Hint 2 of 3:",
         *2 * ["Hint 3 of 3:"],
     ]
-    assert (
-        "+            strip_whitespace=True, min_length=1, max_length=10_000" in course("solution", "01")[1]
-    )
+    assert "+    query: str = Field(min_length=1, max_length=10_000" in course("solution", "01")[1]
     (WORKSPACE / "code/01_basic_api.py").write_text("this is no Python")
     code, said = course("check", "01")
     assert code == 1
@@ -119,7 +117,7 @@ def test_edits_for_one_exercise_are_kept_when_another_begins() -> None:
 
 
 @pytest.mark.docker
-@pytest.mark.usefixtures("shared_model")
+@pytest.mark.usefixtures("docker", "shared_model")
 def test_known_faults_of_a_dockerfile_also_hold_for_a_learners_copy(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "research-agent", tmp_path / "research-agent")
     known = "basic and (runs_as_numeric_non_root or contains_no_build_leftovers)"
