@@ -190,7 +190,9 @@ def test_checks_that_need_an_answer_are_skipped_without_one(own_agent: str) -> N
     found = {each.check.name: each for each in examine(own_agent)}
     failed = faults(found.values())
     assert set(failed) == {"answers_a_question"}
-    assert failed["answers_a_question"].startswith("POST /v1/research gives status 404: Not Found. (ROUTE=")
+    assert failed["answers_a_question"].startswith(
+        "POST /v1/research gives status 404: Not Found. (If your agent uses another route"
+    )
     assert found["streams_an_answer"].result == "not checked"
     assert "does not answer a question in the first place" in found["streams_an_answer"].sentence
 
