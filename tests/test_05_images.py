@@ -27,7 +27,7 @@ Rebuild = Callable[..., str]
 
 
 @pytest.fixture
-def rebuild(docker: None) -> Iterator[Rebuild]:
+def rebuild(build: Build) -> Iterator[Rebuild]:
     """Return a function that builds an image from a copy of the course, and returns its tag."""
     tags = []
 

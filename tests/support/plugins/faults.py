@@ -14,7 +14,17 @@ import pytest
 from course.exercises.format import Exercise, exercises
 from course.pages.outputs import matches
 
-SLOWEST_FILES = ["test_course_pages.py", "test_06_compose.py", "test_container.py", "test_05_images.py"]
+# These start first, so that no worker is left alone with one of them at the end.
+SLOWEST_FILES = [
+    "test_course_pages.py",
+    "test_06_compose.py",
+    "test_container.py",
+    "test_05_images.py",
+    "test_course_exercises.py",
+    "test_03_graceful_shutdown.py",
+    "test_02_production_api.py",
+    "test_04_research.py",
+]
 # For exercises whose tests import the code under test: this test runs them in another process.
 NESTED = "test_the_fault_is_caught_in_a_run_of_its_own"
 
