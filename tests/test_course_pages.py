@@ -5,13 +5,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.locks import file_lock
 
 from course import engines
 from course.exercises.format import exercises
@@ -44,16 +42,13 @@ def test_every_command_of_the_page_does_what_the_page_says(path: Path) -> None:
     if lacking or taken:
         why = f"needs {', '.join(lacking + taken)}; see `make doctor`"
         pytest.fail(why) if os.environ.get("CI") else pytest.skip(why)
-    with (
-        file_lock("images") if "docker" in page.engines else nullcontext()
-    ):  # its images have the course's names
-        run = subprocess.run(
-            [sys.executable, "-m", "course", "lesson", page.number],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    run = subprocess.run(
+        [sys.executable, "-m", "course", "lesson", page.number],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
 
 

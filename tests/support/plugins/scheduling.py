@@ -17,8 +17,11 @@ def group(nodeid: str) -> str:
     """The group of a test: its file, the broken copy of an exercise, or the image under test.
 
     All of lesson 06 is one group with its faults, so that the Compose project is built and started once.
+    Pages and the tests of their runner are one, because they need the same ports.
     """
     file, _, test = nodeid.partition("::")
+    if file.endswith(("test_course_pages.py", "test_course_runner.py")):
+        return "pages"
     if fault := re.search(r"\b(0[0-5]-[a-z-]+)\]$", test):
         return fault[1]
     if file.endswith("test_container.py"):
