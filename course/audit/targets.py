@@ -47,7 +47,7 @@ DEFAULT_CONTRACT = Contract()
 
 
 class Target:
-    """An image or a URL. What several checks need is cached."""
+    """An image or a URL. Results that several checks need are cached."""
 
     def __init__(self, name: str, network: TestNetwork | None, contract: Contract = DEFAULT_CONTRACT) -> None:
         self.name, self.network, self.contract = name, network, contract
