@@ -27,6 +27,8 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
 from pydantic import BaseModel, SecretStr
 
+from course.polling import until
+
 KEY = {"Authorization": "Bearer any"}
 
 
@@ -54,15 +56,6 @@ def text(client: OpenAI, *turns: str | dict[str, Any], **options: Any) -> str:
 def post(http: httpx2.Client, **body: Any) -> httpx2.Response:
     whole = {"model": "offline", "messages": [{"role": "user", "content": "Hello"}], **body}
     return http.post("/v1/chat/completions", json=whole)
-
-
-def until(wanted: Callable[[], bool], seconds: float = 2) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if wanted():
-            return
-        time.sleep(0.005)
-    raise AssertionError(f"not within {seconds} s")
 
 
 def tool(name: str, description: str, required: list[str] | None = None, **properties: Any) -> dict[str, Any]:
@@ -440,8 +433,8 @@ class TestRequiredTools:
             {"role": "user", "content": "Observation:\nsunny, 21 degrees"},
         ]
         made = []
-        for until in (2, 4):
-            asked = said(client, *messages[:until], tools=[WEATHER, final], tool_choice="required")
+        for end in (2, 4):
+            asked = said(client, *messages[:end], tools=[WEATHER, final], tool_choice="required")
             made += calls_of(asked.choices[0].message)
         assert [name for name, _ in made] == ["get_weather", "final_answer"]
         assert "sunny, 21 degrees" in made[1][1]["answer"]
@@ -920,7 +913,7 @@ class TestProcess:
         line = process.stdout.readline()
         found = re.search(r"http://\S+?(?=/v1)", line)
         assert found, line
-        until(lambda: answers(found[0]))
+        assert until(lambda: answers(found[0]), 2), "not within 2 s"
         return found[0]
 
     def test_a_busy_port_is_one_clear_line(self, start: Callable[..., subprocess.Popen[str]]) -> None:
