@@ -1,9 +1,8 @@
 """The claims about exercises: a fault is caught, wrong mends are refused, right mends are accepted.
 
 Each claim is tested on a copy of the lesson, by one pytest process that starts each server once, and several
-claims are tested at a time. Right mends that change different lines share a copy: when all tests of the
-lesson pass there, none of these mends broke one. When a test fails, each half of the mends is tested alone,
-and so on.
+claims are tested at a time. Faults or right mends that change different lines share a copy: tests that pass
+there are broken by none of them. When a test fails, each half of them is tested alone, and so on.
 """
 
 import tempfile
@@ -17,21 +16,21 @@ from pathlib import Path
 from course.containers.images import AGENTS
 from course.errors import CourseError
 from course.exercises.checks import Outcome, not_passed, run_tests, test_files
-from course.exercises.format import CandidateFix, Change, Exercise, apply
+from course.exercises.format import CandidateFix, Change, Exercise, apply, exercises
 from course.pages.outputs import matches
 
 Claim = tuple[str, list[str]]  # the claim, and lines that say why it does not hold
 Mended = tuple[Exercise, CandidateFix | None]  # an exercise with a fix, or with its fault
 
 
-def prove(exercises: list[Exercise], jobs: int) -> Iterator[Claim]:
+def prove(chosen: list[Exercise], jobs: int) -> Iterator[Claim]:
     """Test all claims about exercises, `jobs` at a time, and give each when it is known."""
-    lessons = [list(of_lesson) for _, of_lesson in groupby(exercises, key=lambda exercise: exercise.lesson)]
-    todo = [(place, test) for lesson in lessons[::-1] for place, test in enumerate(tests_of(lesson))]
+    lessons = [list(of_lesson) for _, of_lesson in groupby(chosen, key=lambda exercise: exercise.lesson)]
+    todo = [(place, claim) for lesson in lessons[::-1] for place, claim in enumerate(claims_of(lesson))]
     # All lessons at once, because some wait for the processors and others for containers.
     todo.sort(key=lambda each: each[0])
     with ThreadPoolExecutor(jobs) as pool:
-        running = [pool.submit(test) for _, test in todo]
+        running = [pool.submit(claim) for _, claim in todo]
         try:
             for done in as_completed(running):
                 yield from done.result()
@@ -39,13 +38,15 @@ def prove(exercises: list[Exercise], jobs: int) -> Iterator[Claim]:
             pool.shutdown(cancel_futures=True)
 
 
-def tests_of(lesson: list[Exercise]) -> list[Callable[[], list[Claim]]]:
+def claims_of(lesson: list[Exercise]) -> list[Callable[[], list[Claim]]]:
     """Functions that test the claims about a lesson's exercises; the longest come first."""
-    accepted_fixes = batches([(e, mend) for e in lesson for mend in right_mends(e)])
+    right = batches([(exercise, mend) for exercise in lesson for mend in right_mends(exercise)])
+    faults = batches([(exercise, None) for exercise in lesson if exercise.changes])
     return [
-        *(partial(test_right_mends, batch) for batch in accepted_fixes),
-        *(partial(test_fault, exercise) for exercise in lesson),
-        *(partial(test_wrong_mend, e, mend) for e in lesson for mend in e.mends if not mend.right),
+        *(partial(right_mends_are_accepted, batch) for batch in right),
+        *(partial(unlisted_tests_pass, batch) for batch in faults),
+        *(partial(listed_tests_fail, exercise) for exercise in lesson),
+        *(partial(wrong_mend_is_refused, e, mend) for e in lesson for mend in e.mends if not mend.right),
     ]
 
 
@@ -58,7 +59,7 @@ def right_mends(exercise: Exercise) -> list[CandidateFix]:
 
 
 def batches(mends: list[Mended]) -> list[list[Mended]]:
-    """Groups of fixes that fit into one copy of the lesson."""
+    """Groups of faults or fixes that fit into one copy of the lesson."""
     found: list[list[Mended]] = []
     for mend in mends:
         for batch in found:
@@ -86,59 +87,85 @@ def copy(mended: list[Mended]) -> Iterator[Path]:
         yield root
 
 
-def test_fault(exercise: Exercise) -> list[Claim]:
-    """The exercise's own tests and those in `also` fail, and no other test of the lesson does.
+def listed_tests_fail(exercise: Exercise) -> list[Claim]:
+    """Of all tests that exercises of the lesson name, those of this one fail, and the others pass.
 
-    Without the feature of an open exercise, only its own tests have to be run.
+    Of an open exercise, whose tests are about that exercise alone, only those run.
     """
+    tests = exercise.tests if exercise.solution else named_tests(exercise.lesson)
     with copy([(exercise, None)]) as root:
-        if exercise.solution:
-            claim = f"{exercise.slug}: without the feature its tests fail, each with its sentence"
-            return [(claim, own_tests_fail(exercise, root))]
-        outcomes = run_lesson(root, [(exercise, None)])
-    wrong = []
+        outcomes = run_tests(root, tests, other_images(exercise.changes))
+    problems = [
+        f"there is no {test}"
+        for test in (*exercise.tests, *exercise.also)
+        if not any(names(test, each.test) for each in outcomes)
+    ]
     for each in outcomes:
         if any(names(test, each.test) for test in exercise.tests):
-            wrong += problems_of(exercise, each)
+            problems += problems_of(exercise, each)
         else:
             expected = any(names(test, each.test) for test in exercise.also)
-            wrong += [] if each.result == ("failed" if expected else "passed") else [line(each)]
-    listed = [*exercise.tests, *exercise.also]
-    missing = [test for test in listed if not any(names(test, each.test) for each in outcomes)]
-    claim = f"{exercise.slug}: exactly the listed tests fail, each with its sentence"
-    return [(claim, wrong + [f"there is no {test}" for test in missing])]
+            problems += [] if each.result == ("failed" if expected else "passed") else [line(each)]
+    return [(f"{exercise.slug}: its tests fail, each with its sentence", problems)]
 
 
-def test_right_mends(batch: list[Mended]) -> list[Claim]:
-    """With right fixes, all tests of the lesson pass."""
-    with copy(batch) as root:
-        problems = [line(each) for each in not_passed(run_lesson(root, batch))]
-    if problems and len(batch) > 1:
+def named_tests(lesson: str) -> list[str]:
+    """All tests of a lesson of which an exercise says that they fail."""
+    faults = [exercise for exercise in exercises(lesson) if exercise.changes]
+    return sorted({test for exercise in faults for test in (*exercise.tests, *exercise.also)})
+
+
+def unlisted_tests_pass(batch: list[Mended]) -> list[Claim]:
+    """With a fault, the tests of the lesson pass that no exercise names."""
+    named = tuple(f"--deselect=tests/{test}" for test in named_tests(batch[0][0].lesson))
+    found = by_halves(lambda part: not_passed(run_lesson(part, named)), batch)
+    return [
+        (f"{exercise.slug}: no other test fails", list(map(line, failed))) for (exercise, _), failed in found
+    ]
+
+
+def right_mends_are_accepted(batch: list[Mended]) -> list[Claim]:
+    """With a right fix, all tests of the lesson pass."""
+    found = by_halves(lambda part: not_passed(run_lesson(part)), batch)
+    return [
+        (f"{exercise.slug}: accepted: {mend.about}", list(map(line, failed)))
+        for (exercise, mend), failed in found
+        if mend
+    ]
+
+
+def by_halves(
+    test: Callable[[list[Mended]], list[Outcome]], batch: list[Mended]
+) -> list[tuple[Mended, list[Outcome]]]:
+    """Test a batch together, and when a test fails, each half alone; the failed tests of each member."""
+    failed = test(batch)
+    if failed and len(batch) > 1:
         half = len(batch) // 2
-        return test_right_mends(batch[:half]) + test_right_mends(batch[half:])
-    return [(f"{exercise.slug}: accepted: {mend.about}", problems) for exercise, mend in batch if mend]
+        return by_halves(test, batch[:half]) + by_halves(test, batch[half:])
+    return [(each, failed) for each in batch]
 
 
-def test_wrong_mend(exercise: Exercise, mend: CandidateFix) -> list[Claim]:
+def wrong_mend_is_refused(exercise: Exercise, mend: CandidateFix) -> list[Claim]:
     """With a wrong fix a test fails with the sentence in `says`; the exercise's own tests are tried first."""
     with copy([(exercise, mend)]) as root:
         told = not_passed(run_tests(root, exercise.tests))
-        if not told:
-            told = not_passed(run_lesson(root, [(exercise, mend)]))
+    if not told:
+        told = not_passed(run_lesson([(exercise, mend)]))
     refused = any(each.result == "failed" and matches(mend.says, each.sentence) for each in told)
-    problems = [] if refused else [line(each) for each in told] or ["no test refuses it"]
+    problems = [] if refused else list(map(line, told)) or ["no test refuses it"]
     return [(f"{exercise.slug}: refused: {mend.about}", problems)]
 
 
-def run_lesson(root: Path, mended: list[Mended]) -> list[Outcome]:
-    """Run the tests of a lesson that the changes can affect, and the own tests of open exercises."""
-    files = test_files(mended[0][0].lesson)
-    own = [test for exercise, _ in mended if exercise.solution for test in exercise.tests]
+def run_lesson(mended: list[Mended], options: tuple[str, ...] = ()) -> list[Outcome]:
+    """Run all tests of the lesson on a copy, and the tests of its open exercises that are solved there."""
+    own = [test for exercise, mend in mended if exercise.solution and mend for test in exercise.tests]
     changes = [change for e, mend in mended for change in [*e.changes, *(mend.changes if mend else ())]]
-    return run_tests(root, [*files, *own], ("-m", "not of_the_course", *other_images(changes)))
+    with copy(mended) as root:
+        files = test_files(mended[0][0].lesson)
+        return run_tests(root, [*files, *own], ("-m", "not of_the_course", *other_images(changes), *options))
 
 
-def other_images(changes: list[Change]) -> list[str]:
+def other_images(changes: list[Change]) -> tuple[str, ...]:
     """Options that leave out the tests of images which the changes cannot affect.
 
     An image is built from its own Dockerfile and files that all images share. When nothing but Dockerfiles
@@ -147,8 +174,8 @@ def other_images(changes: list[Change]) -> list[str]:
     changed = {change.file for change in changes}
     images = {f"{image.folder}/{image.file}": image.tag.partition(":")[2] for image in AGENTS}
     if changed - set(images):
-        return []
-    return ["-k", " and ".join(f"not {tag}" for file, tag in images.items() if file not in changed)]
+        return ()
+    return ("-k", " and ".join(f"not {tag}" for file, tag in images.items() if file not in changed))
 
 
 def own_tests_fail(exercise: Exercise, root: Path) -> list[str]:
