@@ -25,17 +25,21 @@ Mended = tuple[Exercise, CandidateFix | None]  # an exercise with a fix, or with
 
 def prove(chosen: list[Exercise], jobs: int) -> Iterator[Claim]:
     """Test all claims about exercises, `jobs` at a time, and give each when it is known."""
-    lessons = [list(of_lesson) for _, of_lesson in groupby(chosen, key=lambda exercise: exercise.lesson)]
-    todo = [(place, claim) for lesson in lessons[::-1] for place, claim in enumerate(claims_of(lesson))]
-    # All lessons at once, because some wait for the processors and others for containers.
-    todo.sort(key=lambda each: each[0])
-    with ThreadPoolExecutor(jobs) as pool:
-        running = [pool.submit(claim) for _, claim in todo]
+    todo = []
+    for number, lesson in groupby(chosen, key=lambda exercise: exercise.lesson):
+        todo += [(place, number, claim) for place, claim in enumerate(claims_of(list(lesson)))]
+    # Lesson 06 starts a whole Compose project for each copy: one at a time, beside the others.
+    with ThreadPoolExecutor(jobs) as pool, ThreadPoolExecutor(1) as compose:
+        running = [
+            (compose if number == "06" else pool).submit(claim)
+            for _, number, claim in sorted(todo, key=lambda each: each[0])
+        ]
         try:
             for done in as_completed(running):
                 yield from done.result()
         finally:
-            pool.shutdown(cancel_futures=True)
+            for each in running:
+                each.cancel()
 
 
 def claims_of(lesson: list[Exercise]) -> list[Callable[[], list[Claim]]]:
