@@ -16,8 +16,9 @@ import pytest
 from support.locks import file_lock
 
 from course.exercises.checks import Outcome, run_tests
+from course.exercises.copies import batches, other_images
 from course.exercises.format import CandidateFix, Change, Exercise, apply, exercises
-from course.exercises.mends import batches, by_halves, named_tests, other_images, own_tests_fail, right_mends
+from course.exercises.mends import by_halves, named_tests, own_tests_fail, right_mends
 from course.exercises.workspace import STATE, WORKSPACE
 from course.paths import ROOT
 

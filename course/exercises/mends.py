@@ -5,22 +5,18 @@ claims are tested at a time. Faults or right mends that change different lines s
 there are broken by none of them. When a test fails, each half of them is tested alone, and so on.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-from course.containers.images import AGENTS
-from course.errors import CourseError
-from course.exercises.checks import Outcome, not_passed, run_tests, test_files
-from course.exercises.format import CandidateFix, Change, Exercise, apply, exercises
+from course.exercises.checks import Outcome, not_passed, run_tests
+from course.exercises.copies import Mended, batches, copy, other_images, run_lesson
+from course.exercises.format import CandidateFix, Exercise, exercises
 from course.pages.outputs import matches
 
 Claim = tuple[str, list[str]]  # the claim, and lines that say why it does not hold
-Mended = tuple[Exercise, CandidateFix | None]  # an exercise with a fix, or with its fault
 
 
 def prove(chosen: list[Exercise], jobs: int) -> Iterator[Claim]:
@@ -60,35 +56,6 @@ def right_mends(exercise: Exercise) -> list[CandidateFix]:
     if exercise.solution:
         found += [CandidateFix(about="the solution", right=True, changes=exercise.solution)]
     return found
-
-
-def batches(mends: list[Mended]) -> list[list[Mended]]:
-    """Groups of faults or fixes that fit into one copy of the lesson."""
-    found: list[list[Mended]] = []
-    for mend in mends:
-        for batch in found:
-            try:
-                with copy([*batch, mend]):
-                    batch.append(mend)
-                    break
-            except CourseError:  # both change the same lines
-                continue
-        else:
-            found.append([mend])
-    return found
-
-
-@contextmanager
-def copy(mended: list[Mended]) -> Iterator[Path]:
-    """A copy of the lesson in which exercises are broken and mended, removed at the end."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        for exercise, _ in mended:
-            exercise.copy_into(root)
-        for exercise, mend in mended:
-            apply(exercise.changes, root, exercise.slug)
-            apply(mend.changes if mend else [], root, f"{exercise.slug}, {mend and mend.about}")
-        yield root
 
 
 def listed_tests_fail(exercise: Exercise) -> list[Claim]:
@@ -158,28 +125,6 @@ def wrong_mend_is_refused(exercise: Exercise, mend: CandidateFix) -> list[Claim]
     refused = any(each.result == "failed" and matches(mend.says, each.sentence) for each in told)
     problems = [] if refused else list(map(line, told)) or ["no test refuses it"]
     return [(f"{exercise.slug}: refused: {mend.about}", problems)]
-
-
-def run_lesson(mended: list[Mended], options: tuple[str, ...] = ()) -> list[Outcome]:
-    """Run all tests of the lesson on a copy, and the tests of its open exercises that are solved there."""
-    own = [test for exercise, mend in mended if exercise.solution and mend for test in exercise.tests]
-    changes = [change for e, mend in mended for change in [*e.changes, *(mend.changes if mend else ())]]
-    with copy(mended) as root:
-        files = test_files(mended[0][0].lesson)
-        return run_tests(root, [*files, *own], ("-m", "not of_the_course", *other_images(changes), *options))
-
-
-def other_images(changes: list[Change]) -> tuple[str, ...]:
-    """Options that leave out the tests of images which the changes cannot affect.
-
-    An image is built from its own Dockerfile and files that all images share. When nothing but Dockerfiles
-    changes, the images of the other Dockerfiles stay the same, byte for byte.
-    """
-    changed = {change.file for change in changes}
-    images = {f"{image.folder}/{image.file}": image.tag.partition(":")[2] for image in AGENTS}
-    if changed - set(images):
-        return ()
-    return ("-k", " and ".join(f"not {tag}" for file, tag in images.items() if file not in changed))
 
 
 def own_tests_fail(exercise: Exercise, root: Path) -> list[str]:
