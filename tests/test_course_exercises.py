@@ -16,7 +16,7 @@ import pytest
 from support.locks import file_lock
 
 from course.exercises.checks import Outcome, run_tests
-from course.exercises.copies import batches, other_images
+from course.exercises.copies import Mended, batches, other_images
 from course.exercises.format import CandidateFix, Change, Exercise, apply, exercises
 from course.exercises.mends import by_halves, named_tests, own_tests_fail, right_mends
 from course.exercises.workspace import STATE, WORKSPACE
@@ -171,12 +171,17 @@ def test_each_right_mend_is_in_one_shared_copy(lesson: str) -> None:
     assert len(found) < len(mends)
 
 
-def test_a_mend_that_fails_among_others_is_found() -> None:
+def test_a_mend_that_fails_among_others_is_found_with_the_failed_tests_alone() -> None:
     mended = [(exercise, None) for exercise in FAULTS[:7]]
-    bad = mended[4]
-    failure = Outcome("test_x", "failed", "It is broken.")
-    found = by_halves(lambda part: [failure] if bad in part else [], list(mended))
-    assert found == [(each, [failure] if each is bad else []) for each in mended]
+    failure, runs = Outcome("test_x[a]", "failed", "It is broken.", "test_01.py"), []
+
+    def run(part: list[Mended], tests: list[str]) -> list[Outcome]:
+        runs.append(tests)
+        return [failure] if mended[4] in part else []
+
+    found = by_halves(run, list(mended), [])
+    assert found == [(each, [failure] if each is mended[4] else []) for each in mended]
+    assert runs == [[], *[["test_01.py::test_x[a]"]] * 6]
 
 
 def test_a_change_of_one_dockerfile_runs_no_tests_of_the_other_images() -> None:

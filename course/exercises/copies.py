@@ -42,13 +42,15 @@ def batches(mends: list[Mended]) -> list[list[Mended]]:
     return found
 
 
-def run_lesson(mended: list[Mended], options: tuple[str, ...] = ()) -> list[Outcome]:
-    """Run all tests of the lesson on a copy, and the tests of its open exercises that are solved there."""
-    own = [test for exercise, mend in mended if exercise.solution and mend for test in exercise.tests]
+def run_lesson(
+    mended: list[Mended], tests: list[str] | None = None, options: tuple[str, ...] = ()
+) -> list[Outcome]:
+    """Run tests on a copy: those given, or all of the lesson and of the open exercises solved there."""
+    solved = [test for exercise, mend in mended if exercise.solution and mend for test in exercise.tests]
     changes = [change for e, mend in mended for change in [*e.changes, *(mend.changes if mend else ())]]
+    options += ("-m", "not of_the_course", *other_images(changes))
     with copy(mended) as root:
-        files = test_files(mended[0][0].lesson)
-        return run_tests(root, [*files, *own], ("-m", "not of_the_course", *other_images(changes), *options))
+        return run_tests(root, tests or [*test_files(mended[0][0].lesson), *solved], options)
 
 
 def other_images(changes: list[Change]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 Each claim is tested on a copy of the lesson, by one pytest process that starts each server once, and several
 claims are tested at a time. Faults or right mends that change different lines share a copy: tests that pass
-there are broken by none of them. When a test fails, each half of them is tested alone, and so on.
+there are broken by none of them. A test that fails runs again on each half of them alone, and so on.
 """
 
 from collections.abc import Callable, Iterator
@@ -89,7 +89,7 @@ def named_tests(lesson: str) -> list[str]:
 def unlisted_tests_pass(batch: list[Mended]) -> list[Claim]:
     """With a fault, the tests of the lesson pass that no exercise names."""
     named = tuple(f"--deselect=tests/{test}" for test in named_tests(batch[0][0].lesson))
-    found = by_halves(lambda part: not_passed(run_lesson(part, named)), batch)
+    found = by_halves(lambda part, tests: not_passed(run_lesson(part, tests, named)), batch, [])
     return [
         (f"{exercise.slug}: no other test fails", list(map(line, failed))) for (exercise, _), failed in found
     ]
@@ -97,7 +97,7 @@ def unlisted_tests_pass(batch: list[Mended]) -> list[Claim]:
 
 def right_mends_are_accepted(batch: list[Mended]) -> list[Claim]:
     """With a right fix, all tests of the lesson pass."""
-    found = by_halves(lambda part: not_passed(run_lesson(part)), batch)
+    found = by_halves(lambda part, tests: not_passed(run_lesson(part, tests)), batch, [])
     return [
         (f"{exercise.slug}: accepted: {mend.about}", list(map(line, failed)))
         for (exercise, mend), failed in found
@@ -106,14 +106,18 @@ def right_mends_are_accepted(batch: list[Mended]) -> list[Claim]:
 
 
 def by_halves(
-    test: Callable[[list[Mended]], list[Outcome]], batch: list[Mended]
+    test: Callable[[list[Mended], list[str]], list[Outcome]], batch: list[Mended], tests: list[str]
 ) -> list[tuple[Mended, list[Outcome]]]:
-    """Test a batch together, and when a test fails, each half alone; the failed tests of each member."""
-    failed = test(batch)
-    if failed and len(batch) > 1:
-        half = len(batch) // 2
-        return by_halves(test, batch[:half]) + by_halves(test, batch[half:])
-    return [(each, failed) for each in batch]
+    """Test a batch together, and what failed again on each half alone; the failed tests of each member.
+
+    On a batch of one it runs again as well, because a test may fail beside many others that load the machine.
+    """
+    failed = test(batch, tests)
+    if not failed or (tests and len(batch) == 1):
+        return [(each, failed) for each in batch]
+    half, again = len(batch) // 2, [f"{each.file}::{each.test}" for each in failed]
+    parts = [part for part in (batch[:half], batch[half:]) if part]
+    return [found for part in parts for found in by_halves(test, part, again)]
 
 
 def wrong_mend_is_refused(exercise: Exercise, mend: CandidateFix) -> list[Claim]:
