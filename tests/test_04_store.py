@@ -26,8 +26,8 @@ def tokens(*numbers: int, epoch: int = 0) -> list[Event]:
 
 
 def own_database(server: RedisServer) -> str:
-    """A database of its own: replicas of other tests would take over its runs."""
-    return server.url.removesuffix("/0") + "/1"
+    """A database of its own, since replicas of other tests would take over its runs; with patient timeouts."""
+    return server.url.removesuffix("/0") + "/1?socket_timeout=20&socket_connect_timeout=20"
 
 
 MakeStore = Callable[..., RedisStore]
