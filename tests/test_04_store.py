@@ -26,8 +26,8 @@ def tokens(*numbers: int, epoch: int = 0) -> list[Event]:
 
 
 def own_database(server: RedisServer) -> str:
-    """A database of its own, since replicas of other tests would take over its runs; with patient timeouts."""
-    return server.url.removesuffix("/0") + "/1?socket_timeout=20&socket_connect_timeout=20"
+    """A database of its own: replicas of other tests would take over its runs."""
+    return server.url.removesuffix("/0") + "/1"
 
 
 MakeStore = Callable[..., RedisStore]
@@ -56,7 +56,8 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
         yield MemoryStore(60, 100)
         return
     server: RedisServer = request.getfixturevalue("redis_server")
-    made = RedisStore(own_database(server), lease=60, ttl=60, max_seconds=60)
+    busy_machine = "?socket_timeout=20&socket_connect_timeout=20"
+    made = RedisStore(own_database(server) + busy_machine, lease=60, ttl=60, max_seconds=60)
     await made.redis.flushdb()
     yield made
     await made.close()
