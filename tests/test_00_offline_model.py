@@ -542,6 +542,37 @@ class TestStructuredOutput:
         assert found is not None
         assert [(each.name, each.number) for each in found.things] == things
 
+    def test_ai_sdk_gets_an_object_that_fits_the_formats_of_its_schema(self, http: httpx2.Client) -> None:
+        """`generateObject` sends this body. Zod wrote the schema, and checks the object by it."""
+        formats = {"page": "uri", "host": "hostname", "start": "time", "day": "date", "wait": "duration"}
+        properties: dict[str, Any] = {
+            "name": STRING,
+            "age": {"type": "integer", "minimum": -9007199254740991, "maximum": 9007199254740991},
+            **{name: {"type": "string", "format": wanted} for name, wanted in formats.items()},
+        }
+        schema = {
+            "$schema": "http://json-schema.org/draft-07/schema#",
+            "type": "object",
+            "properties": properties,
+            "required": list(properties),
+            "additionalProperties": False,
+        }
+        described = {"name": "response", "strict": True, "schema": schema}
+        wanted = {"type": "json_schema", "json_schema": described}
+        messages = [{"role": "user", "content": "Extract the person: Ada Lovelace is 36 years old."}]
+        reply = post(http, messages=messages, response_format=wanted)
+        assert reply.status_code == 200, reply.text
+        found = json.loads(reply.json()["choices"][0]["message"]["content"])
+        assert (found["name"], found["age"]) == ("Ada Lovelace", 36)
+        for name, form in {
+            "page": r"https?://\S+",
+            "host": r"[\w.-]+",
+            "start": r"\d\d:\d\d:\d\dZ",
+            "day": r"\d{4}-\d\d-\d\d",
+            "wait": r"PT\d+H",
+        }.items():
+            assert re.fullmatch(form, found[name]), f"{name} is no {formats[name]}: {found[name]!r}."
+
     def test_response_format_is_used_when_no_tool_has_its_arguments(self, client: OpenAI) -> None:
         schema = {"type": "object", "properties": {"city": STRING}, "required": ["city"]}
         wanted = {"type": "json_schema", "json_schema": {"name": "place", "schema": schema}}
@@ -617,6 +648,12 @@ class TestStructuredOutput:
 
 
 class TestErrors:
+    def test_an_unknown_route_names_the_routes_that_exist(self, http: httpx2.Client) -> None:
+        """The AI SDK's `openai(model)` asks /v1/responses, its `openai.chat(model)` /v1/chat/completions."""
+        reply = http.post("/v1/responses", json={"model": "offline", "input": "Hello"})
+        assert reply.status_code == 404
+        assert "/v1/chat/completions" in reply.json()["error"]["message"]
+
     @pytest.mark.parametrize(
         ("body", "param"),
         [

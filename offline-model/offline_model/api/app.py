@@ -95,7 +95,9 @@ async def handle_http_exception(request: Request, problem: Exception) -> Respons
     """Starlette's own 404 and 405 in OpenAI's format."""
     assert isinstance(problem, HTTPException)
     where = f"{request.method} {request.url.path[:200]}"
-    message = f"Invalid URL ({where})" if problem.status_code == 404 else f"Not allowed: {where}"
+    message = f"Not allowed: {where}"
+    if problem.status_code == 404:
+        message = f"Invalid URL ({where}). This server has /v1/chat/completions and /v1/models."
     return ErrorResponse(ApiError(problem.status_code, message, headers=problem.headers))
 
 

@@ -22,6 +22,7 @@ from offline_model.conversation.extraction import (
 from offline_model.conversation.messages import Conversation, parse_json
 from offline_model.corpus.stemming import stems
 from offline_model.json_schema.merging import Schema
+from offline_model.json_schema.strings import FORMAT_EXAMPLES
 
 # The part of a conversation that regular expressions search.
 MAX_CHARACTERS = 50_000
@@ -84,7 +85,9 @@ class SlotValues:
             found.insert(0, self.answer)
         if self.item:
             found.append(subject_of(self.item))
-        if self.fill_from_documents or not found:
+        if schema.get("format") == "uri":
+            found += [document.location for document in self.documents if "://" in document.location]
+        elif schema.get("format") not in FORMAT_EXAMPLES and (self.fill_from_documents or not found):
             found += self.from_documents(name, schema)
         return list(dict.fromkeys(text for text in found if text))
 

@@ -65,10 +65,10 @@ def additional_properties_keyword(
 @cache
 def validator_options() -> dict[str, Any]:
     """Formats are checked. The registry is empty, so a reference to another host is never downloaded."""
-    from jsonschema import FormatChecker
+    from jsonschema import Draft202012Validator
     from referencing import Registry
 
-    return {"registry": Registry(), "format_checker": FormatChecker()}
+    return {"registry": Registry(), "format_checker": Draft202012Validator.FORMAT_CHECKER}
 
 
 @lru_cache(maxsize=256)
