@@ -21,7 +21,7 @@ from jsonschema import Draft202012Validator
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ToolStrategy
 from langchain_openai import ChatOpenAI
-from offline_model.api import request_body
+from offline_model.api import chat_completions
 from offline_model.api.errors import ApiError
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
@@ -757,9 +757,9 @@ class TestErrors:
         async def silence() -> Any:
             await asyncio.sleep(60)
 
-        monkeypatch.setattr(request_body, "READ_SECONDS", 0.01)  # ten seconds in a server
+        monkeypatch.setattr(chat_completions, "READ_SECONDS", 0.01)  # ten seconds in a server
         with pytest.raises(ApiError) as problem:
-            await request_body.read(silence, [(b"content-length", b"100")])
+            await chat_completions.read_body(silence, [(b"content-length", b"100")])
         assert problem.value.status == 408
 
     def test_strange_text_is_answered(self, client: OpenAI) -> None:

@@ -10,7 +10,8 @@ from types import FrameType
 from uvicorn import Config, Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from offline_model.api.app import RequestIDMiddleware
+from offline_model.api.app import create_app
+from offline_model.corpus.search import Corpus
 
 SHUTDOWN_SECONDS = 1  # for responses in progress, after a signal
 
@@ -58,9 +59,9 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(app: RequestIDMiddleware, listener: socket.socket) -> None:
+def serve(corpus: Corpus, listener: socket.socket) -> None:
     config = Config(
-        app,
+        create_app(corpus),
         http=ClosableProtocol,
         ws="none",
         lifespan="off",

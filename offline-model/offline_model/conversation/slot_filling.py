@@ -20,8 +20,8 @@ from offline_model.conversation.extraction import (
     subject_of,
 )
 from offline_model.conversation.messages import Conversation, parse_json
-from offline_model.corpus.stemming import stems
-from offline_model.json_schema.merging import Schema
+from offline_model.corpus.terms import stems
+from offline_model.json_schema.schemas import Schema
 
 # The part of a conversation that regular expressions search.
 MAX_CHARACTERS = 50_000

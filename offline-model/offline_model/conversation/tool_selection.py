@@ -4,8 +4,7 @@ import re
 
 from offline_model.conversation.messages import Conversation, Tool
 from offline_model.conversation.slot_filling import FORMULA_FIELDS, QUERY_FIELDS, SlotValues
-from offline_model.corpus.query_terms import terms
-from offline_model.corpus.stemming import stems
+from offline_model.corpus.terms import stems, terms
 
 SEARCH_WORDS = frozenset(stems("search lookup retrieve find wiki wikipedia web internet knowledge browse"))
 ANSWER_WORDS = frozenset(stems("final answer respond response reply submit finish conclude done output"))

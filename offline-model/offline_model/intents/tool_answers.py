@@ -5,8 +5,7 @@ import re
 
 from offline_model.conversation.documents import Document, clean_sentences, documents_in, end_sentence
 from offline_model.conversation.messages import Conversation, Reply, ToolResult, parse_json
-from offline_model.corpus.query_terms import terms
-from offline_model.corpus.stemming import stems
+from offline_model.corpus.terms import stems, terms
 
 ORDER = 50
 

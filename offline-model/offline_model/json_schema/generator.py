@@ -10,11 +10,9 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from offline_model.json_schema.arrays_and_objects import array, object_
-from offline_model.json_schema.merging import Schema, merged, types
-from offline_model.json_schema.numbers import Number, numbers
-from offline_model.json_schema.references import InvalidSchema, resolve
-from offline_model.json_schema.strings import strings
+from offline_model.json_schema.containers import array, object_
+from offline_model.json_schema.scalars import Number, numbers, strings
+from offline_model.json_schema.schemas import InvalidSchema, Schema, merged, resolve, types
 from offline_model.json_schema.validator import is_valid, validator_of
 
 if TYPE_CHECKING:

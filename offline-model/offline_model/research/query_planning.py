@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from offline_model.conversation.messages import Conversation
-from offline_model.corpus.query_terms import SYNTAX_WORDS, terms, topic
-from offline_model.corpus.stemming import stems
+from offline_model.corpus.terms import SYNTAX_WORDS, stems, terms, topic
 
 DEFAULT_STEPS = 5
 MAX_QUERY_WORDS = 8

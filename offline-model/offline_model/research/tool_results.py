@@ -9,7 +9,7 @@ from offline_model.conversation.documents import INJECTED_INSTRUCTION, clean_sen
 from offline_model.conversation.messages import ToolResult
 from offline_model.conversation.tool_selection import SEARCH_WORDS
 from offline_model.corpus.plain_text import prose_sentences
-from offline_model.corpus.stemming import stems
+from offline_model.corpus.terms import stems
 
 MAX_CHARACTERS = 20_000
 MAX_RESULTS = 50

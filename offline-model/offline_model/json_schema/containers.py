@@ -9,8 +9,7 @@ from typing import Any
 
 import rstr
 
-from offline_model.json_schema.merging import Schema, merged
-from offline_model.json_schema.references import InvalidSchema
+from offline_model.json_schema.schemas import InvalidSchema, Schema, merged
 from offline_model.json_schema.validator import pattern_matches
 
 # From (schema, name, depth, seed) to values that fit the schema, best first.
