@@ -1,5 +1,6 @@
 """The offline model: every claim of lesson 00, over real HTTP with the clients that the lessons use."""
 
+import _sqlite3
 import asyncio
 import json
 import os
@@ -887,6 +888,16 @@ class TestCallLog:
         assert len(http.get("/debug/requests").json()) == 100
 
 
+# Python runs this at its start. SQLite then removes its own full-text search from each new connection.
+WITHOUT_FTS5 = """
+import _sqlite3, ctypes
+sqlite = ctypes.CDLL(_sqlite3.__file__)
+drop = lambda connection, *_: sqlite.sqlite3_drop_modules(ctypes.c_void_p(connection), None)
+callback = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 3)(drop)
+sqlite.sqlite3_auto_extension(callback)
+"""
+
+
 class TestProcess:
     """Tests that start a server of their own, because they would disturb a shared one."""
 
@@ -924,6 +935,18 @@ class TestProcess:
         assert process.returncode == 1
         assert len(errors.splitlines()) == 1
         assert str(port) in errors
+
+    def test_a_python_without_full_text_search_is_one_clear_line(
+        self, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+    ) -> None:
+        if not hasattr(_sqlite3, "__file__"):
+            pytest.skip("This Python has SQLite built in, so its modules cannot be removed from outside.")
+        (tmp_path / "sitecustomize.py").write_text(WITHOUT_FTS5)
+        _, errors = (process := start(PYTHONPATH=str(tmp_path))).communicate(timeout=10)
+        assert process.returncode == 1
+        assert len(errors.splitlines()) == 1, f"A traceback does not say what to do: {errors}"
+        assert "FTS5" in errors
+        assert "Use another Python" in errors
 
     @pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGINT])
     def test_a_signal_ends_an_idle_server_at_once(
