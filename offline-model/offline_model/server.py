@@ -1,10 +1,7 @@
 """The server: uvicorn with one process, which stops at the first signal."""
 
-import asyncio
 import socket
 import sys
-from collections.abc import Callable
-from functools import partial
 from types import FrameType
 
 from uvicorn import Config, Server
@@ -25,38 +22,16 @@ class ClosableProtocol(HttpToolsProtocol):
 
 
 class OfflineServer(Server):
-    """Exits with 0 at the first signal, without waiting for uvicorn's next tick."""
-
-    wake: Callable[[], object] | None = None
-
-    async def main_loop(self) -> None:
-        stopping = asyncio.Event()
-        self.wake = partial(asyncio.get_running_loop().call_soon_threadsafe, stopping.set)
-        while not self.should_exit:
-            await self.on_tick(0)  # updates the Date header once a second
-            try:
-                await asyncio.wait_for(stopping.wait(), 1)
-            except TimeoutError:
-                continue
+    """Exits with 0 at the first signal. uvicorn would raise the signal again at the end."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.should_exit = True
-        if self.wake is not None:
-            self.wake()
 
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; raises OSError when the port is taken or the host is not this machine."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-        listener.listen(2048)
-    except OSError:
-        listener.close()
-        raise
-    return listener
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    return socket.create_server(address, family=family, backlog=2048)
 
 
 def serve(corpus: Corpus, listener: socket.socket) -> None:

@@ -163,7 +163,8 @@ class CompletionRequest(StrictModel):
 
 
 def to_conversation(request: CompletionRequest, corpus: Corpus) -> Conversation:
-    tools, choice = [to_tool(tool) for tool in request.tools or []], request.tool_choice or "auto"
+    tools = [to_tool(tool.function) for tool in request.tools or []]
+    choice = request.tool_choice or "auto"
     forced_tool = None
     if isinstance(choice, NamedToolChoice):
         forced_tool = next(tool for tool in tools if tool.name == choice.function.name)
@@ -187,8 +188,7 @@ def to_conversation(request: CompletionRequest, corpus: Corpus) -> Conversation:
     )
 
 
-def to_tool(tool: FunctionTool) -> Tool:
-    function = tool.function
+def to_tool(function: FunctionDefinition) -> Tool:
     schema = function.parameters or {"type": "object", "properties": {}}
     return Tool(function.name, function.description or "", schema)
 
@@ -213,22 +213,11 @@ def to_turns(messages: list[ChatMessage]) -> list[Turn]:
 
 def to_turn(message: ChatMessage) -> Turn:
     role = "system" if message.role == "developer" else message.role
-    calls = {
-        call.id: ToolCall(call.function.name, arguments_of(call.function.arguments))
-        for call in message.tool_calls or []
-    }
-    return Turn(role, text_of(message), calls, message.tool_call_id)
-
-
-def text_of(message: ChatMessage) -> str:
-    """The text of a message, its parts joined."""
-    if message.content is None:
-        return ""
-    if isinstance(message.content, str):
-        return message.content
-    return "\n".join(part.text or part.refusal or "" for part in message.content)
-
-
-def arguments_of(text: str) -> dict[str, Any]:
-    value = parse_json(text)
-    return value if isinstance(value, dict) else {}
+    calls = {}
+    for call in message.tool_calls or []:
+        arguments = parse_json(call.function.arguments)
+        calls[call.id] = ToolCall(call.function.name, arguments if isinstance(arguments, dict) else {})
+    content = message.content or ""
+    if not isinstance(content, str):
+        content = "\n".join(part.text or part.refusal or "" for part in content)
+    return Turn(role, content, calls, message.tool_call_id)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from offline_model.api.requests import CompletionRequest
-from offline_model.conversation.messages import Reply
+from offline_model.conversation.messages import Reply, ToolCall
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 
@@ -101,38 +101,38 @@ class Answer:
 
 
 def prepare(request: CompletionRequest, reply: Reply, request_id: str) -> Answer:
-    limit = request.max_completion_tokens or request.max_tokens
-    prompt_tokens = count_prompt_tokens(request)
-    if reply.calls:
-        return prepare_calls(reply, request_id, limit, prompt_tokens)
-    text = before_stop(reply.text, request.stop)
-    tokens = split_tokens(text)
-    finish_reason: FinishReason = "stop"
-    if limit is not None and len(tokens) > limit:
-        tokens, finish_reason = tokens[:limit], "length"
-        text = "".join(tokens)
-    return Answer(text, [], [tokens], finish_reason, usage_of(prompt_tokens, len(tokens)))
-
-
-def prepare_calls(reply: Reply, request_id: str, limit: int | None, prompt_tokens: int) -> Answer:
-    """Send calls whose arguments are cut at the limit, as the real API does."""
-    left = limit
-    calls: list[ResponseToolCall] = []
+    """Cut the text, or the arguments of the calls, at the token limit, as the real API does."""
+    texts = [json.dumps(call.arguments, ensure_ascii=False) for call in reply.calls]
+    left: int | None = request.max_completion_tokens or request.max_tokens
+    finish_reason: FinishReason = "tool_calls" if reply.calls else "stop"
     tokens: list[list[str]] = []
-    finish_reason: FinishReason = "tool_calls"
-    for number, call in enumerate(reply.calls):
-        arguments = split_tokens(json.dumps(call.arguments, ensure_ascii=False))
+    for text in texts or [before_stop(reply.text, request.stop)]:
+        found = split_tokens(text)
         if left is not None:
-            if len(arguments) > left:
-                arguments, finish_reason = arguments[:left], "length"
-            left -= len(arguments)
-        if not arguments:
+            if len(found) > left:
+                found, finish_reason = found[:left], "length"
+            left -= len(found)
+        if reply.calls and not found:
             break
-        digest = blake2b(f"{request_id}/{number}".encode(), digest_size=12).hexdigest()
-        function = ResponseFunctionCall(name=call.name, arguments="".join(arguments))
-        calls.append(ResponseToolCall(id=f"call_{digest}", function=function))
-        tokens.append(arguments)
-    return Answer(None, calls, tokens, finish_reason, usage_of(prompt_tokens, sum(map(len, tokens))))
+        tokens.append(found)
+    calls = [
+        response_call(call, f"{request_id}/{number}", "".join(arguments))
+        for number, (call, arguments) in enumerate(zip(reply.calls, tokens, strict=False))
+    ]
+    usage = [count_prompt_tokens(request), sum(map(len, tokens))]
+    return Answer(
+        None if reply.calls else "".join(tokens[0]),
+        calls,
+        tokens,
+        finish_reason,
+        Usage(prompt_tokens=usage[0], completion_tokens=usage[1], total_tokens=sum(usage)),
+    )
+
+
+def response_call(call: ToolCall, identity: str, arguments: str) -> ResponseToolCall:
+    digest = blake2b(identity.encode(), digest_size=12).hexdigest()
+    function = ResponseFunctionCall(name=call.name, arguments=arguments)
+    return ResponseToolCall(id=f"call_{digest}", function=function)
 
 
 def repeat_text(reply: Reply, count: int) -> Reply:
@@ -146,14 +146,6 @@ def before_stop(text: str, stop: str | list[str] | None) -> str:
     for sequence in [stop] if isinstance(stop, str) else stop or []:
         text = text.split(sequence, 1)[0]
     return text
-
-
-def usage_of(prompt_tokens: int, completion_tokens: int) -> Usage:
-    return Usage(
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        total_tokens=prompt_tokens + completion_tokens,
-    )
 
 
 def count_prompt_tokens(request: CompletionRequest) -> int:

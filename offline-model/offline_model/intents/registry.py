@@ -1,14 +1,7 @@
 """The registry finds the intents, and asks them in order until one replies.
 
-An intent is a module in this folder with two names:
-
-    ORDER = 75  # intents with a lower number are asked first
-
-
-    def reply(conversation: Conversation) -> Reply | None:
-        # None: the question is for another intent
-
-`docs/reference/offline-model.md` shows a complete one.
+An intent is a module in this folder with an `ORDER`, the lowest is asked first, and a function `reply`, which
+returns None when the question is for another intent. `docs/reference/offline-model.md` adds one.
 """
 
 from importlib import import_module

@@ -81,8 +81,13 @@ def resolve(root: Any, reference: str) -> Any:
         raise InvalidSchema(f"unresolvable reference {reference[:100]!r}") from None
 
 
-def merged(one: Schema, other: Schema) -> Schema:
-    """Both schemas as one. Keywords that cannot be joined go to allOf; the result is validated in the end."""
+def merged(one: Any, other: Any) -> Any:
+    """Both schemas as one; of an object and a boolean, the object.
+
+    Keywords that cannot be joined go to allOf; the result is validated in the end.
+    """
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return one if isinstance(one, dict) else other
     result = dict(one)
     for key, value in other.items():
         if key not in result or result[key] == value:

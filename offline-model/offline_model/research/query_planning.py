@@ -71,8 +71,6 @@ def compared_things(text: str) -> tuple[str, ...]:
     one, other = (subject_words(f"What is {side}?") for side in compared.groups() if side)
     if not one or not other:
         return ()
-    # "a liveness and a readiness probe" are both probes.
-    one += other[-1:] if len(one) == 1 < len(other) else []
     return " ".join(one), " ".join(other)
 
 
