@@ -55,7 +55,6 @@ class Processes:
         output: IO[str] | int | None = None,
     ) -> subprocess.Popen[str]:
         """Start a command; its stdout and stderr both go to `output`."""
-        assert self.reaper and self.reaper.stdin
         process = subprocess.Popen(
             command,
             env=env,
@@ -67,9 +66,14 @@ class Processes:
             bufsize=1 if stdin == subprocess.PIPE else -1,
             start_new_session=True,
         )
+        self.adopt(process)
+        return process
+
+    def adopt(self, process: subprocess.Popen[str]) -> None:
+        """Stop a process that leads a process group of its own when this context ends."""
+        assert self.reaper and self.reaper.stdin
         self.running.append(process)
         self.reaper.stdin.write(f"{process.pid}\n")
-        return process
 
     def stop(self, process: subprocess.Popen[str]) -> int:
         """Stop a process and its process group; returns its exit code."""
@@ -132,5 +136,5 @@ def wait_listening(process: subprocess.Popen[str], seconds: float = 60) -> str:
                 for connection in each.net_connections("tcp4"):
                     if connection.status == psutil.CONN_LISTEN:
                         return f"http://127.0.0.1:{connection.laddr.port}"
-        time.sleep(0.02)
+        time.sleep(0.1)  # to find the children takes a look at every process of the machine
     raise CourseError(f"The program did not listen within {seconds:.0f} s.")

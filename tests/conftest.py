@@ -5,10 +5,13 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
+import httpcore2
 import pytest
 from support.engines import build_own, require
+from support.forked_programs import StartPython, start_fork_server
 from support.locks import file_lock
 from support.model_clients import client, http  # noqa: F401  # fixtures
 from support.plugins.durations import pytest_terminal_summary  # noqa: F401
@@ -42,6 +45,9 @@ sys.path.insert(0, str(Path(os.environ.get("LESSON_ROOT", ROOT)) / "research-age
 
 # No pydantic plugin is installed. Looking for them would add a tenth of a second to each start of a server.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
+# Every httpx2.get() makes a client, and would read the certificates of all authorities: 24 ms each time.
+httpcore2.default_ssl_context = cache(httpcore2.default_ssl_context)
 
 # In a background job of a script SIGINT is ignored, and programs that tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -105,8 +111,15 @@ def servers() -> Servers:
 
 
 @pytest.fixture(scope="session")
+def start_python(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> StartPython:
+    """A function that starts Python programs which use the libraries of the lessons."""
+    return start_fork_server(processes, tmp_path_factory.mktemp("fork-server") / "socket")
+
+
+@pytest.fixture(scope="session")
 def start_script(
     processes: Processes,
+    start_python: StartPython,
     offline_model: str,
     lesson_root: Path,
     servers: Servers,
@@ -125,9 +138,8 @@ def start_script(
             if key not in servers or servers[key].process.poll() is not None:
                 model = {"OPENAI_BASE_URL": f"{offline_model}/v1", "OPENAI_API_KEY": "offline"}
                 env = base_environment() | model | {"MODEL_NAME": "offline"} | settings
-                command = [sys.executable, str(program)]
                 log = tmp_path_factory.mktemp("log") / "server.log"
-                servers[key] = start_server(processes, command, env, lesson_root / folder, log)
+                servers[key] = start_server(start_python, program, env, lesson_root / folder, log)
             return servers[key]
 
         return start

@@ -181,7 +181,7 @@ def test_leaving_in_the_middle_of_a_stream_cancels_the_model_call(
     start: StartServer, offline_model: str
 ) -> None:
     query = "What is a container when somebody leaves in the middle of a stream?"
-    url = start(MODEL_NAME="offline?tps=20")
+    url = start(MODEL_NAME="offline?tps=2")
     with httpx2.stream("POST", f"{url}/v1/stream", json={"query": query}) as response:
         next(response.iter_lines())
     assert until(lambda: calls(offline_model, query)[0]["state"] == "cancelled", 10), (

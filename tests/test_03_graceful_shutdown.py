@@ -19,6 +19,7 @@ import psutil
 import pytest
 from schemathesis import GenerationMode
 from support.connections import assert_headers_are_bounded, assert_probes_take_head, leave_after
+from support.forked_programs import StartPython
 from support.openapi import OPERATIONS, assert_openapi_holds, assert_responses_match_openapi
 from support.problems import assert_problem
 from support.servers import assert_sigterm_works_during_imports, calls
@@ -74,7 +75,9 @@ Start = Callable[..., Server]
 
 
 @pytest.fixture
-def start(processes: Processes, offline_model: str, lesson_root: Path, tmp_path: Path) -> Iterator[Start]:
+def start(
+    processes: Processes, start_python: StartPython, offline_model: str, lesson_root: Path, tmp_path: Path
+) -> Iterator[Start]:
     """A function that starts the lesson: arguments for its command line, settings by name."""
     started = []
 
@@ -82,11 +85,15 @@ def start(processes: Processes, offline_model: str, lesson_root: Path, tmp_path:
         log = tmp_path / f"{len(list(tmp_path.iterdir()))}.log"
         model = {"OPENAI_BASE_URL": f"{offline_model}/v1", "OPENAI_API_KEY": "offline"}
         env = base_environment() | model | {"MODEL_NAME": PACED}
-        command = [*before, sys.executable, str(lesson_root / "code/03_graceful_shutdown.py"), *arguments]
-        with log.open("w") as output:
-            env |= {"DRAIN_SECONDS": "10", "PORT": "0"} | settings
-            process = processes.start(command, env=env, cwd=lesson_root, output=output)
-            started.append(process)
+        env |= {"DRAIN_SECONDS": "10", "PORT": "0"} | settings
+        program = [str(lesson_root / "code/03_graceful_shutdown.py"), *arguments]
+        if before:
+            with log.open("w") as output:
+                command = [*before, sys.executable, *program]
+                process = processes.start(command, env=env, cwd=lesson_root, output=output)
+        else:
+            process = start_python(program, env, lesson_root, log)
+        started.append(process)
         try:
             url = wait_listening(process)
             wait_ready(process, f"{url}/health", 90)  # workers have still to import

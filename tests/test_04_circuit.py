@@ -29,6 +29,7 @@ def model() -> Iterator[tuple[Processes, str]]:
 def agent(research_agent: StartServer, url: str, **settings: str) -> Server:
     """Start an agent on this model. Its circuit opens after three failures and allows a trial each second."""
     circuit = {"CIRCUIT_FAILURES": str(IN_A_ROW), "CIRCUIT_SECONDS": "1", "MODEL_RETRIES": "0"}
+    circuit["RATE_LIMIT_RPM"] = "100000"  # tests ask as fast as they can
     return research_agent(**({"OPENAI_BASE_URL": f"{url}/v1"} | circuit | settings))
 
 
@@ -83,12 +84,11 @@ def test_only_one_run_tries_while_the_circuit_is_open(research_agent: StartServe
             return sorted(pool.map(lambda n: ask(server, f"Who tries, {n}?").status_code, range(4)))
 
     seconds, statuses = 0.0, [503]
-    for _ in range(100):
+    deadline = time.monotonic() + 30
+    while 502 not in statuses and time.monotonic() < deadline:
         began = time.monotonic()
         statuses = crowd()
         seconds = time.monotonic() - began
-        if 502 in statuses:
-            break
     trials = statuses.count(502)
     assert trials, "The circuit stays open for ever: no trial run checks whether the model is back."
     assert trials <= 1 + seconds, (  # one a second

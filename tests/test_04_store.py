@@ -56,7 +56,8 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
         yield MemoryStore(60, 100)
         return
     server: RedisServer = request.getfixturevalue("redis_server")
-    made = RedisStore(own_database(server), lease=60, ttl=60, max_seconds=60)
+    busy_machine = "?socket_timeout=20&socket_connect_timeout=20"
+    made = RedisStore(own_database(server) + busy_machine, lease=60, ttl=60, max_seconds=60)
     await made.redis.flushdb()
     yield made
     await made.close()

@@ -656,7 +656,7 @@ def test_a_replica_that_takes_too_much_memory_is_killed_and_comes_back(stack: St
     codes = [event["Actor"]["Attributes"]["exitCode"] for event in died if event["Action"] == "die"]
     assert codes == ["137"], f"The replica ended with {codes}, and not with the exit code of a kill."
     again = "Who answers after the memory was used up?"
-    assert until(lambda: ask(stack.url, again).status_code == 200, 20), "The replica does not come back."
+    assert until(lambda: ask(stack.url, again).status_code == 200, 60), "The replica does not come back."
 
 
 def test_prometheus_scrapes_every_replica_and_its_alerts_are_valid(stack: Stack) -> None:

@@ -20,7 +20,7 @@ from course.exercises.mends import own_tests_fail
 from course.exercises.workspace import STATE, WORKSPACE
 from course.paths import ROOT
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 IN_CI = pytest.mark.skipif(not os.environ.get("CI"), reason="takes minutes; CI=true make test runs it")
 FAULTS = [exercise for exercise in exercises() if exercise.changes]
 OPEN = [exercise for exercise in exercises() if exercise.solution]

@@ -145,7 +145,7 @@ def notices_a_hang(target: Target) -> None:
     must_have_been_healthy(target)
     target.container.signal("STOP")
     try:
-        noticed = until(lambda: target.container.health == "unhealthy", 20)
+        noticed = until(lambda: target.container.health == "unhealthy", 30)
     finally:
         target.container.signal("CONT")
     assert noticed, "The program was stopped by SIGSTOP, and its health check still says healthy."
@@ -257,7 +257,8 @@ def notices_a_closed_port(target: Target) -> None:
     container = target.start("--entrypoint=python", *FAST_HEALTH_CHECK, command=asleep)
     if not container.state["Running"]:
         raise NotChecked("the image has no python to run in place of the program")
-    noticed = until(lambda: container.health == "unhealthy", 20)
+    until(lambda: container.health != "starting", 60)
+    noticed = container.health == "unhealthy"
     container.remove()
     assert noticed, "The program does not run at all, and its health check says healthy."
 

@@ -23,7 +23,7 @@ SLOW_MODEL = "offline?tps=150"
 START_SECONDS = 60  # the longest start, on a busy machine
 FAST_HEALTH_CHECK = (
     "--health-interval=500ms",
-    "--health-timeout=1s",
+    "--health-timeout=3s",  # a busy machine needs a second to start one
     "--health-retries=2",
     "--health-start-period=1s",
 )
@@ -180,10 +180,10 @@ class Target:
 
     @cached_property
     def was_healthy(self) -> bool:
-        """Whether its health check turns healthy within ten seconds after it answers."""
+        """Whether its health check turns healthy within twenty seconds after it answers."""
         with suppress(NotChecked):
             _ = self.url
-        return bool(until(lambda: self.container.health == "healthy", 10))
+        return bool(until(lambda: self.container.health == "healthy", 20))
 
     @cached_property
     def answers_restricted(self) -> bool:

@@ -13,7 +13,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from course.errors import CourseError
-from course.processes import Processes, wait_listening, wait_ready
+from course.processes import wait_listening, wait_ready
+from support.forked_programs import StartPython
 
 HUNG = "offline?fault=hang"
 
@@ -31,11 +32,10 @@ Servers = dict[tuple[Path, frozenset[tuple[str, str]]], Server]
 
 
 def start_server(
-    processes: Processes, command: list[str], env: dict[str, str], folder: Path, log: Path
+    start_python: StartPython, program: Path, env: dict[str, str], folder: Path, log: Path
 ) -> Server:
     """Start a lesson on a port that the system chooses, and wait until it answers."""
-    with log.open("w") as output:
-        process = processes.start(command, env={"PORT": "0"} | env, cwd=folder, output=output)
+    process = start_python([str(program)], {"PORT": "0"} | env, folder, log)
     try:
         url = wait_listening(process)
         wait_ready(process, f"{url}/health")
