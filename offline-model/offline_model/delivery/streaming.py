@@ -1,4 +1,4 @@
-"""Send one response, whole or as a stream, at the chosen speed and with the chosen fault; notice disconnects."""
+"""Send one response at the chosen speed and with the chosen fault, and notice when the client leaves."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
