@@ -111,6 +111,15 @@ def servers() -> Servers:
     return {}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def stop_servers(processes: Processes, servers: Servers) -> Iterator[None]:
+    """Stop a file's servers after its tests. Dozens of idle ones would take memory and processor time."""
+    yield
+    for server in servers.values():
+        processes.stop(server.process)
+    servers.clear()
+
+
 @pytest.fixture(scope="session")
 def start_python(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> StartPython:
     """A function that starts Python programs which use the libraries of the lessons."""

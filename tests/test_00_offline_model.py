@@ -1,5 +1,6 @@
 """The offline model: every claim of lesson 00, over real HTTP with the clients that the lessons use."""
 
+import _sqlite3
 import asyncio
 import json
 import os
@@ -21,7 +22,7 @@ from jsonschema import Draft202012Validator
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ToolStrategy
 from langchain_openai import ChatOpenAI
-from offline_model.api import request_body
+from offline_model.api import chat_completions
 from offline_model.api.errors import ApiError
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
@@ -794,9 +795,9 @@ class TestErrors:
         async def silence() -> Any:
             await asyncio.sleep(60)
 
-        monkeypatch.setattr(request_body, "READ_SECONDS", 0.01)  # ten seconds in a server
+        monkeypatch.setattr(chat_completions, "READ_SECONDS", 0.01)  # ten seconds in a server
         with pytest.raises(ApiError) as problem:
-            await request_body.read(silence, [(b"content-length", b"100")])
+            await chat_completions.read_body(silence, [(b"content-length", b"100")])
         assert problem.value.status == 408
 
     def test_strange_text_is_answered(self, client: OpenAI) -> None:
@@ -924,6 +925,16 @@ class TestCallLog:
         assert len(http.get("/debug/requests").json()) == 100
 
 
+# Python runs this at its start. SQLite then removes its own full-text search from each new connection.
+WITHOUT_FTS5 = """
+import _sqlite3, ctypes
+sqlite = ctypes.CDLL(_sqlite3.__file__)
+drop = lambda connection, *_: sqlite.sqlite3_drop_modules(ctypes.c_void_p(connection), None)
+callback = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 3)(drop)
+sqlite.sqlite3_auto_extension(callback)
+"""
+
+
 class TestProcess:
     """Tests that start a server of their own, because they would disturb a shared one."""
 
@@ -961,6 +972,18 @@ class TestProcess:
         assert process.returncode == 1
         assert len(errors.splitlines()) == 1
         assert str(port) in errors
+
+    def test_a_python_without_full_text_search_is_one_clear_line(
+        self, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+    ) -> None:
+        if not hasattr(_sqlite3, "__file__"):
+            pytest.skip("This Python has SQLite built in, so its modules cannot be removed from outside.")
+        (tmp_path / "sitecustomize.py").write_text(WITHOUT_FTS5)
+        _, errors = (process := start(PYTHONPATH=str(tmp_path))).communicate(timeout=10)
+        assert process.returncode == 1
+        assert len(errors.splitlines()) == 1, f"A traceback does not say what to do: {errors}"
+        assert "FTS5" in errors
+        assert "Use another Python" in errors
 
     @pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGINT])
     def test_a_signal_ends_an_idle_server_at_once(

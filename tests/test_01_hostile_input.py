@@ -17,13 +17,13 @@ from support.servers import StartServer
 JSON = {"Content-Type": "application/json"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def url(start_script: Callable[[str], StartServer]) -> str:
     base_url: str = start_script("code/01_basic_api.py")()
     return base_url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def api(url: str) -> Iterator[httpx2.Client]:
     with httpx2.Client(base_url=url, timeout=20) as client:
         yield client

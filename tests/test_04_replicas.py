@@ -232,12 +232,12 @@ def test_a_long_run_that_redis_has_missed_is_written_when_it_is_back(
     assert resume(replica("b"), run_id) == told
 
 
-def test_a_run_whose_writes_are_refused_fails_alone(replica: Replica, redis_server: RedisServer) -> None:
-    server = replica("refused")
+def test_a_run_whose_writes_are_refused_fails_alone(replica: Replica, own_redis_url: str) -> None:
+    server = replica("refused", REDIS_URL=own_redis_url)
     with (
         streaming(server, "What is graceful shutdown, when a key is broken?") as (poisoned, broken),
         streaming(server, "What is graceful shutdown, for the neighbour?") as (_, events),
-        redis.Redis.from_url(redis_server.url) as client,
+        redis.Redis.from_url(own_redis_url) as client,
     ):
         next(broken)
         next(events)

@@ -4,6 +4,7 @@ The rest of `make test` shows that the untouched lesson passes; `make mends` tri
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from typing import Any
 import pytest
 from support.locks import file_lock
 
-from course.exercises.checks import run_tests
+from course.exercises.checks import Outcome, run_tests
+from course.exercises.copies import Mended, batches, other_images
 from course.exercises.format import CandidateFix, Change, Exercise, apply, exercises
-from course.exercises.mends import own_tests_fail
+from course.exercises.mends import by_halves, named_tests, own_tests_fail, right_mends
 from course.exercises.workspace import STATE, WORKSPACE
 from course.paths import ROOT
 
@@ -158,6 +160,46 @@ def test_damaged_progress_is_one_clear_line() -> None:
         assert code == 1
         name = STATE.relative_to(ROOT)
         assert said == f"✗ {name}, which records your progress, is damaged. Delete it to start over.\n"
+
+
+@pytest.mark.parametrize("lesson", sorted({each.lesson for each in exercises()}))
+def test_each_right_mend_is_in_one_shared_copy(lesson: str) -> None:
+    mends = [(exercise, mend) for exercise in exercises(lesson) for mend in right_mends(exercise)]
+    found = batches(list(mends))
+    together = [(exercise.slug, mend and mend.about) for batch in found for exercise, mend in batch]
+    assert sorted(together) == sorted((exercise.slug, mend.about) for exercise, mend in mends)
+    assert len(found) < len(mends)
+
+
+def test_a_mend_that_fails_among_others_is_found_with_the_failed_tests_alone() -> None:
+    mended = [(exercise, None) for exercise in FAULTS[:7]]
+    failure, runs = Outcome("test_x[a]", "failed", "It is broken.", "test_01.py"), []
+
+    def run(part: list[Mended], tests: list[str]) -> list[Outcome]:
+        runs.append(tests)
+        return [failure] if mended[4] in part else []
+
+    found = by_halves(run, list(mended), [])
+    assert found == [(each, [failure] if each is mended[4] else []) for each in mended]
+    assert runs == [[], *[["test_01.py::test_x[a]"]] * 6]
+
+
+def test_a_change_of_one_dockerfile_runs_no_tests_of_the_other_images() -> None:
+    def change(*files: str) -> list[Change]:
+        return [Change(file=f"research-agent/{file}", old="x", new="") for file in files]
+
+    assert other_images(change("Dockerfile")) == ("-k", "not basic and not multistage")
+    assert other_images(change("Dockerfile", "Dockerfile.multistage")) == ("-k", "not basic")
+    assert other_images(change("Dockerfile", "main.py")) == ()
+
+
+def test_tests_are_left_out_by_their_whole_name() -> None:
+    """`pytest --deselect` leaves out all tests whose names begin with the given one."""
+    for lesson in {each.lesson for each in exercises()}:
+        for named in named_tests(lesson):
+            file, _, test = named.partition("[")[0].partition("::")
+            defined = re.findall(r"def (test_\w+)", (ROOT / "tests" / file).read_text())
+            assert [name for name in defined if name.startswith(test)] == [test]
 
 
 def test_easy_exercises_come_first() -> None:

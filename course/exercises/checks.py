@@ -35,6 +35,7 @@ class Outcome:
     test: str
     result: Literal["passed", "failed", "skipped"]
     sentence: str = ""
+    file: str = ""  # below tests/
 
 
 def test_files(lesson: str) -> list[str]:
@@ -71,12 +72,14 @@ def run_tests(
 
 def outcome(case: ElementTree.Element) -> Outcome:
     """The outcome of a test in pytest's report."""
+    file = case.attrib["classname"].removeprefix("tests.").replace(".", "/") + ".py"
     for kind in ("failure", "error", "skipped"):
         if (found := case.find(kind)) is not None:
             first_line = found.attrib.get("message", "").partition("\n")[0]
             sentence = re.sub(r"^(AssertionError|Failed|course\.errors\.CourseError): ", "", first_line)
-            return Outcome(case.attrib["name"], "skipped" if kind == "skipped" else "failed", sentence)
-    return Outcome(case.attrib["name"], "passed")
+            result: Literal["failed", "skipped"] = "skipped" if kind == "skipped" else "failed"
+            return Outcome(case.attrib["name"], result, sentence, file)
+    return Outcome(case.attrib["name"], "passed", file=file)
 
 
 def other_tests(exercise: Exercise) -> tuple[list[str], tuple[str, ...]]:

@@ -1,5 +1,6 @@
 """The commands for exercises: begin one, check it, get a hint, see the solution, prove it."""
 
+import os
 from functools import partial
 
 import click
@@ -82,19 +83,19 @@ def solution(name: str) -> None:
 
 @click.command()
 @click.argument("names", nargs=-1)
-def mends(names: tuple[str, ...]) -> None:
+@click.option("--jobs", default=2 * (os.cpu_count() or 1), help="How many claims to test at a time.")
+def mends(names: tuple[str, ...], jobs: int) -> None:
     """Test exercises: the fault, wrong fixes and right fixes, against all tests of their lesson."""
     from course.exercises.format import exercises
     from course.exercises.mends import prove
 
     chosen = [e for e in exercises() if not names or e.slug in names or e.lesson in names]
     wrong = 0
-    for exercise in chosen:
-        for claim, found in prove(exercise):
-            console.print(f"{'✗' if found else '✓'} {exercise.slug}: {claim}", markup=False, soft_wrap=True)
-            for line in found:
-                console.print(f"    {line}", markup=False, soft_wrap=True)
-            wrong += bool(found)
+    for claim, found in prove(chosen, jobs):
+        console.print(f"{'✗' if found else '✓'} {claim}", markup=False, soft_wrap=True)
+        for line in found:
+            console.print(f"    {line}", markup=False, soft_wrap=True)
+        wrong += bool(found)
     if wrong or not chosen:
         raise CourseError(f"{wrong} claims of {len(chosen)} exercises do not hold.")
 

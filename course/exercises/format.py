@@ -99,6 +99,11 @@ class Exercise(ExerciseModel):
 
         Raises `CourseError` when a text to change does not occur exactly once.
         """
+        self.copy_into(folder)
+        return apply(self.changes, folder, self.slug) or [folder / file for file in self.files]
+
+    def copy_into(self, folder: Path) -> None:
+        """Copy the lesson's programs into `folder` as they are."""
         for program in self.programs:
             (folder / program).parent.mkdir(parents=True, exist_ok=True)
             if (ROOT / program).is_dir():
@@ -107,7 +112,6 @@ class Exercise(ExerciseModel):
                 shutil.copytree(ROOT / program, folder / program, ignore=ignore)
             else:
                 shutil.copy(ROOT / program, folder / program)
-        return apply(self.changes, folder, self.slug) or [folder / file for file in self.files]
 
 
 def apply(changes: list[Change], folder: Path, name: str) -> list[Path]:

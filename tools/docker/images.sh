@@ -28,7 +28,7 @@ fi
 HOST="$work/host" docker buildx bake --progress=quiet -f "$here/images/docker-bake.hcl" --set "*.context=$here/images"
 
 # `docker pull` expects official images under library/.
-docker buildx bake --print -f "$here/images/docker-bake.hcl" 2>/dev/null | sed -n 's/^ *"\([a-z/]*:[^"]*\)"$/\1/p' |
+docker buildx bake --print -f "$here/images/docker-bake.hcl" 2>/dev/null | sed -n 's/^ *"\([a-z/]*:[^"]*\)",\{0,1\}$/\1/p' |
   while read -r image; do
     case $image in */*) there=$registry/$image ;; *) there=$registry/library/$image ;; esac
     docker tag "$image" "$there"

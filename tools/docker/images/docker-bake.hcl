@@ -7,7 +7,7 @@ group "default" {
 
 target "python" {
   target   = "python"
-  tags     = ["python:3.13-slim"]
+  tags     = ["python:3.13-slim", "python:3-slim"] # an exercise of lesson 05 builds on the second
   contexts = { host = HOST }
 }
 
