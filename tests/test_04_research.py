@@ -510,7 +510,7 @@ def test_health_answers_while_one_caller_opens_1500_readers(start: StartServer) 
 
     async def crowd() -> list[float]:
         readers = [asyncio.create_task(read()) for _ in range(1_500)]
-        seconds = []
+        seconds: list[float] = []
         while len(seconds) < 10 or len(statuses) < len(readers):
             # In another process, because this one is busy with its readers.
             curl = ["curl", "-so", "/dev/null", "-m", "20", "-w", "%{time_total}", f"{server}/health"]
