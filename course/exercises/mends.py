@@ -11,6 +11,7 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
+from course.errors import CourseError
 from course.exercises.checks import Outcome, not_passed, run_tests
 from course.exercises.copies import Mended, batches, copy, other_images, run_lesson
 from course.exercises.format import CandidateFix, Exercise, exercises
@@ -32,7 +33,10 @@ def prove(chosen: list[Exercise], jobs: int) -> Iterator[Claim]:
         ]
         try:
             for done in as_completed(running):
-                yield from done.result()
+                try:
+                    yield from done.result()
+                except CourseError as failure:  # the other claims are tested all the same
+                    yield "the tests run on each copy", str(failure).splitlines()
         finally:
             for each in running:
                 each.cancel()
