@@ -9,7 +9,7 @@ import itertools
 import sys
 import time
 
-from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_openai import ChatOpenAI
 
 CALLERS = 64
@@ -17,7 +17,9 @@ CALLERS = 64
 
 async def main(seconds: float, questions: list[str]) -> float:
     model = ChatOpenAI(max_retries=0, stream_usage=True, model="offline")
-    prompt = ChatPromptTemplate.from_messages([("system", "Answer briefly. {context}"), ("human", "{query}")])
+    persona = SystemMessage(
+        "Answer briefly and exactly. The situation, as the caller describes it in JSON: {}"
+    )
     turns, answers = itertools.cycle(questions), 0
     gc.freeze()
     began = time.perf_counter()
@@ -25,7 +27,7 @@ async def main(seconds: float, questions: list[str]) -> float:
     async def caller() -> None:
         nonlocal answers
         while time.perf_counter() - began < seconds:
-            messages = prompt.format_messages(query=next(turns), context="{}")
+            messages = [persona, HumanMessage(next(turns))]
             await model.ainvoke(messages, max_tokens=1024, temperature=1)
             answers += 1
 

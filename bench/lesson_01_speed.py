@@ -2,16 +2,8 @@
 
 import json
 
-from bench.load import (
-    HOW,
-    Route,
-    questions,
-    rounds,
-    uvicorn,
-    wrk_version,
-)
+from bench.load import HOW, Route, lesson, model_settings, questions, rounds, uvicorn, wrk_version
 from bench.records import measured, save, series
-from course.models import start_model
 from course.processes import Processes
 
 
@@ -19,15 +11,14 @@ def main() -> None:
     wrk = wrk_version()
     bodies = [json.dumps({"query": question}) for question in questions(2_000)]
     with Processes() as processes:
-        model = {"OPENAI_BASE_URL": f"{start_model(processes)}/v1", "OPENAI_API_KEY": "offline"}
-        lesson = uvicorn(processes, "01_basic_api:app", "code", "/ready", **model, MODEL_NAME="offline")
-        bare = uvicorn(processes, "bare_app:app", "bench")
-        health = [Route(f"{bare}/health"), Route(f"{lesson}/health")]
-        invoke = [Route(f"{bare}/v1/invoke", bodies), Route(f"{lesson}/v1/invoke", bodies)]
+        served = lesson(processes, "code/01_basic_api.py", **model_settings(processes))
+        bare = uvicorn(processes, "bare_app:app", "bench", http="h11")
+        health = [Route(f"{bare}/health"), Route(f"{served}/health")]
+        invoke = [Route(f"{bare}/v1/invoke", bodies), Route(f"{served}/v1/invoke", bodies)]
         bare_health, lesson_health, bare_invoke, lesson_invoke = rounds([*health, *invoke])
     how = (
-        f"{HOW}; one worker each, uvloop and httptools, no access log; 2,000 different queries; the lesson "
-        "asks the offline model, the bare app calls no model"
+        f"{HOW}; one worker each, uvloop and h11, no access log, the lesson started as its page does; 2,000 "
+        "different queries; the lesson asks the offline model, the bare app calls no model"
     )
     lesson_series = series("lesson 01", [lesson_health, lesson_invoke], to=[bare_health, bare_invoke])
     save(

@@ -6,6 +6,7 @@ It opens a thousand streams at once, requests 10,000 unknown paths, and measures
 import asyncio
 import json
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from course.models import base_environment
 from course.paths import ROOT
 from course.processes import Processes, wait_listening, wait_ready
 
+LESSON = "code/02_production_api.py"
+BARE_APP = ["-m", "uvicorn", "--app-dir=bench", "bare_app:app", "--port=0", "--http=h11", "--no-access-log"]
 STREAMS, PATHS = 1_000, 10_000
 QUESTION = {"query": "What is graceful shutdown?", "max_tokens": 20}
 TOKENS_A_SECOND = 2  # slow enough for one worker to keep up with all streams
@@ -35,10 +38,11 @@ class Served:
         return round(self.process.memory_info().rss / 1e6, 1)
 
 
-def serve(processes: Processes, app: str, folder: str, **env: str) -> Served:
+def serve(processes: Processes, *command: str, **env: str) -> Served:
+    """Start a Python program on a free port."""
+    env = base_environment() | {"PORT": "0"} | env
     began = time.monotonic()
-    command = ["python", "-m", "uvicorn", "--app-dir", folder, app, "--port", "0", "--no-access-log"]
-    process = processes.start(command, env=base_environment() | env, cwd=ROOT, output=subprocess.DEVNULL)
+    process = processes.start([sys.executable, *command], env=env, cwd=ROOT, output=subprocess.DEVNULL)
     url = wait_listening(process)
     wait_ready(process, f"{url}/health")
     return Served(url, time.monotonic() - began, psutil.Process(process.pid))
@@ -80,14 +84,15 @@ def main() -> None:
     with Processes() as processes:
         env = model_settings(processes) | {"MODEL_NAME": f"offline?tps={TOKENS_A_SECOND}"}
         env |= {"RATE_LIMIT_RPM": "1000000", "MAX_CONCURRENCY": "1000", "LOG_LEVEL": "WARNING"}
-        bare = serve(processes, "bare_app:app", "bench")
-        served = serve(processes, "02_production_api:app", "code", **env)
+        bare = serve(processes, *BARE_APP)
+        served = serve(processes, LESSON, **env)
         idle = {"bare app": bare.megabytes(), "lesson 02": served.megabytes()}
         outcomes, most = asyncio.run(streams(served.url, served))
         size = asyncio.run(unknown_paths(served.url))
     how = (
-        f"one worker, {STREAMS:,} streams of 20 tokens opened at once, the model paced at {TOKENS_A_SECOND} "
-        f"tokens a second; {PATHS:,} different paths; start and memory from one start each"
+        f"one worker, started as its page does; {STREAMS:,} streams of 20 tokens opened at once, the model "
+        f"paced at {TOKENS_A_SECOND} tokens a second; {PATHS:,} different paths; start and memory from one "
+        "start each; the bare app under uvicorn's command line"
     )
     save(
         "lesson_02_bounds",

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections import Counter
 
-from bench.lesson_02_bounds import Served, serve
+from bench.lesson_02_bounds import LESSON, Served, serve
 from bench.load import CONNECTIONS, model_settings, questions, wrk_version
 from bench.records import measured, save
 from course.processes import Processes
@@ -66,7 +66,7 @@ def main() -> None:
         env = model_settings(processes) | {"RATE_LIMIT_RPM": "100000000", "TIMEOUT_SECONDS": str(DEADLINE)}
         env |= {"CACHE_MAX_ENTRIES": str(CACHE), "CACHE_TTL_SECONDS": "60", "LOG_LEVEL": "ERROR"}
         models = [{"MODEL_NAME": f"offline?fault={fault}&every=10"} for fault in FAULTS.values()]
-        servers = [serve(processes, "02_production_api:app", "code", **(env | model)) for model in models]
+        servers = [serve(processes, LESSON, **(env | model)) for model in models]
         while seen.total() < requests:
             for server in servers:
                 seen += soak(server, script.name)

@@ -28,11 +28,11 @@ print(json.dumps(sizes))
 """
 
 
-def unpacked(tag: str) -> float:
+def unpacked_size(tag: str) -> float:
     return int(run("image", "inspect", "--format={{.Size}}", tag)) / MB
 
 
-def packed(tag: str) -> float:
+def compressed_size(tag: str) -> float:
     """The size in a registry: all layers, compressed by gzip."""
     with tempfile.TemporaryDirectory() as folder:
         saved, small = Path(folder) / "image.tar", Path(folder) / "image.tar.gz"
@@ -53,8 +53,8 @@ def layers(tag: str) -> list[tuple[str, float]]:
 
 def history(tag: str) -> list[tuple[str, float]]:
     """Each step that made an image, the first one first, and the size that it added."""
-    told = run("history", "--no-trunc", "--human=false", "--format={{.Size}}\t{{.CreatedBy}}", tag)
-    lines = [line.partition("\t") for line in reversed(told.splitlines())]
+    output = run("history", "--no-trunc", "--human=false", "--format={{.Size}}\t{{.CreatedBy}}", tag)
+    lines = [line.partition("\t") for line in reversed(output.splitlines())]
     return [(made, int(size) / MB) for size, _, made in lines]
 
 
@@ -63,7 +63,7 @@ def main() -> None:
     how = "one build of each; gzip level 6 of all layers; on a stand-in base image"
     tags = [BASE, *(image.tag for image in AGENTS)]
     names = ["base", "basic", "multistage", "optimized"]
-    whole, small = [unpacked(tag) for tag in tags], [packed(tag) for tag in tags]
+    whole, small = [unpacked_size(tag) for tag in tags], [compressed_size(tag) for tag in tags]
     save(
         "lesson_05_sizes",
         {
@@ -94,21 +94,21 @@ def main() -> None:
         # The history of an image does not name the stage that a layer came from; the Dockerfile does.
         text = (ROOT / image.folder / image.file).read_text()
         stages = iter(re.findall(r"COPY --link --from=(\w+) /layer /", text))
-        told = [
+        steps = [
             (f"COPY --from={next(stages)} /layer /" if "COPY /layer /" in made else made, size)
             for made, size in layers(image.tag)
         ]
-        steps = [(made, size) for made, size in told if size >= 0.1]
+        steps = [(made, size) for made, size in steps if size >= 0.1]
         save_layers(
             f"lesson_05_layers_{name}",
             f"The layers of research-agent:{image.tag.partition(':')[2]}",
             f"What each step of {image.file} adds, the first at the bottom.",
-            [(short(made), size) for made, size in steps],
+            [(shorten(made), size) for made, size in steps],
             measured(how, Docker=version),
         )
 
 
-def short(made: str) -> str:
+def shorten(made: str) -> str:
     """An instruction as the Dockerfile has it, without what the builder added."""
     for noise in ("/bin/sh -c ", "# buildkit", "#(nop) "):
         made = made.replace(noise, "")

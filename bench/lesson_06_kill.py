@@ -17,7 +17,7 @@ from course.containers.stack import Stack
 STREAMS, MODEL, LEASE_SECONDS = 100, "offline?tps=10", 3
 
 
-def taken_over(seen: ReceivedEvents) -> int:
+def takeover_index(seen: ReceivedEvents) -> int:
     """The position of the other replica's first event; 0 when there is none."""
     return seen.types.index("reset") if "reset" in seen.types else 0
 
@@ -46,7 +46,7 @@ async def main() -> None:
             versions = stack.docker("version", "--format", "{{.Server.Version}}")
     silences, otherwise = [], []
     for seen in going:
-        if at := taken_over(seen):
+        if at := takeover_index(seen):
             # From the kill, or the last event after it, to the first event of the other replica.
             silences.append(seen.times[at] - max(killed, seen.times[at - 1]))
             otherwise += seen.pauses[: at - 1] + seen.pauses[at:]

@@ -37,23 +37,24 @@ def recorded(stack: Stack, path: Path) -> Iterator[None]:
     events = [f"--filter=event={name}" for name in ("kill", "die", "start", "health_status")]
     filters = [f"--filter=label=com.docker.compose.project={stack.name}", *events]
     with path.open("w") as file:
-        told = subprocess.Popen(["docker", "events", *filters, "--format=json"], env=stack.env, stdout=file)
+        command = ["docker", "events", *filters, "--format=json"]
+        watcher = subprocess.Popen(command, env=stack.env, stdout=file)
         try:
             yield
         finally:
-            told.terminate()
-            told.wait()
+            watcher.terminate()
+            watcher.wait()
 
 
 def replica_lanes(
     old: list[str], new: list[str], path: Path, began: float, ended: float
 ) -> list[dict[str, Any]]:
     """A lane for each replica: when it started, served and drained."""
-    told = [json.loads(line) for line in path.read_text().splitlines()]
+    events = [json.loads(line) for line in path.read_text().splitlines()]
     lanes = []
     for number, replica in enumerate(old + new, 1):
         spans, state, since = [], "serves" if replica in old else "", 0.0
-        for event in told:
+        for event in events:
             after = {"kill": "drains", "die": "", "start": "starts", "health_status: healthy": "serves"}
             if event["Actor"]["ID"].startswith(replica) and (action := event["Action"]) in after:
                 now = round(event["timeNano"] / 1e9 - began, 3)

@@ -62,15 +62,13 @@ def lesson(processes: Processes, program: str, **env: str) -> str:
     return url
 
 
-def uvicorn(
-    processes: Processes, app: str, folder: str, ready: str = "/health", http: str = "httptools", **env: str
-) -> str:
-    """Start one worker of an app, with uvloop, the given parser and no access log; return its base URL."""
+def uvicorn(processes: Processes, app: str, folder: str, http: str = "httptools") -> str:
+    """Start a bare app with uvloop, the given parser and no access log; return its base URL."""
     served = ["--app-dir", folder, app, "--port", "0", "--http", http]
     command = [sys.executable, "-m", "uvicorn", *served, *UVICORN_OPTIONS]
-    process = processes.start(command, env=base_environment() | env, cwd=ROOT)
+    process = processes.start(command, env=base_environment(), cwd=ROOT)
     url = wait_listening(process)
-    wait_ready(process, f"{url}{ready}")
+    wait_ready(process, f"{url}/health")
     return url
 
 

@@ -50,14 +50,14 @@ async def readiness(client: httpx2.AsyncClient, clock: Clock) -> list[dict[str, 
     spans: list[dict[str, Any]] = []
     while True:
         try:
-            told = str((await client.get("/ready", headers={"Connection": "close"})).status_code)
+            status = str((await client.get("/ready", headers={"Connection": "close"})).status_code)
         except httpx2.TransportError:
             return spans
         now = (
             clock.now()
         )  # the answer's time: a request that was sent before the signal may be answered after it
-        if not spans or spans[-1]["label"] != told:
-            spans.append(span(now, now, told, "green" if told == "200" else "red"))
+        if not spans or spans[-1]["label"] != status:
+            spans.append(span(now, now, status, "green" if status == "200" else "red"))
         spans[-1]["end"] = now
         await asyncio.sleep(0.01)
 

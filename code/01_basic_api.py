@@ -20,6 +20,7 @@ from typing import Annotated, Any, cast
 import httpx2
 import openai
 import uvicorn
+from async_lru import alru_cache
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.sse import EventSourceResponse, ServerSentEvent, format_sse_event
@@ -95,19 +96,16 @@ class Agent:
         prompt = ChatPromptTemplate.from_messages([("system", persona), ("human", "{query}")])
         self.chain = prompt | self.model
         self.model_status = "unknown"
-        self.checked_at = float("-inf")
 
+    @alru_cache(ttl=1)
     async def check_model(self) -> str:
         """Ask the model's server for its list of models, at most once a second: "ok" or "unreachable"."""
-        now = asyncio.get_running_loop().time()
-        if now - self.checked_at > 1:
-            self.checked_at = now
-            try:
-                async with asyncio.timeout(2):
-                    await self.model.root_async_client.models.list()
-                self.model_status = "ok"
-            except (TimeoutError, openai.OpenAIError):
-                self.model_status = "unreachable"
+        try:
+            async with asyncio.timeout(2):
+                await self.model.root_async_client.models.list()
+            self.model_status = "ok"
+        except (TimeoutError, openai.OpenAIError):
+            self.model_status = "unreachable"
         return self.model_status
 
 

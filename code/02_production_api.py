@@ -38,8 +38,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader
 from fastapi.sse import EventSourceResponse, ServerSentEvent, format_sse_event
-from langchain_core.messages import AIMessage, AIMessageChunk
-from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage
 from langchain_openai import ChatOpenAI
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import FixedWindowRateLimiter
@@ -52,6 +51,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog import contextvars, processors, stdlib
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+PERSONA = "Answer briefly and exactly. The situation, as the caller describes it in JSON: "
 split_commas = BeforeValidator(lambda value: [part.strip() for part in value.split(",")] if value else [])
 Key = Annotated[SecretStr, Field(min_length=1)]  # no key is empty: API_KEYS="," is an error
 
@@ -90,34 +90,19 @@ except ValidationError as error:
 
 # Every logger writes one JSON object a line.
 handler = logging.StreamHandler(sys.stdout)
-handler.formatter = stdlib.ProcessorFormatter(
-    processors.JSONRenderer(),
-    foreign_pre_chain=[
-        contextvars.merge_contextvars,  # adds the request id
-        stdlib.add_log_level,
-        stdlib.ExtraAdder(),
-        processors.TimeStamper(fmt="iso", utc=True),
-        processors.format_exc_info,
-    ],
-)
+chain: list[Any] = [contextvars.merge_contextvars, stdlib.add_log_level]  # the first adds the request id
+chain += [stdlib.ExtraAdder(), processors.TimeStamper("iso"), processors.format_exc_info]
+handler.formatter = stdlib.ProcessorFormatter(processors.JSONRenderer(), foreign_pre_chain=chain)
 logging.basicConfig(handlers=[handler], level="WARNING")
 log = logging.getLogger(settings.app_name)
 for logger in (log, logging.getLogger("uvicorn")):
     logger.setLevel(settings.log_level)
 
 requests_total = prometheus.Counter("agent_requests_total", "Requests", ["method", "endpoint", "status"])
-latency = prometheus.Histogram(
-    "agent_request_latency_seconds",
-    "Seconds from the request to the last byte of its response",
-    ["method", "endpoint"],
-)
-first_token = prometheus.Histogram(
-    "agent_time_to_first_token_seconds", "Seconds from the request to the first token of a stream"
-)
+latency = prometheus.Histogram("agent_request_latency_seconds", "Until the last byte", ["method", "endpoint"])
+first_token = prometheus.Histogram("agent_time_to_first_token_seconds", "Until the first token of a stream")
 tokens_total = prometheus.Counter("agent_tokens_total", "Tokens used", ["model"])
-cache_total = prometheus.Counter(
-    "agent_cache_total", "Cache look-ups: hit, miss, or shared (joined a call in progress)", ["outcome"]
-)
+cache_total = prometheus.Counter("agent_cache_total", "Look-ups: hit, miss, shared", ["outcome"])
 shed_total = prometheus.Counter("agent_shed_total", "Requests shed under load")
 in_flight = prometheus.Gauge("agent_requests_in_flight", "Requests now", multiprocess_mode="livesum")
 
@@ -146,7 +131,7 @@ class AgentResponse(BaseModel):
 
 
 class Agent:
-    """A prompt, a model, a cache of its answers, and the last known state of the model."""
+    """A model, a cache of its answers, and the last known state of the model."""
 
     def __init__(self) -> None:
         self.model = ChatOpenAI(
@@ -156,8 +141,6 @@ class Agent:
             max_retries=0,  # the caller decides whether to retry; status and Retry-After help
             stream_usage=True,
         )
-        persona = "Answer briefly and exactly. The situation, as the caller describes it in JSON: {context}"
-        self.prompt = ChatPromptTemplate.from_messages([("system", persona), ("human", "{query}")])
         entries, seconds = settings.cache_max_entries, settings.cache_ttl_seconds
         self.cache: TTLCache[str, AIMessage] = TTLCache(entries, seconds)
         self.slots = asyncio.Semaphore(settings.max_concurrency)
@@ -167,7 +150,7 @@ class Agent:
 
     def model_input(self, body: AgentRequest) -> dict[str, Any]:
         context = json.dumps(body.context, ensure_ascii=False)
-        messages = self.prompt.format_messages(query=body.query, context=context)
+        messages = [SystemMessage(PERSONA + context), HumanMessage(body.query)]
         return {"input": messages, "max_tokens": body.max_tokens, "temperature": body.temperature}
 
     @asynccontextmanager

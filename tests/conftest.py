@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpcore2
 import pytest
+from support.connections import allow_open_files
 from support.engines import build_own, require
 from support.forked_programs import StartPython, start_fork_server
 from support.locks import file_lock
@@ -122,6 +123,7 @@ def stop_servers(processes: Processes, servers: Servers) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def start_python(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> StartPython:
     """A function that starts Python programs which use the libraries of the lessons."""
+    allow_open_files(2_000)  # test_04_research opens 1,500 connections; the programs inherit the limit
     return start_fork_server(processes, tmp_path_factory.mktemp("fork-server") / "socket")
 
 

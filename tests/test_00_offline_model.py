@@ -1,5 +1,6 @@
 """The offline model: every claim of lesson 00, over real HTTP with the clients that the lessons use."""
 
+import _sqlite3
 import asyncio
 import json
 import os
@@ -21,7 +22,7 @@ from jsonschema import Draft202012Validator
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ToolStrategy
 from langchain_openai import ChatOpenAI
-from offline_model.api import request_body
+from offline_model.api import chat_completions
 from offline_model.api.errors import ApiError
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
@@ -542,6 +543,37 @@ class TestStructuredOutput:
         assert found is not None
         assert [(each.name, each.number) for each in found.things] == things
 
+    def test_ai_sdk_gets_an_object_that_fits_the_formats_of_its_schema(self, http: httpx2.Client) -> None:
+        """`generateObject` sends this body. Zod wrote the schema, and checks the object by it."""
+        formats = {"page": "uri", "host": "hostname", "start": "time", "day": "date", "wait": "duration"}
+        properties: dict[str, Any] = {
+            "name": STRING,
+            "age": {"type": "integer", "minimum": -9007199254740991, "maximum": 9007199254740991},
+            **{name: {"type": "string", "format": wanted} for name, wanted in formats.items()},
+        }
+        schema = {
+            "$schema": "http://json-schema.org/draft-07/schema#",
+            "type": "object",
+            "properties": properties,
+            "required": list(properties),
+            "additionalProperties": False,
+        }
+        described = {"name": "response", "strict": True, "schema": schema}
+        wanted = {"type": "json_schema", "json_schema": described}
+        messages = [{"role": "user", "content": "Extract the person: Ada Lovelace is 36 years old."}]
+        reply = post(http, messages=messages, response_format=wanted)
+        assert reply.status_code == 200, reply.text
+        found = json.loads(reply.json()["choices"][0]["message"]["content"])
+        assert (found["name"], found["age"]) == ("Ada Lovelace", 36)
+        for name, form in {
+            "page": r"https?://\S+",
+            "host": r"[\w.-]+",
+            "start": r"\d\d:\d\d:\d\dZ",
+            "day": r"\d{4}-\d\d-\d\d",
+            "wait": r"PT\d+H",
+        }.items():
+            assert re.fullmatch(form, found[name]), f"{name} is no {formats[name]}: {found[name]!r}."
+
     def test_response_format_is_used_when_no_tool_has_its_arguments(self, client: OpenAI) -> None:
         schema = {"type": "object", "properties": {"city": STRING}, "required": ["city"]}
         wanted = {"type": "json_schema", "json_schema": {"name": "place", "schema": schema}}
@@ -617,6 +649,12 @@ class TestStructuredOutput:
 
 
 class TestErrors:
+    def test_an_unknown_route_names_the_routes_that_exist(self, http: httpx2.Client) -> None:
+        """The AI SDK's `openai(model)` asks /v1/responses, its `openai.chat(model)` /v1/chat/completions."""
+        reply = http.post("/v1/responses", json={"model": "offline", "input": "Hello"})
+        assert reply.status_code == 404
+        assert "/v1/chat/completions" in reply.json()["error"]["message"]
+
     @pytest.mark.parametrize(
         ("body", "param"),
         [
@@ -757,9 +795,9 @@ class TestErrors:
         async def silence() -> Any:
             await asyncio.sleep(60)
 
-        monkeypatch.setattr(request_body, "READ_SECONDS", 0.01)  # ten seconds in a server
+        monkeypatch.setattr(chat_completions, "READ_SECONDS", 0.01)  # ten seconds in a server
         with pytest.raises(ApiError) as problem:
-            await request_body.read(silence, [(b"content-length", b"100")])
+            await chat_completions.read_body(silence, [(b"content-length", b"100")])
         assert problem.value.status == 408
 
     def test_strange_text_is_answered(self, client: OpenAI) -> None:
@@ -887,6 +925,16 @@ class TestCallLog:
         assert len(http.get("/debug/requests").json()) == 100
 
 
+# Python runs this at its start. SQLite then removes its own full-text search from each new connection.
+WITHOUT_FTS5 = """
+import _sqlite3, ctypes
+sqlite = ctypes.CDLL(_sqlite3.__file__)
+drop = lambda connection, *_: sqlite.sqlite3_drop_modules(ctypes.c_void_p(connection), None)
+callback = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 3)(drop)
+sqlite.sqlite3_auto_extension(callback)
+"""
+
+
 class TestProcess:
     """Tests that start a server of their own, because they would disturb a shared one."""
 
@@ -924,6 +972,18 @@ class TestProcess:
         assert process.returncode == 1
         assert len(errors.splitlines()) == 1
         assert str(port) in errors
+
+    def test_a_python_without_full_text_search_is_one_clear_line(
+        self, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+    ) -> None:
+        if not hasattr(_sqlite3, "__file__"):
+            pytest.skip("This Python has SQLite built in, so its modules cannot be removed from outside.")
+        (tmp_path / "sitecustomize.py").write_text(WITHOUT_FTS5)
+        _, errors = (process := start(PYTHONPATH=str(tmp_path))).communicate(timeout=10)
+        assert process.returncode == 1
+        assert len(errors.splitlines()) == 1, f"A traceback does not say what to do: {errors}"
+        assert "FTS5" in errors
+        assert "Use another Python" in errors
 
     @pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGINT])
     def test_a_signal_ends_an_idle_server_at_once(

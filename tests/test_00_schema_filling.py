@@ -5,11 +5,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from offline_model.api import answers
-from offline_model.corpus.stemming import stems, words_of
+from offline_model.api import responses
+from offline_model.corpus.terms import stems, words_of
 from offline_model.delivery.faults import DeliveryOptions, InvalidOptions, parse_model_name, parse_options
 from offline_model.json_schema.generator import generate
-from offline_model.json_schema.references import InvalidSchema
+from offline_model.json_schema.schemas import InvalidSchema
 from offline_model.json_schema.validator import validator_options
 
 Schema = dict[str, Any]
@@ -176,9 +176,9 @@ def test_options_are_parsed_or_refused_with_a_reason(text: str) -> None:
 
 @given(st.text())
 def test_tokens_join_to_the_text(text: str) -> None:
-    pieces = answers.split_tokens(text)
+    pieces = responses.split_tokens(text)
     assert "".join(pieces) == text
-    assert answers.count_tokens(text) == len(pieces)
+    assert responses.count_tokens(text) == len(pieces)
     assert all(pieces)
 
 

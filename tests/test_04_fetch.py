@@ -8,6 +8,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from inspect import unwrap
 from pathlib import Path
 from ssl import PROTOCOL_TLS_SERVER, SSLContext
 from typing import Any
@@ -273,9 +274,9 @@ async def test_a_certificate_is_checked_against_the_name(
     tls = SSLContext(PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    for cached in (tls_context, httpcore2.default_ssl_context):
-        cached.cache_clear()
-        request.addfinalizer(cached.cache_clear)
+    monkeypatch.setattr(httpcore2, "default_ssl_context", unwrap(httpcore2.default_ssl_context))  # uncached
+    tls_context.cache_clear()
+    request.addfinalizer(tls_context.cache_clear)
     async with Site(tls) as site:
         site.pages["/"] = page(b"<p>secure")
         hosts = frozenset({f"wiki.invalid:{site.port}", f"other.invalid:{site.port}"})

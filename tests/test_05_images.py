@@ -94,13 +94,13 @@ def test_bill_of_materials_lists_every_package(build: Build, lesson_root: Path, 
     run("build", "--target=sbom", f"--output={tmp_path}", str(folder), seconds=500)
     bill = json.loads((tmp_path / "sbom.cdx.json").read_text())
     assert bill["bomFormat"] == "CycloneDX"
-    listed = {f"{normal(part['name'])}=={part['version']}" for part in bill["components"]}
+    listed = {f"{normalize(part['name'])}=={part['version']}" for part in bill["components"]}
     script = (
         "from importlib.metadata import distributions as d; print(*(x.name + '==' + x.version for x in d()))"
     )
     tag = build("latest")
     there = run("run", "--rm", tag, "python", "-I", "-c", script).split()
-    held = {f"{normal(name)}=={version}" for name, _, version in (each.partition("==") for each in there)}
+    held = {f"{normalize(name)}=={version}" for name, _, version in (each.partition("==") for each in there)}
     assert held <= listed, f"The image holds what its bill of materials does not list: {held - listed}."
 
 
@@ -170,7 +170,7 @@ def test_base_images_have_a_version(name: str, lesson_root: Path) -> None:
     assert not floating, f"{name} is built on {', '.join(floating)}, which is another image every month."
 
 
-def normal(name: str) -> str:
+def normalize(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

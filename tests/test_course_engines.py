@@ -137,6 +137,7 @@ def test_stand_in_images_are_exactly_those_that_lessons_use() -> None:
         r"^FROM (\w+:\S+)", "code/Dockerfile*", "offline-model/Dockerfile*", "research-agent/Dockerfile*"
     )
     used |= named(r"^ +image: ([\w/]+:\S+)", "research-agent/*.yml", "research-agent/compose/*.yml")
+    used |= named(r"^ARG PYTHON_IMAGE=([\w:.-]+)$", "exercises/*.toml")
     used -= {"research-agent:latest", "offline-model:latest"}
     made = named(r'"([\w/.-]+:[\w.-]+)"', "tools/docker/images/docker-bake.hcl")
     assert made == used

@@ -190,7 +190,7 @@ def stops_cleanly(target: Target) -> None:
             each.wait()
         code, seconds = target.container.stop(GRACE_SECONDS)
     del target.container, target.reached  # later checks start a new container
-    assert code == 0, f"It {how_it_ended(code, seconds)} instead of exit code 0."
+    assert code == 0, f"It {describe_exit(code, seconds)} instead of exit code 0."
     try:
         last = [stream.result() for stream in streams]
     except AssertionError as failure:
@@ -200,7 +200,7 @@ def stops_cleanly(target: Target) -> None:
     assert set(last) <= {"done", "error"}, f"Streams ended with {', '.join(last)} instead of a last event."
 
 
-def how_it_ended(code: int, seconds: float) -> str:
+def describe_exit(code: int, seconds: float) -> str:
     if code == 137 and seconds >= GRACE_SECONDS:
         return f"went on for {GRACE_SECONDS} s after SIGTERM and was killed, with exit code 137"
     if code == 143:
@@ -300,17 +300,17 @@ def holds_no_secret(target: Target) -> None:
 def contains_no_build_leftovers(target: Target) -> None:
     """It holds no compiler, no cache and no history of its source."""
     found = [file for file in target.files if LEFTOVERS.search(file.path)]
-    assert not found, f"{first_of(found)}; a running agent needs none of it."
+    assert not found, f"{summarize(found)}; a running agent needs none of it."
 
 
 @check("05-images.md#what-is-in-them", advice=True)
 def holds_no_installer(target: Target) -> None:
     """It holds no installer."""
     found = [file for file in target.files if INSTALLERS.search(file.path)]
-    assert not found, f"{first_of(found)}: an intruder could use it."
+    assert not found, f"{summarize(found)}: an intruder could use it."
 
 
-def first_of(files: Iterable[StoredFile]) -> str:
+def summarize(files: Iterable[StoredFile]) -> str:
     """Name one file, a visible one if there is any, and say how many more there are."""
     first, *others = sorted(files, key=lambda file: (file.hidden, file.path))
     return f"{first.description}{f' (and {len(others)} more such files)' if others else ''}"

@@ -39,7 +39,7 @@ class Progress(BaseModel):
         new.replace(STATE)
 
 
-def put_aside(exercise: Exercise, tell: Callable[[str], None]) -> None:
+def move_changes_away(exercise: Exercise, tell: Callable[[str], None]) -> None:
     """Move the files that a learner has changed to `earlier/`, before another exercise overwrites them."""
     with tempfile.TemporaryDirectory() as folder:
         for broken in exercise.put_into(Path(folder)):
@@ -73,7 +73,7 @@ def choose(name: str, tell: Callable[[str], None] = lambda _: None) -> Exercise:
             if slug not in begun_before or begun_before[slug].programs & exercise.programs:
                 del progress.current[lesson]
                 if slug in begun_before and slug not in progress.solved:
-                    put_aside(begun_before[slug], tell)
+                    move_changes_away(begun_before[slug], tell)
         exercise.put_into(WORKSPACE)
     progress.current[exercise.lesson] = exercise.slug
     progress.save()

@@ -58,7 +58,7 @@ def draw_graph(record: Graph, figure: Figure) -> None:
         for n, text in enumerate(box.rows, 1):
             axes.text(x + width / 2, first + 0.2 * n, text, ha="center", va="center")
     for arrow in record.arrows:
-        start, end = _ends(areas[arrow.source], areas[arrow.target], arrow.at)
+        start, end = _arrow_ends(areas[arrow.source], areas[arrow.target], arrow.at)
         line = {"arrowstyle": "-|>", "color": MUTED, "shrinkA": 1, "shrinkB": 1, "linewidth": 1.3}
         axes.annotate("", end, start, arrowprops=line | {"linestyle": "--" if arrow.dashed else "-"})
         x, y = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
@@ -67,7 +67,7 @@ def draw_graph(record: Graph, figure: Figure) -> None:
         axes.text(*place[:2], arrow.label or "", color=MUTED, ha=place[2], va=place[3])
 
 
-def _ends(a: tuple[float, ...], b: tuple[float, ...], at: float) -> list[tuple[float, float]]:
+def _arrow_ends(a: tuple[float, ...], b: tuple[float, ...], at: float) -> list[tuple[float, float]]:
     """Where an arrow leaves box `a` and meets box `b`: straight across the sides that face each other."""
     near = [(a[i + 2], b[i]) if a[i + 2] <= b[i] else (a[i], b[i + 2]) for i in (0, 1)]
     for i in (1, 0):  # side by side, then one above the other, then from corner to corner

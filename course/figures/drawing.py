@@ -33,10 +33,10 @@ def draw(record: Record) -> str:
             case Graph():
                 draw_graph(record, figure)
         figure.savefig(file, format="svg", transparent=True, metadata=about | nothing)
-        return _legible(file.getvalue(), record)
+        return _make_accessible(file.getvalue(), record)
 
 
-def _legible(svg: str, record: Record) -> str:
+def _make_accessible(svg: str, record: Record) -> str:
     """Add text for screen readers, colours for dark pages, and fonts that readers have."""
     swaps = [(kind, *pair) for kind in ("fill", "stroke") for pair in DARK]
     rules = "".join(f'[style*="{kind}: {old}"]{{{kind}:{new}!important}}' for kind, old, new in swaps)

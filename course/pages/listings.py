@@ -15,7 +15,7 @@ def listing(reference: str) -> str:
         return source
     node: ast.AST = ast.parse(source)
     for name in symbol.split("."):
-        node = member(node, name, reference)
+        node = definition_of(node, name, reference)
     assert isinstance(node, ast.stmt)
     begin = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
     lines = source.splitlines(keepends=True)[begin - 1 : node.end_lineno]
@@ -23,7 +23,7 @@ def listing(reference: str) -> str:
     return "".join(line[indent:] if line.strip() else "\n" for line in lines)
 
 
-def member(node: ast.AST, name: str, reference: str) -> ast.AST:
+def definition_of(node: ast.AST, name: str, reference: str) -> ast.AST:
     """The statement in a module or class that defines `name`."""
     for child in getattr(node, "body", []):
         targets = getattr(child, "targets", [getattr(child, "target", None)])

@@ -8,9 +8,10 @@ import sqlite3
 import sys
 from pathlib import Path
 
-from offline_model.api.app import create_app
-from offline_model.corpus.search import open_corpus
-from offline_model.server import listen, serve
+NO_FULL_TEXT_SEARCH = (
+    "offline model: the SQLite of this Python ({python}) has no full-text search (FTS5), which the model "
+    "needs: {problem}. Use another Python, such as one from python.org or the image python:3.13-slim."
+)
 
 
 def main() -> int:
@@ -21,27 +22,40 @@ def main() -> int:
     # Until uvicorn handles signals, a signal ends the program at once.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
+    if problem := full_text_search_problem():
+        print(NO_FULL_TEXT_SEARCH.format(python=sys.executable, problem=problem), file=sys.stderr)
+        return 1
+    return start(options.host, options.port)
+
+
+def full_text_search_problem() -> str:
+    """The message of SQLite if it was built without FTS5, else an empty string."""
     try:
-        listener = listen(options.host, options.port)
+        sqlite3.connect(":memory:").execute("create virtual table words using fts5(word)")
+    except sqlite3.OperationalError as problem:
+        return str(problem)
+    return ""
+
+
+def start(host: str, port: int) -> int:
+    # Imported here because the corpus needs FTS5 as soon as it is imported.
+    from offline_model import server
+    from offline_model.corpus.search import open_corpus
+
+    try:
+        listener = server.listen(host, port)
     except (OSError, OverflowError) as problem:
         why = getattr(problem, "strerror", None) or problem
-        print(f"offline model: cannot listen on {options.host}:{options.port}: {why}", file=sys.stderr)
+        print(f"offline model: cannot listen on {host}:{port}: {why}", file=sys.stderr)
         return 1
-    try:
-        corpus = open_corpus(docs_folder())
-    except sqlite3.Error as problem:
-        print(
-            f"offline model: the SQLite of this Python has no full-text search (FTS5): {problem}",
-            file=sys.stderr,
-        )
-        return 1
+    corpus = open_corpus(docs_folder())
     # The index lives as long as the process, so the garbage collector need not visit it. Requests leave no
     # cycles behind, so collections can be rare.
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
     host, port = listener.getsockname()[:2]
     print(f"offline model: http://{host}:{port}/v1, {corpus.size} passages", flush=True)
-    serve(create_app(corpus), listener)
+    server.serve(corpus, listener)
     return 0
 
 

@@ -1,16 +1,14 @@
 """The server: uvicorn with one process, which stops at the first signal."""
 
-import asyncio
 import socket
 import sys
-from collections.abc import Callable
-from functools import partial
 from types import FrameType
 
 from uvicorn import Config, Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from offline_model.api.app import RequestIDMiddleware
+from offline_model.api.app import create_app
+from offline_model.corpus.search import Corpus
 
 SHUTDOWN_SECONDS = 1  # for responses in progress, after a signal
 
@@ -24,24 +22,10 @@ class ClosableProtocol(HttpToolsProtocol):
 
 
 class OfflineServer(Server):
-    """Exits with 0 at the first signal, without waiting for uvicorn's next tick."""
-
-    wake: Callable[[], object] | None = None
-
-    async def main_loop(self) -> None:
-        stopping = asyncio.Event()
-        self.wake = partial(asyncio.get_running_loop().call_soon_threadsafe, stopping.set)
-        while not self.should_exit:
-            await self.on_tick(0)  # updates the Date header once a second
-            try:
-                await asyncio.wait_for(stopping.wait(), 1)
-            except TimeoutError:
-                continue
+    """Exits with 0 at the first signal. uvicorn would raise the signal again at the end."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.should_exit = True
-        if self.wake is not None:
-            self.wake()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -58,9 +42,9 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(app: RequestIDMiddleware, listener: socket.socket) -> None:
+def serve(corpus: Corpus, listener: socket.socket) -> None:
     config = Config(
-        app,
+        create_app(corpus),
         http=ClosableProtocol,
         ws="none",
         lifespan="off",

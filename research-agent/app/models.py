@@ -119,6 +119,7 @@ class StoredRun(BaseModel):
 
 
 EventId = tuple[int, int]  # the epoch, and a number; ids ascend over the whole run
+STREAM_START_ID: EventId = (0, 0)  # smaller than the id of any event, as in Redis
 
 
 @dataclass(frozen=True, slots=True)

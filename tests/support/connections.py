@@ -1,6 +1,7 @@
 """Raw connections: large headers, callers who hang up, probes with HEAD."""
 
 import json
+import resource
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +16,13 @@ from course.polling import until
 def connect(url: str, seconds: float) -> socket.socket:
     parts = urlsplit(url)
     return socket.create_connection((parts.hostname, parts.port), timeout=seconds)
+
+
+def allow_open_files(count: int) -> None:
+    """Let this process, and those it starts from now on, have `count` files and connections open at once."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 def assert_headers_are_bounded(url: str) -> None:

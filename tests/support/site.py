@@ -52,7 +52,7 @@ class Site:
 
     def fetcher(self, **settings: Any) -> Fetcher:
         """Return a fetcher that may read this site, and no other private host."""
-        given: dict[str, Any] = {"timeout": 5, "allowed_hosts": frozenset({self.host})} | settings
+        given: dict[str, Any] = {"timeout": 20, "allowed_hosts": frozenset({self.host})} | settings
         return Fetcher(**given)
 
 

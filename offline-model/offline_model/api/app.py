@@ -1,4 +1,4 @@
-"""The application: routes, request ids, and errors in OpenAI's format."""
+"""The application: all routes but the chat completions, and the request id of every response."""
 
 import asyncio
 import secrets
@@ -9,34 +9,58 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from offline_model.api.chat_completions import ChatCompletions, Scope, authorize
-from offline_model.api.errors import ApiError
-from offline_model.api.request_body import discard
-from offline_model.api.search_routes import SearchRoutes
+from offline_model.api.chat_completions import ChatCompletions, authorize
+from offline_model.api.errors import (
+    ApiError,
+    Scope,
+    bad_request,
+    handle_api_error,
+    handle_http_exception,
+    missing_parameter,
+)
 from offline_model.corpus.search import Corpus
 from offline_model.delivery.call_log import CallLog
-from offline_model.delivery.disconnect import Receive
 from offline_model.delivery.faults import MODEL, InvalidOptions, parse_model_name
-from offline_model.delivery.streaming import Send
+from offline_model.delivery.streaming import Receive, Send
 
 MODEL_CREATED = 1_700_000_000
+MAX_QUERY_CHARACTERS = 2_000
 
 
 def create_app(corpus: Corpus) -> "RequestIDMiddleware":
     log = CallLog()
-    search_routes = SearchRoutes(corpus)
+    other = OtherRoutes(corpus, log)
+    routes = [
+        Route("/v1/chat/completions", ChatCompletions(corpus, log), methods=["POST"]),
+        Route("/v1/models", other.models),
+        Route("/v1/models/{name:path}", other.model),
+        Route("/search", other.search),
+        Route("/page", other.page),
+        Route("/health", other.health),
+        Route("/debug/requests", other.debug, methods=["GET", "DELETE"]),
+    ]
+    handlers = {HTTPException: handle_http_exception, ApiError: handle_api_error}
+    return RequestIDMiddleware(Starlette(routes=routes, exception_handlers=handlers))
 
-    async def health(request: Request) -> Response:
-        return JSONResponse({"status": "ok", "model": MODEL, "passages": corpus.size})
 
-    async def models(request: Request) -> Response:
+class OtherRoutes:
+    """The routes that the call log does not list. Only those under /v1 need an API key."""
+
+    def __init__(self, corpus: Corpus, log: CallLog) -> None:
+        self.corpus = corpus
+        self.log = log
+
+    async def health(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok", "model": MODEL, "passages": self.corpus.size})
+
+    async def models(self, request: Request) -> Response:
         authorize(request.scope["headers"])
         return JSONResponse({"object": "list", "data": [model_object(MODEL)]})
 
-    async def model(request: Request) -> Response:
+    async def model(self, request: Request) -> Response:
         authorize(request.scope["headers"])
         name = request.path_params["name"]
         try:
@@ -46,57 +70,43 @@ def create_app(corpus: Corpus) -> "RequestIDMiddleware":
             raise ApiError(404, message, param="model", code="model_not_found") from None
         return JSONResponse(model_object(name))
 
-    async def debug(request: Request) -> Response:
+    async def debug(self, request: Request) -> Response:
+        """`/debug/requests?contains=`: the last calls; DELETE empties the list."""
         if request.method == "DELETE":
-            log.clear()
+            self.log.clear()
             return Response(status_code=204)
-        return JSONResponse(log.as_dicts(request.query_params.get("contains", "")))
+        return JSONResponse(self.log.as_dicts(request.query_params.get("contains", "")))
 
-    routes = [
-        Route("/v1/chat/completions", ChatCompletions(corpus, log), methods=["POST"]),
-        Route("/v1/models", models),
-        Route("/v1/models/{name:path}", model),
-        Route("/search", search_routes.search),
-        Route("/page", search_routes.page),
-        Route("/health", health),
-        Route("/debug/requests", debug, methods=["GET", "DELETE"]),
-    ]
-    handlers = {HTTPException: handle_http_exception, ApiError: handle_api_error}
-    return RequestIDMiddleware(Starlette(routes=routes, exception_handlers=handlers))
+    async def search(self, request: Request) -> Response:
+        """`/search?q=&format=json`. Refuses other formats; SearXNG sends HTML when the format is missing."""
+        query = request.query_params.get("q", "").strip()
+        if not query:
+            raise missing_parameter("q")
+        if len(query) > MAX_QUERY_CHARACTERS:
+            raise bad_request(
+                f"Invalid 'q': longer than {MAX_QUERY_CHARACTERS} characters.", "q", "string_above_max_length"
+            )
+        if request.query_params.get("format") != "json":
+            raise bad_request("Invalid 'format': this server sends results only as 'json'.", "format")
+        results = [
+            {"title": found.title, "url": found.url, "content": " ".join(found.best_sentences(2))}
+            for found in self.corpus.web_results(query)
+        ]
+        return JSONResponse({"query": query, "number_of_results": len(results), "results": results})
+
+    async def page(self, request: Request) -> Response:
+        """`/page?url=`: the text of a page or section that the search found."""
+        url = request.query_params.get("url", "")
+        if not url:
+            raise missing_parameter("url")
+        text = self.corpus.page(url)
+        if not text:
+            raise ApiError(404, f"The corpus has no page {url[:200]}.", param="url", code="page_not_found")
+        return PlainTextResponse(text)
 
 
 def model_object(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": MODEL_CREATED, "owned_by": "offline-model"}
-
-
-class ErrorResponse(Response):
-    """An error; before it closes the connection, it reads what the client is still sending."""
-
-    media_type = "application/json"
-
-    def __init__(self, problem: ApiError) -> None:
-        super().__init__(problem.body(), problem.status, problem.headers)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        closing = "connection" in self.headers
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": self.body, "more_body": closing})
-        if closing:
-            await discard(receive)
-            await send({"type": "http.response.body", "body": b""})
-
-
-async def handle_api_error(request: Request, problem: Exception) -> Response:
-    assert isinstance(problem, ApiError)
-    return ErrorResponse(problem)
-
-
-async def handle_http_exception(request: Request, problem: Exception) -> Response:
-    """Starlette's own 404 and 405 in OpenAI's format."""
-    assert isinstance(problem, HTTPException)
-    where = f"{request.method} {request.url.path[:200]}"
-    message = f"Invalid URL ({where})" if problem.status_code == 404 else f"Not allowed: {where}"
-    return ErrorResponse(ApiError(problem.status_code, message, headers=problem.headers))
 
 
 class RequestIDMiddleware:

@@ -1,27 +1,30 @@
 """POST /v1/chat/completions: read and check the request, answer it, send the answer, log the call."""
 
+import asyncio
 import time
-from collections.abc import MutableMapping
 from functools import partial
-from typing import Any
 
 from pydantic import ValidationError
 
-from offline_model.api import answers, encoding, errors, request_body, validation
-from offline_model.api.conversion import to_conversation
-from offline_model.api.requests import CompletionRequest
+from offline_model.api import errors, responses, validation
+from offline_model.api.errors import ApiError, Scope
+from offline_model.api.requests import CompletionRequest, to_conversation
 from offline_model.corpus.search import Corpus
 from offline_model.delivery import faults
 from offline_model.delivery.call_log import CallLog, LoggedCall
-from offline_model.delivery.disconnect import ClientConnection, ClientDisconnected, Receive
-from offline_model.delivery.streaming import ResponseSender, Send
+from offline_model.delivery.streaming import (
+    ClientConnection,
+    ClientDisconnected,
+    Receive,
+    ResponseSender,
+    Send,
+)
 from offline_model.intents import registry
-from offline_model.intents.errors import UnusableSchema
-from offline_model.json_schema.references import InvalidSchema
+from offline_model.json_schema.schemas import InvalidSchema
 
 FINGERPRINT = "fp_offline"
-
-Scope = MutableMapping[str, Any]
+MAX_BODY_BYTES = 4 * 1024 * 1024
+READ_SECONDS = 10.0  # for the whole body to arrive
 
 
 class ChatCompletions:
@@ -38,12 +41,12 @@ class ChatCompletions:
             call, faults.DeliveryOptions(), client, send, scope["state"]["close_connection"]
         )
         try:
-            body = await request_body.read(receive, scope["headers"])
+            body = await read_body(receive, scope["headers"])
             await self.serve(call, body, sender)
             call.state = "failed" if sender.options.fault in faults.FAILURES else "finished"
         except ClientDisconnected:
             call.state = "cancelled"
-        except errors.ApiError as problem:
+        except ApiError as problem:
             call.status = problem.status
             call.state = "failed" if sender.options.fault in faults.FAILURES else "finished"
             raise
@@ -71,23 +74,23 @@ class ChatCompletions:
         }
         if request.stream:
             include_usage = bool(request.stream_options and request.stream_options.include_usage)
-            stream = encoding.StreamEncoder(head, include_usage)
+            stream = responses.StreamEncoder(head, include_usage)
             await sender.send_stream(stream.first(answer), stream.token_events(answer), stream.last(answer))
         else:
-            encoded = encoding.encode_completion(answer, head)
-            first_tokens = partial(encoding.first_tokens, encoded, answer)
+            encoded = responses.encode_completion(answer, head)
+            first_tokens = partial(responses.first_tokens, encoded, answer)
             await sender.send_json(encoded, answer.usage.completion_tokens, first_tokens)
 
     def answer(
         self, request: CompletionRequest, options: faults.DeliveryOptions, identity: str
-    ) -> answers.Answer:
+    ) -> responses.Answer:
         try:
             reply = registry.answer(to_conversation(request, self.corpus))
-        except (InvalidSchema, UnusableSchema) as problem:
+        except InvalidSchema as problem:
             raise errors.from_schema_error(problem, request) from None
         if options.fault == "long":
-            reply = answers.repeat_text(reply, options.tokens)
-        return answers.prepare(request, reply, identity)
+            reply = responses.repeat_text(reply, options.tokens)
+        return responses.prepare(request, reply, identity)
 
     def delivery_options(self, model: str, call: LoggedCall) -> faults.DeliveryOptions:
         """Return the options in the header X-Offline, or else those in the model name.
@@ -98,7 +101,7 @@ class ChatCompletions:
             options = faults.parse_model_name(model)
         except faults.InvalidOptions as problem:
             message = f"The model `{model[:200]}` does not exist or you do not have access to it ({problem})."
-            raise errors.ApiError(404, message, code="model_not_found") from None
+            raise ApiError(404, message, code="model_not_found") from None
         name = model
         for key, value in call.headers:
             if key == b"x-offline":
@@ -110,6 +113,37 @@ class ChatCompletions:
         if options.fault and not self.log.count_call(name, options.every):
             return options.model_copy(update={"fault": None})
         return options
+
+
+async def read_body(receive: Receive, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """The whole body; 413 as soon as it is too large, 408 when it is not complete in time."""
+    for name, value in headers:
+        if name == b"content-length" and int(value) > MAX_BODY_BYTES:
+            raise too_large()
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            return await read_messages(receive)
+    except TimeoutError:
+        message = f"The rest of the request body did not arrive within {READ_SECONDS:g} seconds."
+        raise ApiError(408, message, code="request_timeout", headers={"connection": "close"}) from None
+
+
+async def read_messages(receive: Receive) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY_BYTES:
+            raise too_large()
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def too_large() -> ApiError:
+    message = f"The request body is larger than {MAX_BODY_BYTES} bytes."
+    return ApiError(413, message, code="request_too_large", headers={"connection": "close"})
 
 
 def parse(body: bytes) -> CompletionRequest:
@@ -124,7 +158,7 @@ def authorize(headers: list[tuple[bytes, bytes]]) -> None:
     for name, value in headers:
         if name == b"authorization" and value[:7].lower() == b"bearer " and value[7:].strip():
             return
-    raise errors.ApiError(
+    raise ApiError(
         401,
         "You didn't provide an API key. You need to provide your API key in an Authorization header using "
         "Bearer auth (i.e. Authorization: Bearer YOUR_KEY). Any key will do for the offline model.",

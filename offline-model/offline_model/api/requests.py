@@ -1,13 +1,19 @@
-"""The body of POST /v1/chat/completions. Unknown fields are errors."""
+"""The body of POST /v1/chat/completions, and its conversion into the conversation that intents read."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from offline_model.conversation.messages import Conversation, Tool, ToolCall, Turn, parse_json
+from offline_model.corpus.search import Corpus
+
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 # OpenAI's own limit; a JSON number may be far larger.
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+CALL_IN_TEXT = re.compile(r"Calling tools:.*?'name': '([^']+)'", re.DOTALL)
 
 
 class StrictModel(BaseModel):
@@ -16,10 +22,14 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True, defer_build=True)
 
 
-class ContentPart(BaseModel):
-    """A part of a message. `message_validation.py` refuses all types but text."""
+class LenientModel(BaseModel):
+    """Unknown fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True, defer_build=True)
+
+
+class ContentPart(LenientModel):
+    """A part of a message. `validation.py` refuses all types but text."""
 
     type: str
     text: str | None = None
@@ -32,9 +42,7 @@ class MessageFunctionCall(StrictModel):
     provider_specific_fields: Any = None
 
 
-class MessageToolCall(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, defer_build=True)
-
+class MessageToolCall(LenientModel):
     id: str
     type: Literal["function"] = "function"
     function: MessageFunctionCall
@@ -152,3 +160,64 @@ class CompletionRequest(StrictModel):
     moderation: Any = None
     functions: Any = None
     function_call: Any = None
+
+
+def to_conversation(request: CompletionRequest, corpus: Corpus) -> Conversation:
+    tools = [to_tool(tool.function) for tool in request.tools or []]
+    choice = request.tool_choice or "auto"
+    forced_tool = None
+    if isinstance(choice, NamedToolChoice):
+        forced_tool = next(tool for tool in tools if tool.name == choice.function.name)
+        choice = "auto"
+    elif isinstance(choice, AllowedToolChoice):
+        allowed = {tool.function.name for tool in choice.allowed_tools.tools}
+        tools = [tool for tool in tools if tool.name in allowed]
+        choice = choice.allowed_tools.mode
+    response_format = request.response_format
+    json_schema = response_format.json_schema if response_format else None
+    return Conversation(
+        corpus,
+        to_turns(request.messages),
+        tools,
+        choice,
+        forced_tool,
+        parallel_tool_calls=request.parallel_tool_calls is not False,
+        wants_json=response_format is not None and response_format.type != "text",
+        response_schema=json_schema.schema_ if json_schema else None,
+        seed=request.seed or 0,
+    )
+
+
+def to_tool(function: FunctionDefinition) -> Tool:
+    schema = function.parameters or {"type": "object", "properties": {}}
+    return Tool(function.name, function.description or "", schema)
+
+
+def to_turns(messages: list[ChatMessage]) -> list[Turn]:
+    """Convert messages to turns.
+
+    Tool calls and tool results that smolagents writes as plain text are recognised as such.
+    """
+    turns: list[Turn] = []
+    for turn in map(to_turn, messages):
+        before = turns[-1] if turns else turn
+        if turn.role == "assistant" and (called := CALL_IN_TEXT.match(turn.text)):
+            turn = Turn("assistant", "", {called[1]: ToolCall(called[1], {})})
+        elif turn.role == "user" and before.calls and turn.text.startswith("Observation:"):
+            turn = Turn(
+                "tool", turn.text.removeprefix("Observation:").strip(), call_id=next(iter(before.calls))
+            )
+        turns.append(turn)
+    return turns
+
+
+def to_turn(message: ChatMessage) -> Turn:
+    role = "system" if message.role == "developer" else message.role
+    calls = {}
+    for call in message.tool_calls or []:
+        arguments = parse_json(call.function.arguments)
+        calls[call.id] = ToolCall(call.function.name, arguments if isinstance(arguments, dict) else {})
+    content = message.content or ""
+    if not isinstance(content, str):
+        content = "\n".join(part.text or part.refusal or "" for part in content)
+    return Turn(role, content, calls, message.tool_call_id)

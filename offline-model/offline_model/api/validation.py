@@ -1,27 +1,22 @@
-"""Validate a request: rules that concern several fields, and features that this model does not have."""
+"""Validate a request: rules that concern several fields or messages, and features that this model lacks."""
 
 import json
 from collections.abc import Iterator
 from typing import Any
 
-from offline_model.api.errors import ApiError, bad_request
-from offline_model.api.message_validation import message_problems
-from offline_model.api.requests import AllowedToolChoice, CompletionRequest, NamedToolChoice
-from offline_model.json_schema.references import InvalidSchema
-from offline_model.json_schema.strict_mode import strict_mode_error
-from offline_model.json_schema.validator import validator_of
+from offline_model.api.errors import ApiError, bad_request, missing_parameter
+from offline_model.api.requests import AllowedToolChoice, ChatMessage, CompletionRequest, NamedToolChoice
+from offline_model.json_schema.schemas import InvalidSchema
+from offline_model.json_schema.validator import strict_mode_error, validator_of
+
+UNSUPPORTED_PARTS = {"image_url": "images", "input_audio": "audio", "file": "files such as PDFs"}
 
 
 def check(request: CompletionRequest) -> None:
     """Raise an ApiError for the first problem."""
-    for problem in find_problems(request):
-        raise problem
-
-
-def find_problems(request: CompletionRequest) -> Iterator[ApiError]:
-    yield from unsupported_parameters(request)
-    yield from parameter_conflicts(request)
-    yield from message_problems(request.messages)
+    for rule in (unsupported_parameters, parameter_conflicts, message_problems):
+        for problem in rule(request):
+            raise problem
 
 
 def unsupported_parameters(request: CompletionRequest) -> Iterator[ApiError]:
@@ -75,19 +70,14 @@ def parameter_conflicts(request: CompletionRequest) -> Iterator[ApiError]:
 def schema_problems(request: CompletionRequest) -> Iterator[ApiError]:
     """Each schema must be a valid JSON Schema that describes an object."""
     for number, tool in enumerate(request.tools or []):
-        if tool.function.parameters:
-            problem = schema_problem(tool.function.parameters, tool.function.strict)
-            if problem:
-                message = f"Invalid schema for function '{tool.function.name}': {problem}."
-                yield bad_request(
-                    message, f"tools[{number}].function.parameters", "invalid_function_parameters"
-                )
+        function, param = tool.function, f"tools[{number}].function.parameters"
+        if function.parameters and (problem := schema_problem(function.parameters, function.strict)):
+            message = f"Invalid schema for function '{function.name}': {problem}."
+            yield bad_request(message, param, "invalid_function_parameters")
     wanted = request.response_format.json_schema if request.response_format else None
-    if wanted is not None and wanted.schema_ is not None:
-        problem = schema_problem(wanted.schema_, wanted.strict)
-        if problem:
-            message = f"Invalid schema for response_format '{wanted.name}': {problem}."
-            yield bad_request(message, "response_format", "invalid_schema")
+    if wanted and wanted.schema_ is not None and (problem := schema_problem(wanted.schema_, wanted.strict)):
+        message = f"Invalid schema for response_format '{wanted.name}': {problem}."
+        yield bad_request(message, "response_format", "invalid_schema")
 
 
 def schema_problem(schema: dict[str, Any], strict: bool | None) -> str:
@@ -104,19 +94,82 @@ def schema_problem(schema: dict[str, Any], strict: bool | None) -> str:
 
 def response_format_problems(request: CompletionRequest) -> Iterator[ApiError]:
     wanted = request.response_format
-    if wanted is None or wanted.type == "text":
+    if wanted is None:
         return
-    if wanted.type == "json_schema":
-        if wanted.json_schema is None:
-            name = "response_format.json_schema"
-            yield bad_request(f"Missing required parameter: '{name}'.", name, "missing_required_parameter")
-        elif wanted.json_schema.schema_ is None:
-            name = "response_format.json_schema.schema"
-            yield bad_request(f"Missing required parameter: '{name}'.", name, "missing_required_parameter")
-        return
-    if not any("json" in str(message.content).lower() for message in request.messages):
+    if wanted.type == "json_schema" and wanted.json_schema is None:
+        yield missing_parameter("response_format.json_schema")
+    elif wanted.type == "json_schema" and wanted.json_schema and wanted.json_schema.schema_ is None:
+        yield missing_parameter("response_format.json_schema.schema")
+    elif wanted.type == "json_object" and not any(
+        "json" in str(message.content).lower() for message in request.messages
+    ):
         yield bad_request(
             "'messages' must contain the word 'json' in some form, "
             "to use 'response_format' of type 'json_object'.",
             "messages",
+        )
+
+
+def message_problems(request: CompletionRequest) -> Iterator[ApiError]:
+    for number, message in enumerate(request.messages):
+        yield from problems_of(message, f"messages[{number}]")
+    yield from tool_call_problems(request.messages)
+
+
+def problems_of(message: ChatMessage, param: str) -> Iterator[ApiError]:
+    if isinstance(message.content, list):
+        for number, part in enumerate(message.content):
+            yield from part_problems(part.type, part.text, part.refusal, f"{param}.content[{number}]")
+    if message.content is None and not message.tool_calls and message.refusal is None:
+        yield bad_request(
+            f"Invalid value for '{param}.content': expected a string, got null.",
+            f"{param}.content",
+            "invalid_type",
+        )
+    if message.role == "tool" and message.tool_call_id is None:
+        yield missing_parameter(f"{param}.tool_call_id")
+    if message.role != "assistant" and message.tool_calls is not None:
+        yield bad_request(
+            f"Unknown parameter: '{param}.tool_calls'.", f"{param}.tool_calls", "unknown_parameter"
+        )
+    if message.tool_calls == []:
+        yield bad_request(f"Invalid '{param}.tool_calls': empty array.", f"{param}.tool_calls", "empty_array")
+
+
+def part_problems(kind: str, text: str | None, refusal: str | None, param: str) -> Iterator[ApiError]:
+    if kind in UNSUPPORTED_PARTS:
+        message = f"The offline model reads text only: it cannot see or hear {UNSUPPORTED_PARTS[kind]}."
+        yield bad_request(message, param, "unsupported_content")
+    elif kind not in {"text", "refusal"}:
+        yield bad_request(
+            f"Invalid value: '{kind}'. Supported values are: 'text'.", f"{param}.type", "invalid_value"
+        )
+    elif (text if kind == "text" else refusal) is None:
+        yield missing_parameter(f"{param}.{kind}")
+
+
+def tool_call_problems(messages: list[ChatMessage]) -> Iterator[ApiError]:
+    """Tool messages directly follow the calls that they answer, one for each call."""
+    open_calls: dict[str, int] = {}
+    for number, message in enumerate(messages):
+        if message.role == "tool":
+            if open_calls.pop(message.tool_call_id or "", None) is None:
+                yield bad_request(
+                    "Invalid parameter: messages with role 'tool' must be a response to a preceding message "
+                    "with 'tool_calls'.",
+                    f"messages[{number}].role",
+                )
+            continue
+        yield from unanswered(open_calls)
+        open_calls = {call.id: number for call in message.tool_calls or []}
+    yield from unanswered(open_calls)
+
+
+def unanswered(open_calls: dict[str, int]) -> Iterator[ApiError]:
+    if open_calls:
+        yield bad_request(
+            "An assistant message with 'tool_calls' must be followed by tool messages responding to each "
+            "'tool_call_id'. The following tool_call_ids did not have response messages: "
+            + ", ".join(open_calls),
+            f"messages[{next(iter(open_calls.values()))}].tool_calls",
         )

@@ -10,6 +10,11 @@ Number = int | float
 
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?![\w]|\.\d)")
 QUOTED = re.compile(r"(?<!\w)(['\"])(.+?)\1(?!\w)|[“‘«「](.+?)[”’»」]")
+# `Ada Lovelace` in `Ada Lovelace is 36`, but not `It` in `It is late`.
+SUBJECT = re.compile(
+    r"(?:^|[.:\n]\s*)(?!(?:What|Who|Where|When|Which|Why|How|It|This|That|There|He|She|The|My)\b)"
+    r"((?:[A-Z][\w'’\-]*\s+)+)(?:is|was|has|lives|works)\b"
+)
 NAMED = re.compile(r"\b(?:named|called|name is|titled)\s+([\w.\-]+(?:\s+[A-Z][\w.\-]*)*)")
 PLACE = re.compile(
     r"\b(?:in|at|near|from|to)\s+((?:[^\W\d_a-z][\w'’\-]*)(?:,?\s+(?:[^\W\d_a-z][\w'’\-]*))*"
@@ -42,7 +47,7 @@ def quoted_in(text: str) -> list[str]:
 
 
 def names_in(text: str) -> list[str]:
-    return [name.strip(" .'\"") for name in NAMED.findall(text)]
+    return [name.strip(" .'\"") for name in NAMED.findall(text) + SUBJECT.findall(text)]
 
 
 def subject_of(text: str) -> str:

@@ -19,7 +19,6 @@ Role = Literal["system", "user", "assistant", "tool"]
 LABELLED_QUESTION = re.compile(
     r"^[ \t]*(?:user )?(?:question|query|task|q)[ \t]*:(.+)\Z", re.IGNORECASE | re.DOTALL | re.MULTILINE
 )
-BRACES = re.compile(r"\{[^{}]*\}")
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ class Conversation:
         labelled = LABELLED_QUESTION.search(text)
         if labelled:
             return labelled[1].strip()[:MAX_QUESTION_CHARACTERS]
-        bare = BRACES.sub(" ", text).strip() if '":' in text or "':" in text else text.strip()
+        bare = text.strip()
         return bare.rsplit("\n\n", 1)[-1].strip()[:MAX_QUESTION_CHARACTERS] if len(bare) > 400 else bare
 
     @cached_property

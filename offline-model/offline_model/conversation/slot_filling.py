@@ -20,8 +20,9 @@ from offline_model.conversation.extraction import (
     subject_of,
 )
 from offline_model.conversation.messages import Conversation, parse_json
-from offline_model.corpus.stemming import stems
-from offline_model.json_schema.merging import Schema
+from offline_model.corpus.terms import stems
+from offline_model.json_schema.scalars import FORMAT_EXAMPLES
+from offline_model.json_schema.schemas import Schema
 
 # The part of a conversation that regular expressions search.
 MAX_CHARACTERS = 50_000
@@ -65,7 +66,6 @@ class SlotValues:
         text = item or "\n".join(turn.text for turn in conversation.turns if turn.role in roles)
         self.text = text[:MAX_CHARACTERS]
         self.order: dict[str, int] = {}
-        self.seed = conversation.seed
 
     def listed_items(self) -> list["SlotValues"]:
         """One source of values for each item of a list in the question; empty if the question has no list."""
@@ -84,7 +84,9 @@ class SlotValues:
             found.insert(0, self.answer)
         if self.item:
             found.append(subject_of(self.item))
-        if self.fill_from_documents or not found:
+        if schema.get("format") == "uri":
+            found += [document.location for document in self.documents if "://" in document.location]
+        elif schema.get("format") not in FORMAT_EXAMPLES and (self.fill_from_documents or not found):
             found += self.from_documents(name, schema)
         return list(dict.fromkeys(text for text in found if text))
 
@@ -126,8 +128,7 @@ class SlotValues:
             return [self.answer or " ".join(best.sentences[:3]), *best.sentences]
         about = set(stems(f"{name} {schema.get('description', '')}"))
         sentences = [sentence for document in self.documents for sentence in document.sentences]
-        turn = self.seed % len(sentences)
-        return sorted(sentences[turn:] + sentences[:turn], key=lambda each: -len(about & set(stems(each))))
+        return sorted(sentences, key=lambda each: -len(about & set(stems(each))))
 
     def numbers(self, name: str, schema: Schema) -> list[Number]:
         """Numbers next to the field's name, then the others: the first for the first field, and so on."""
@@ -160,8 +161,6 @@ class SlotValues:
         """All values in the question for one field, such as several places."""
         if str(schema.get("type")) in {"number", "integer"}:
             return numbers_in(self.question)
-        if "enum" in schema:
-            return self.choices(name, schema, schema["enum"])
         found = self.extract(name, schema)
         return found if found == self.places or found == self.quoted else []
 
@@ -173,11 +172,8 @@ class SlotValues:
         return first + [each for each in options if f" {' '.join(stems(str(each)))} " in words]
 
     def booleans(self, name: str, schema: Schema) -> list[bool]:
-        for value in self.stated_values(name):
-            if value.lower() in {"true", "yes", "on", "false", "no", "off"}:
-                return [value.lower() in {"true", "yes", "on"}]
         mentioned = set(stems(name)) & set(stems(self.question))
-        negated = re.search(r"\b(?:not|no|never|without|don't)\b", self.question, re.IGNORECASE)
+        negated = re.search(r"\b(?:not|no|never|without|don't|false|off)\b", self.question, re.IGNORECASE)
         return [bool(mentioned) and not negated]
 
     def should_fill(self, name: str, schema: Schema) -> bool:

@@ -4,8 +4,7 @@ import re
 
 from offline_model.conversation.messages import Conversation, Tool
 from offline_model.conversation.slot_filling import FORMULA_FIELDS, QUERY_FIELDS, SlotValues
-from offline_model.corpus.query_terms import terms
-from offline_model.corpus.stemming import stems
+from offline_model.corpus.terms import stems, terms
 
 SEARCH_WORDS = frozenset(stems("search lookup retrieve find wiki wikipedia web internet knowledge browse"))
 ANSWER_WORDS = frozenset(stems("final answer respond response reply submit finish conclude done output"))
@@ -26,10 +25,7 @@ def is_relevant(tool: Tool, question: str) -> bool:
     about = set(terms(f"{tool.name} {tool.description.split('.')[0]}")) - GENERIC_WORDS
     arithmetic = re.search(r"\d\s*[+*/^-]\s*\d", question) is not None
     takes = {stem for name in tool.properties for stem in stems(name)}
-    numeric = [part for part in tool.properties.values() if str(part.get("type")) in {"number", "integer"}]
-    return bool(asked & about) or (
-        arithmetic and (bool(takes & FORMULA_FIELDS) or (len(numeric) > 1 and "add" in about))
-    )
+    return bool(asked & about) or (arithmetic and bool(takes & FORMULA_FIELDS))
 
 
 def is_search_tool(tool: Tool) -> bool:

@@ -1,5 +1,7 @@
 """The index: a SQLite file with every passage, built once and kept in the user's cache folder."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 import sqlite3
@@ -9,9 +11,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from offline_model.corpus.passage import Passage
-from offline_model.corpus.stemming import stems
+from offline_model.corpus.terms import stems
+
+if TYPE_CHECKING:
+    from offline_model.corpus.pages import Passage
 
 # Indexes of other versions of Python and of other checkouts stay usable beside this one.
 MAX_CACHED_INDEXES = 4
@@ -73,16 +78,16 @@ def insert_passages(connection: sqlite3.Connection, found: Iterable[Passage]) ->
         connection.execute("create index by_page on sections (page)")
 
 
-def all_passages(pages: Path | None) -> Iterator[Passage]:
+def all_passages(folder: Path | None) -> Iterator[Passage]:
     """The passages of all sources. A function that exists in Python and in C is kept once."""
     # These modules are imported here because a start with a cached index does not need them.
-    from offline_model.corpus.sources import c_docstrings, course_pages, language_reference, standard_library
+    from offline_model.corpus import docstrings, pages
 
-    if pages is not None:
-        yield from course_pages.read(pages)
-    yield from language_reference.read()
+    if folder is not None:
+        yield from pages.course_pages(folder)
+    yield from pages.language_reference()
     seen: set[str] = set()
-    for passage in chain(standard_library.read(), c_docstrings.read()):
+    for passage in chain(docstrings.source_docstrings(), docstrings.compiled_docstrings()):
         if passage.title not in seen:
             seen.add(passage.title)
             yield passage

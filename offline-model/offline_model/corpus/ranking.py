@@ -1,12 +1,11 @@
 """Ranking: whether a passage answers a question, how well, and with which of its sentences."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from offline_model.corpus.passage import Hit, TokenizedPassage
-from offline_model.corpus.query_terms import STOP_WORDS
-from offline_model.corpus.stemming import stems
+from offline_model.corpus.terms import STOP_WORDS, stems, terms
 
 # Coverage is the share of the question's terms, by weight, that a text contains.
 # A definition covers the whole question; 0.99 allows for rounding.
@@ -21,6 +20,8 @@ MIN_HEADING_COVERAGE = 0.4
 WINDOW = 3
 # How many sentences before and after the first one are searched for a missing term.
 BEFORE, AFTER = 4, 8
+# Characters of an answer.
+MAX_ANSWER_LENGTH = 700
 # The least number of words in a definition.
 MIN_DEFINITION_WORDS = 6
 
@@ -40,6 +41,52 @@ ARTICLES = {"a", "an", "the"}
 KIND_SCORE = {"course": 0.6, "reference": 0.4, "library": 0.0}
 # Subtracted for each dot in a name: `json.loads` ranks before `json.decoder.JSONDecoder`.
 DOT_PENALTY = 0.15
+
+
+class TokenizedPassage:
+    """A passage with the stems of its title and of each sentence."""
+
+    __slots__ = (
+        "heading_terms", "kind", "location", "sentence_stems", "sentence_terms", "sentences", "title",
+        "title_terms", "url",
+    )  # fmt: skip
+
+    def __init__(
+        self, title: str, location: str, kind: str, url: str, sentences: list[str], lines: Iterable[str]
+    ) -> None:
+        """`lines` has the stems of each sentence, with a space between them."""
+        self.title, self.location, self.kind, self.url, self.sentences = title, location, kind, url, sentences
+        self.sentence_stems = [line.split() for line in lines]
+        self.sentence_terms = [frozenset(line) for line in self.sentence_stems]
+        self.heading_terms = frozenset(terms(title.rpartition(": ")[2])) or frozenset(stems(title))
+        self.title_terms = self.heading_terms.union(stems(title))
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A passage that was found, with the numbers of its sentences in the order in which they answer.
+
+    `answers` says whether they answer the question; `defines`, whether the whole subject of the question is
+    the subject of a sentence.
+    """
+
+    title: str
+    location: str
+    url: str
+    sentences: list[str]
+    order: list[int]
+    score: float
+    answers: bool
+    defines: bool
+
+    def best_sentences(self, count: int) -> list[str]:
+        """At most `count` sentences, in the passage's order, and fewer when they are long."""
+        chosen: list[int] = []
+        for at in self.order[:count]:
+            if chosen and sum(len(self.sentences[each]) for each in [*chosen, at]) > MAX_ANSWER_LENGTH:
+                break
+            chosen.append(at)
+        return [self.sentences[at] for at in sorted(chosen)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from offline_model.corpus.index import open_index
-from offline_model.corpus.passage import Hit, TokenizedPassage
-from offline_model.corpus.query_terms import content_words, terms, topic
-from offline_model.corpus.ranking import Ranker
+from offline_model.corpus.ranking import Hit, Ranker, TokenizedPassage
+from offline_model.corpus.terms import content_words, terms, topic
 
 # How many passages of a full-text search are ranked.
 MAX_CANDIDATES = 12

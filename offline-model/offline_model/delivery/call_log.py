@@ -11,16 +11,10 @@ MAX_CALLS = 100
 MAX_BODY_BYTES = 65_536
 MAX_HEADER_BYTES = 4_096
 MAX_COUNTERS = 1_000
-LOGGED_HEADERS = {
-    b"authorization",
-    b"content-type",
-    b"traceparent",
-    b"user-agent",
-    b"x-client-request-id",
-    b"x-offline",
-    b"x-request-id",
-    b"x-stainless-retry-count",
-}
+LOGGED_HEADERS = frozenset(
+    b"authorization content-type traceparent user-agent x-client-request-id x-offline x-request-id "
+    b"x-stainless-retry-count".split()
+)
 
 State = Literal["running", "finished", "cancelled", "failed"]
 

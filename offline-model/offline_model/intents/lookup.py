@@ -1,4 +1,4 @@
-"""Lookup: quote the best passage of the corpus, with its source."""
+"""Lookup: quote the best passage of the corpus with its source, or say that the corpus has no answer."""
 
 import re
 
@@ -8,12 +8,18 @@ from offline_model.research.query_planning import plan_queries
 ORDER = 80
 
 OPENINGS = ["", "In short: ", "From the documentation: ", "Here is what my books say: ", "Briefly: "]
+KNOWN = "the pages of this course and Python's own documentation"
+REFUSALS = [
+    f"I do not know: I can only answer from {KNOWN}, and I found nothing about this there.",
+    f"My books say nothing about this: all I know is {KNOWN}.",
+    f"I cannot answer that, because I know only {KNOWN}.",
+]
 MAX_QUESTIONS = 4
 # Only such a text can hold several questions.
 SEVERAL_QUESTIONS = re.compile(r"\b(?:and|vs|versus|compar\w+|differ\w*)\b|[.?!;]\s+\S|\n", re.IGNORECASE)
 
 
-def reply(conversation: Conversation) -> Reply | None:
+def reply(conversation: Conversation) -> Reply:
     length = 3 - conversation.seed // len(OPENINGS) % 2
     answers: dict[str, str] = {}
     for question in split_questions(conversation):
@@ -23,7 +29,7 @@ def reply(conversation: Conversation) -> Reply | None:
                     f"{found.title} ({found.location})", " ".join(found.best_sentences(length))
                 )
     if not answers:
-        return None
+        return Reply(conversation.choose(REFUSALS))
     sources = "\n".join(f"Source: [{number}] {source}" for number, source in enumerate(answers, start=1))
     return Reply(conversation.choose(OPENINGS) + "\n\n".join([*answers.values(), sources]))
 

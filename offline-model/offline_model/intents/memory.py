@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable
 from offline_model.conversation.extraction import sentences_in
 from offline_model.conversation.messages import Conversation, Reply
 from offline_model.conversation.slot_filling import SlotValues
-from offline_model.corpus.query_terms import terms
-from offline_model.corpus.stemming import stems
+from offline_model.corpus.terms import stems, terms
 
 ORDER = 70
 

@@ -1,20 +1,23 @@
 """Research: search, read the best pages, then answer with citations, within a limited number of steps."""
 
 import re
+from dataclasses import dataclass
 
-from offline_model.conversation.messages import Conversation, Reply
+from offline_model.conversation.messages import Conversation, Reply, Tool, ToolCall
+from offline_model.conversation.slot_filling import QUERY_FIELDS
 from offline_model.conversation.tool_selection import (
     can_fill_arguments,
     is_answer_tool,
     is_named,
     is_relevant,
+    is_search_tool,
 )
+from offline_model.corpus.terms import stems
 from offline_model.intents.greeting import is_small_talk
 from offline_model.intents.memory import is_about_user
-from offline_model.research.query_planning import plan_queries
+from offline_model.research.query_planning import QueryPlan, plan_queries, reword_query, step_limit
 from offline_model.research.report import write_report
-from offline_model.research.steps import ResearchTools, find_research_tools, next_calls
-from offline_model.research.tool_results import read_results
+from offline_model.research.tool_results import ResearchResults, read_results
 
 ORDER = 20
 
@@ -26,6 +29,26 @@ NO_STEPS_LEFT_PROMPT = re.compile(
 )
 # "When the steps are used up" does not say that they are.
 CONDITION = re.compile(r"\s*(?:[-*] )?(?:if|when|once|until)\b", re.IGNORECASE)
+
+FETCH_WORDS = frozenset(stems("fetch read open visit browse load download page url"))
+URL_FIELDS = frozenset(stems("url uri link address"))
+ASPECTS = ("definition", "history", "examples", "limits", "alternatives", "mistakes", "cost", "standards")
+
+
+@dataclass(frozen=True)
+class ResearchTools:
+    """A tool that searches and one that fetches pages, each with the name of its argument."""
+
+    search: Tool
+    query_argument: str
+    fetch: Tool
+    url_argument: str
+
+    def search_for(self, query: str) -> ToolCall:
+        return ToolCall(self.search.name, {self.query_argument: query})
+
+    def fetch_page(self, url: str) -> ToolCall:
+        return ToolCall(self.fetch.name, {self.url_argument: url})
 
 
 def reply(conversation: Conversation) -> Reply | None:
@@ -44,7 +67,7 @@ def reply(conversation: Conversation) -> Reply | None:
     )
     calls = [] if must_answer or tools is None else next_calls(conversation, plan, results, tools)
     if calls:
-        return Reply(calls=tuple(calls if conversation.parallel_tool_calls else calls[:1]))
+        return Reply(calls=tuple(calls))
     if conversation.wants_json:
         return None
     return Reply(write_report(conversation, plan, results, must_answer))
@@ -74,3 +97,82 @@ def says_no_steps_left(conversation: Conversation) -> bool:
         if "step" in text
         for sentence in SENTENCE.findall(text)
     )
+
+
+def find_research_tools(tools: list[Tool]) -> ResearchTools | None:
+    """The two tools, if both are offered and each needs one argument only."""
+    search = next(
+        (
+            (tool, name)
+            for tool in tools
+            if is_search_tool(tool)
+            for name in only_argument(tool, QUERY_FIELDS)
+        ),
+        None,
+    )
+    fetch = next(
+        (
+            (tool, name)
+            for tool in tools
+            if set(stems(f"{tool.name} {tool.description}")) & FETCH_WORDS
+            for name in only_argument(tool, URL_FIELDS)
+        ),
+        None,
+    )
+    return ResearchTools(*search, *fetch) if search and fetch else None
+
+
+def only_argument(tool: Tool, words: frozenset[str]) -> list[str]:
+    """The argument whose name has one of the words, if the tool requires no other."""
+    names = [name for name in tool.properties if set(stems(name)) & words]
+    return names[:1] if set(tool.required) <= set(names[:1]) else []
+
+
+def next_calls(
+    conversation: Conversation, plan: QueryPlan, results: ResearchResults, tools: ResearchTools
+) -> list[ToolCall]:
+    """The next calls; none when it is time to answer."""
+    if plan.exhaustive:
+        return [next_exhaustive_call(plan, results, tools)]
+    read = {page.url for page in results.pages}
+    if plan.urls:
+        calls = [tools.fetch_page(url) for url in plan.urls if url not in read]
+    else:
+        calls = next_searches(conversation, plan, results, tools)
+        calls = calls or [tools.fetch_page(url) for url in best_urls(results) if url not in read]
+    return calls[: max(0, step_limit(conversation) - results.steps)]
+
+
+def next_searches(
+    conversation: Conversation, plan: QueryPlan, results: ResearchResults, tools: ResearchTools
+) -> list[ToolCall]:
+    """Search for each query of the plan. Then reword one query that gave no results, and search once more."""
+    tried = [search.query for search in results.searches]
+    left = [query for query in plan.queries if query not in tried]
+    if left or not all(query in plan.queries for query in tried):
+        return [tools.search_for(query) for query in left]
+    poor = [search.query for search in results.searches if search.outcome != "ok"][:1]
+    reworded = [(query, reword_query(conversation, query)) for query in poor]
+    return [tools.search_for(other) for query, other in reworded if other != query]
+
+
+def best_urls(results: ResearchResults) -> list[str]:
+    """The first result of each search that no earlier search has contributed."""
+    chosen: list[str] = []
+    for search in results.searches:
+        chosen += [result.url for result in search.results if result.url not in chosen][:1]
+    return chosen
+
+
+def next_exhaustive_call(plan: QueryPlan, results: ResearchResults, tools: ResearchTools) -> ToolCall:
+    """Search, read, search with another word, read, and so on; only the client's limit ends this."""
+    read = {page.url for page in results.pages}
+    unread = [
+        result.url for search in results.searches for result in search.results if result.url not in read
+    ]
+    number = len(results.searches)
+    if unread and number > len(results.pages):
+        return tools.fetch_page(unread[0])
+    tried = {search.query for search in results.searches}
+    new = next((query for query in plan.queries if query not in tried), None)
+    return tools.search_for(new or f"{plan.queries[0]} {ASPECTS[number % len(ASPECTS)]}")

@@ -8,9 +8,7 @@ from offline_model.conversation.documents import documents_for
 from offline_model.conversation.extraction import json_objects_in
 from offline_model.conversation.messages import Conversation, Reply
 from offline_model.conversation.slot_filling import SlotValues
-from offline_model.intents.errors import UnusableSchema
 from offline_model.json_schema.generator import generate
-from offline_model.json_schema.references import InvalidSchema
 
 ORDER = 40
 
@@ -25,11 +23,7 @@ def reply(conversation: Conversation) -> Reply | None:
     if schema is None:
         schema = schema_in_prompt(conversation)
     values = SlotValues(conversation, documents_for(conversation), fill_from_documents=True)
-    try:
-        value = generate(schema, values, conversation.seed)
-    except InvalidSchema as problem:
-        raise UnusableSchema(problem) from None
-    return Reply(json.dumps(value, ensure_ascii=False))
+    return Reply(json.dumps(generate(schema, values, conversation.seed), ensure_ascii=False))
 
 
 def schema_in_prompt(conversation: Conversation) -> dict[str, Any]:

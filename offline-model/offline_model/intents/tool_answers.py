@@ -5,8 +5,7 @@ import re
 
 from offline_model.conversation.documents import Document, clean_sentences, documents_in, end_sentence
 from offline_model.conversation.messages import Conversation, Reply, ToolResult, parse_json
-from offline_model.corpus.query_terms import terms
-from offline_model.corpus.stemming import stems
+from offline_model.corpus.terms import stems, terms
 
 ORDER = 50
 
@@ -58,8 +57,6 @@ def quote(conversation: Conversation, documents: list[Document]) -> str:
         for at, sentence in enumerate(document.sentences)
     ]
     best = sorted(every, key=lambda each: -each[0])[: MAX_SENTENCES - conversation.seed % 2]
-    ranks = {number: rank for rank, (_, number, _) in reversed(list(enumerate(best)))}
-    best.sort(key=lambda each: (ranks[each[1]], documents[each[1]].sentences.index(each[2])))
     numbers = list(dict.fromkeys(number for _, number, _ in best))
     quoted = dict.fromkeys(
         f"{end_sentence(sentence)} [{numbers.index(number) + 1}]" for _, number, sentence in best

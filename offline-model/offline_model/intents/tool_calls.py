@@ -10,11 +10,10 @@ from offline_model.conversation.tool_selection import (
     is_relevant,
     is_search_tool,
 )
-from offline_model.corpus.stemming import stems
+from offline_model.corpus.terms import stems
 from offline_model.intents import greeting, memory
-from offline_model.intents.errors import UnusableSchema
 from offline_model.json_schema.generator import generate
-from offline_model.json_schema.references import InvalidSchema
+from offline_model.json_schema.schemas import InvalidSchema
 from offline_model.json_schema.validator import validator_of
 
 ORDER = 30
@@ -26,18 +25,14 @@ def reply(conversation: Conversation) -> Reply | None:
     if not conversation.tools or conversation.tool_choice == "none":
         return None
     if conversation.forced_tool:
-        return reply_with(conversation, forced_calls(conversation, conversation.forced_tool))
+        return Reply(calls=tuple(forced_calls(conversation, conversation.forced_tool)))
     calls = [call for tool in needed_tools(conversation) for call in calls_of(conversation, tool)]
     left = remaining_calls(conversation, calls)
     if left:
-        return reply_with(conversation, left)
+        return Reply(calls=tuple(left))
     return (
         None if calls or conversation.results or conversation.wants_json else ask_for_arguments(conversation)
     )
-
-
-def reply_with(conversation: Conversation, calls: list[ToolCall]) -> Reply:
-    return Reply(calls=tuple(calls if conversation.parallel_tool_calls else calls[:1]))
 
 
 def ask_for_arguments(conversation: Conversation) -> Reply | None:
@@ -86,10 +81,7 @@ def forced_calls(conversation: Conversation, tool: Tool) -> list[ToolCall]:
     if calls:
         return calls
     values = SlotValues(conversation, documents_for(conversation), fill_from_documents=False)
-    try:
-        return [ToolCall(tool.name, generate(tool.schema, values, conversation.seed))]
-    except InvalidSchema as problem:
-        raise UnusableSchema(problem, tool.name) from None
+    return [ToolCall(tool.name, generate(tool.schema, values, conversation.seed))]
 
 
 def remaining_calls(conversation: Conversation, calls: list[ToolCall]) -> list[ToolCall]:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Protocol
 
-from offline_model.json_schema.arrays_and_objects import array, object_
-from offline_model.json_schema.merging import Schema, merged, types
-from offline_model.json_schema.numbers import Number, numbers
-from offline_model.json_schema.references import InvalidSchema, resolve
-from offline_model.json_schema.strings import strings
+from offline_model.json_schema.containers import array, object_
+from offline_model.json_schema.scalars import Number, numbers, strings
+from offline_model.json_schema.schemas import InvalidSchema, Schema, merged, resolve, types
 from offline_model.json_schema.validator import is_valid, validator_of
 
 if TYPE_CHECKING:
@@ -88,16 +87,12 @@ class ValueGenerator:
         elif "$ref" in schema:
             rest = {key: value for key, value in schema.items() if key != "$ref"}
             target = resolve(self.root, schema["$ref"])
-            yield from self.values(
-                merged(target, rest) if isinstance(target, dict) else rest, name, depth + 1, seed
-            )
+            yield from self.values(merged(target, rest), name, depth + 1, seed)
         elif "anyOf" in schema or "oneOf" in schema:
             yield from self.branches(schema, name, depth, seed)
         elif "allOf" in schema:
             rest = {key: value for key, value in schema.items() if key != "allOf"}
-            for part in schema["allOf"]:
-                rest = merged(rest, part) if isinstance(part, dict) else rest
-            yield from self.values(rest, name, depth + 1, seed)
+            yield from self.values(reduce(merged, schema["allOf"], rest), name, depth + 1, seed)
         else:
             if "if" in schema:
                 yield from self.conditional(schema, name, depth, seed)
@@ -106,8 +101,7 @@ class ValueGenerator:
 
     def enum(self, schema: Schema, name: str, seed: int) -> Iterator[Any]:
         options = list(schema["enum"])
-        mentioned = self.source.choices(name, schema, options)
-        yield from mentioned
+        yield from self.source.choices(name, schema, options)
         turn = seed % max(1, len(options))
         yield from options[turn:] + options[:turn]
 
@@ -118,28 +112,17 @@ class ValueGenerator:
         branches = [branch for branch in schema[key] if branch is not False]
         if depth >= SPARSE_DEPTH or not self.source.should_fill(name, schema):
             branches.sort(key=lambda branch: len(str(branch)) if "$ref" not in str(branch) else 10**6)
-        elif any(isinstance(branch, dict) and branch.get("type") == "null" for branch in branches):
+        else:
             branches.sort(key=lambda branch: isinstance(branch, dict) and branch.get("type") == "null")
-        found = [
-            itertools.islice(
-                self.values(
-                    merged(rest, branch) if isinstance(branch, dict) else rest, name, depth + 1, seed
-                ),
-                30,
-            )
-            for branch in branches
-        ]
-        for value in itertools.chain.from_iterable(found):
-            if is_valid(self.validator, schema, value):
-                yield value
+        for branch in branches:
+            for value in itertools.islice(self.values(merged(rest, branch), name, depth + 1, seed), 30):
+                if is_valid(self.validator, schema, value):
+                    yield value
 
     def conditional(self, schema: Schema, name: str, depth: int, seed: int) -> Iterator[Any]:
         rest = {key: value for key, value in schema.items() if key not in {"if", "then", "else"}}
         for parts in ([schema["if"], schema.get("then", True)], [schema.get("else", True)]):
-            whole = rest
-            for part in parts:
-                whole = merged(whole, part) if isinstance(part, dict) else whole
-            yield from self.values(whole, name, depth + 1, seed)
+            yield from self.values(reduce(merged, parts, rest), name, depth + 1, seed)
 
     def kinds(self, schema: Schema, depth: int) -> list[str]:
         """The types that a value may have, from `type` or guessed from the other keywords."""

@@ -1,4 +1,4 @@
-"""Validation: whether a JSON schema is valid, and whether a value fits it."""
+"""Validation: whether a JSON schema is valid, and strict enough, and whether a value fits it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from offline_model.json_schema.references import InvalidSchema, check_references
+from offline_model.json_schema.schemas import InvalidSchema, check_references
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
     from jsonschema.protocols import Validator
+from offline_model.json_schema.schemas import DATA_KEYWORDS
 
 # jsonschema is imported inside functions: most requests have no schema, and the start is quicker without.
 # Its keywords for patterns use `re`, which may take for ever for `(a|a)*b`; ours use RE2.
@@ -65,10 +66,10 @@ def additional_properties_keyword(
 @cache
 def validator_options() -> dict[str, Any]:
     """Formats are checked. The registry is empty, so a reference to another host is never downloaded."""
-    from jsonschema import FormatChecker
+    from jsonschema import Draft202012Validator
     from referencing import Registry
 
-    return {"registry": Registry(), "format_checker": FormatChecker()}
+    return {"registry": Registry(), "format_checker": Draft202012Validator.FORMAT_CHECKER}
 
 
 @lru_cache(maxsize=256)
@@ -115,3 +116,24 @@ def is_valid(validator: Validator, schema: Any, value: Any) -> bool:
         raise
     except Exception as error:  # noqa: BLE001 - the values of some keywords only fail when they are used
         raise InvalidSchema(f"cannot be checked ({type(error).__name__})") from None
+
+
+def strict_mode_error(schema: Any, context: tuple[str, ...] = ()) -> str:
+    """OpenAI's message about the first object that is open or has an optional property; empty if none."""
+    if isinstance(schema, list):
+        schema = {str(index): part for index, part in enumerate(schema)}
+    if not isinstance(schema, dict):
+        return ""
+    if schema.get("type") == "object":
+        if schema.get("additionalProperties") is not False:
+            return f"In context={context}, 'additionalProperties' is required to be supplied and to be false"
+        for name in schema.get("properties", {}):
+            if name not in schema.get("required", []):
+                return (
+                    f"In context={context}, 'required' is required to be supplied and to be an array "
+                    f"including every key in properties. Missing '{name}'"
+                )
+    inner = (
+        strict_mode_error(part, (*context, key)) for key, part in schema.items() if key not in DATA_KEYWORDS
+    )
+    return next(filter(None, inner), "")

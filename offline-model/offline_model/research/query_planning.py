@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from offline_model.conversation.messages import Conversation
-from offline_model.corpus.query_terms import SYNTAX_WORDS, terms, topic
-from offline_model.corpus.stemming import stems
+from offline_model.corpus.terms import SYNTAX_WORDS, stems, terms, topic
 
 DEFAULT_STEPS = 5
 MAX_QUERY_WORDS = 8
@@ -72,8 +71,6 @@ def compared_things(text: str) -> tuple[str, ...]:
     one, other = (subject_words(f"What is {side}?") for side in compared.groups() if side)
     if not one or not other:
         return ()
-    # "a liveness and a readiness probe" are both probes.
-    one += other[-1:] if len(one) == 1 < len(other) else []
     return " ".join(one), " ".join(other)
 
 

@@ -9,7 +9,7 @@ from offline_model.conversation.documents import INJECTED_INSTRUCTION, clean_sen
 from offline_model.conversation.messages import ToolResult
 from offline_model.conversation.tool_selection import SEARCH_WORDS
 from offline_model.corpus.plain_text import prose_sentences
-from offline_model.corpus.stemming import stems
+from offline_model.corpus.terms import stems
 
 MAX_CHARACTERS = 20_000
 MAX_RESULTS = 50
@@ -127,18 +127,11 @@ def read_page(url: str, text: str, numbers: dict[str, int]) -> FetchedPage:
     return FetchedPage(url, number, text[head.end() if head else 0 :].strip())
 
 
-def quotable_sentences(text: str) -> tuple[str, ...]:
-    """The sentences of a text without those that are instructions for a model."""
-    return find_sentences(text[:MAX_CHARACTERS])
-
-
-@lru_cache(maxsize=512)
-def find_sentences(text: str) -> tuple[str, ...]:
-    plain = without_markup(text)
-    found = [
-        each for each in prose_sentences(plain) if not INJECTED_INSTRUCTION.search(each)
-    ] or clean_sentences(plain)
-    return tuple(dict.fromkeys(found))
+def quotable_sentences(text: str) -> list[str]:
+    """The sentences of a text, each once, without those that are instructions for a model."""
+    plain = without_markup(text[:MAX_CHARACTERS])
+    prose = [each for each in prose_sentences(plain) if not INJECTED_INSTRUCTION.search(each)]
+    return list(dict.fromkeys(prose or clean_sentences(plain)))
 
 
 def without_markup(text: str) -> str:

@@ -3,10 +3,10 @@
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from app.models import Event, EventId, Problem
+from app.models import STREAM_START_ID, Event, EventId, Problem
 from app.runs.active_runs import ActiveRun, ActiveRuns
 from app.runs.event_log import EventLog
-from app.runs.remote_logs import START, RemoteLogs
+from app.runs.remote_logs import RemoteLogs
 from app.runs.stores.base import Store, StoreError
 
 
@@ -68,7 +68,7 @@ class RunFollower:
                 await run.settled.wait()
             finally:
                 run.listeners -= 1
-        async with aclosing(self.follow(run_id, START)) as batches:
+        async with aclosing(self.follow(run_id, STREAM_START_ID)) as batches:
             async for batch in batches:
                 if batch and batch[-1].is_last:
                     return True

@@ -6,12 +6,12 @@ import structlog
 
 from app import telemetry
 from app.config import Settings
-from app.models import StoredRun, format_event_id
+from app.models import STREAM_START_ID, StoredRun, format_event_id
 from app.runs.active_runs import ActiveRun, ActiveRuns
 from app.runs.background import StoreStatus
 from app.runs.event_writer import EventWriter
 from app.runs.executor import RunExecutor
-from app.runs.remote_logs import START, RemoteLogs
+from app.runs.remote_logs import RemoteLogs
 from app.runs.stores.base import MAX_TAKEOVERS, LeaseStatus, Store
 
 log = structlog.stdlib.get_logger("research-agent")
@@ -27,7 +27,7 @@ class Takeover:
         run_id = record.run.id
         if old := self.active.get(run_id):
             self.active.relinquish(old)
-        events = (await self.store.read_events({run_id: START})).get(run_id, [])
+        events = (await self.store.read_events({run_id: STREAM_START_ID})).get(run_id, [])
         run = ActiveRun(record, events)
         if record.run.finished:  # its replica ended before writing the last event
             run.emit(*record.run.last_event)
@@ -38,7 +38,7 @@ class Takeover:
             self.give_up(run)
             return
         complete = [event.id for event in events if event.type != "token"]
-        last = complete[-1] if complete else START
+        last = complete[-1] if complete else STREAM_START_ID
         log.warning("took over a run", run_id=run_id, epoch=record.epoch)
         telemetry.takeovers.inc()
         run.emit("reset", {"from_id": format_event_id(last)})

@@ -3,9 +3,9 @@
     run:{id}          hash: record, caller, owner, epoch, takeovers, released, cancelled
     events:{id}       stream; its ids are the events' own ids, so that no event is stored twice
     leases            sorted set: run id by the time at which its lease expires
-    going:{caller}    sorted set: the caller's unfinished runs by the latest time at which they end
+    running:{caller}  sorted set: the caller's unfinished runs by the latest time at which they end
     alias:{name}      the id of a run
-    heard:{id}        exists while a client follows the run
+    followed:{id}     exists while a client follows the run
     rate:{caller}     counter of requests in a minute
     finished          sorted set: run id by the time at which it finished
 
@@ -103,7 +103,7 @@ class RedisStore:
 
     async def create(self, record: StoredRun, alias: str | None, max_runs: int) -> str:
         run_id = record.run.id
-        keys = [f"run:{run_id}", "leases", f"going:{record.caller}", f"alias:{alias}" if alias else ""]
+        keys = [f"run:{run_id}", "leases", f"running:{record.caller}", f"alias:{alias}" if alias else ""]
         keys.append("finished")
         values: list[str | float] = [run_id, record.caller, self.owner, record.model_dump_json(), self.lease]
         values += [self.max_seconds, max_runs, self.ttl]
@@ -148,7 +148,7 @@ class RedisStore:
         self, record: StoredRun, events: list[Event], text: str, *, over: bool, first: bool
     ) -> AppendResult:
         run = record.run
-        keys = [f"run:{run.id}", "leases", f"going:{record.caller}", f"events:{run.id}", "finished"]
+        keys = [f"run:{run.id}", "leases", f"running:{record.caller}", f"events:{run.id}", "finished"]
         values: list[str | float] = [run.id, self.owner, record.epoch, text, int(over), self.lease]
         values += [self.max_seconds, self.ttl, int(first)]
         for event in events:
@@ -171,7 +171,7 @@ class RedisStore:
     async def renew_leases(self, run_ids: list[str]) -> dict[str, LeaseStatus]:
         async with self.connection(), self.redis.pipeline(transaction=False) as pipeline:
             for run_id in run_ids:
-                keys = [f"run:{run_id}", "leases", f"heard:{run_id}"]
+                keys = [f"run:{run_id}", "leases", f"followed:{run_id}"]
                 await self.scripts["renew_lease"](keys, [run_id, self.owner, self.lease], client=pipeline)
             replies = await pipeline.execute(raise_on_error=False)
         return {
@@ -207,7 +207,7 @@ class RedisStore:
         async with self.connection(), self.redis.pipeline(transaction=False) as pipeline:
             for run_id in run_ids:
                 values: list[str | float] = ["1", max(1, round(seconds * 1000))]
-                await self.scripts["set_value"]([f"heard:{run_id}"], values, client=pipeline)
+                await self.scripts["set_value"]([f"followed:{run_id}"], values, client=pipeline)
             await pipeline.execute()
 
     async def count_request(self, caller: str, per_minute: int) -> Quota:

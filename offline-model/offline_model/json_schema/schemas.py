@@ -1,4 +1,4 @@
-"""References: a `$ref` may only point into its own schema, and must not lead back to itself."""
+"""Schemas: resolve their references, and merge two that both apply into one."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +10,14 @@ UNSUPPORTED = ("$dynamicRef", "$recursiveRef", "$dynamicAnchor", "unevaluatedPro
 DATA_KEYWORDS = {"const", "enum", "default", "examples"}
 # Keywords whose schemas apply to the same value as the schema around them.
 IN_PLACE_KEYWORDS = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else")
+
+Schema = dict[str, Any]
+
+LOWER_BOUNDS = {"minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties", "minContains"}
+UPPER_BOUNDS = {"maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties", "maxContains"}
+ANNOTATIONS = {
+    "title", "description", "default", "examples", "$comment", "$schema", "$id", "$defs", "definitions",
+}  # fmt: skip
 
 
 class InvalidSchema(ValueError):
@@ -71,3 +79,53 @@ def resolve(root: Any, reference: str) -> Any:
         return DRAFT202012.create_resource(root).pointer(reference[1:], Registry().resolver()).contents
     except (Unresolvable, ValueError, TypeError, AttributeError):
         raise InvalidSchema(f"unresolvable reference {reference[:100]!r}") from None
+
+
+def merged(one: Any, other: Any) -> Any:
+    """Both schemas as one; of an object and a boolean, the object.
+
+    Keywords that cannot be joined go to allOf; the result is validated in the end.
+    """
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return one if isinstance(one, dict) else other
+    result = dict(one)
+    for key, value in other.items():
+        if key not in result or result[key] == value:
+            result[key] = value
+        elif key not in ANNOTATIONS:
+            joined = join_keyword(key, result[key], value)
+            if joined is None:
+                result["allOf"] = [*result.get("allOf", []), {key: value}]
+            else:
+                result[key] = joined
+    return result
+
+
+def join_keyword(key: str, one: Any, other: Any) -> Any:
+    if key in LOWER_BOUNDS:
+        return max(one, other)
+    if key in UPPER_BOUNDS:
+        return min(one, other)
+    if key == "required":
+        return [*one, *(name for name in other if name not in one)]
+    if key == "enum":
+        return [value for value in one if value in other]
+    if key == "type":
+        return common_types(one, other)
+    if key in {"properties", "patternProperties"}:
+        shared = {name: {"allOf": [one[name], other[name]]} for name in one.keys() & other.keys()}
+        return {**one, **other, **shared}
+    # The generator follows one of the two; whether the value fits the other is checked afterwards.
+    return None if key in {"anyOf", "oneOf", "$ref"} else one
+
+
+def common_types(one: Any, other: Any) -> list[str]:
+    left, right = types(one), types(other)
+    kept = [each for each in left if each in right]
+    if "integer" not in kept and "integer" in left + right and "number" in left + right:
+        kept.append("integer")
+    return kept
+
+
+def types(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)

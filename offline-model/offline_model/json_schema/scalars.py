@@ -1,41 +1,81 @@
-"""Strings that fit a schema: its format, its pattern, its length."""
+"""Numbers and strings that fit a schema."""
 
 import itertools
+import math
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
 from typing import Any
 
 import rstr
 
-from offline_model.json_schema.references import InvalidSchema
+from offline_model.json_schema.schemas import InvalidSchema
+
+Number = int | float
 
 MAX_LENGTH = 20_000
 # The repetitions that are generated beyond the minimum of a pattern.
 MAX_EXTRA_REPEATS = 4
 
-# Examples for each format, from the ranges that RFC 2606, 5737 and 3849 reserve for examples.
+# Examples for the formats that OpenAI supports and for `uri`, from the ranges that RFC 2606, 5737 and 3849
+# reserve for examples.
 FORMAT_EXAMPLES: dict[str, Callable[[int], str]] = {
     "date": lambda n: f"2026-{n // 28 % 12 + 1:02}-{n % 28 + 1:02}",
     "time": lambda n: f"{n // 60 % 24:02}:{n % 60:02}:00Z",
     "date-time": lambda n: f"2026-{n // 28 % 12 + 1:02}-{n % 28 + 1:02}T12:00:00Z",
     "duration": lambda n: f"PT{n + 1}H",
     "email": lambda n: f"reader{n or ''}@example.org",
-    "idn-email": lambda n: f"reader{n or ''}@example.org",
     "hostname": lambda n: f"host{n or ''}.example.org",
-    "idn-hostname": lambda n: f"host{n or ''}.example.org",
     "ipv4": lambda n: f"192.0.2.{n % 254 + 1}",
     "ipv6": lambda n: f"2001:db8::{n + 1:x}",
     "uri": lambda n: f"https://example.org/{n or ''}",
-    "uri-reference": lambda n: f"/{n or ''}",
-    "iri": lambda n: f"https://example.org/{n or ''}",
-    "iri-reference": lambda n: f"/{n or ''}",
-    "uri-template": lambda n: f"https://example.org/{{id}}/{n or ''}",
     "uuid": lambda n: f"00000000-0000-4000-8000-{n:012x}",
-    "json-pointer": lambda n: f"/{n}",
-    "relative-json-pointer": lambda n: f"{n}",
-    "regex": lambda n: f"^.{{{n}}}$",
 }
+
+
+def numbers(schema: dict[str, Any], offered: Iterable[Number], whole: bool, seed: int) -> Iterator[Number]:
+    """Candidates, best first: numbers from the conversation, then numbers that fit the bounds."""
+    for number in offered:
+        yield from as_number(number, whole)
+    low = max((schema[key] for key in ("minimum", "exclusiveMinimum") if key in schema), default=None)
+    high = min((schema[key] for key in ("maximum", "exclusiveMaximum") if key in schema), default=None)
+    step = schema.get("multipleOf")
+    if step:
+        yield from multiples(step, low, high, whole, seed)
+        return
+    start = low if low is not None else min(1, high) if high is not None else 1
+    candidates: list[Number] = [start + seed % 7, start, start + 1, math.ceil(start), math.floor(start)]
+    if low is not None and high is not None:
+        middle = low / 2 + high / 2
+        candidates = [math.floor(middle) + seed % 2 if whole else middle, *candidates]
+    if high is not None:
+        candidates += [(start + high) / 2, high, high - 1, math.floor(high)]
+    for candidate in candidates:
+        yield from as_number(candidate, whole)
+
+
+def as_number(number: Number, whole: bool) -> Iterator[Number]:
+    """The number if it is of the kind; a whole float as an integer, which is the same number in JSON."""
+    if isinstance(number, float) and not math.isfinite(number):
+        return
+    if isinstance(number, int) or not number.is_integer() or abs(number) > 2**53:
+        if not (whole and isinstance(number, float)):
+            yield number
+    else:
+        yield int(number)
+
+
+def multiples(
+    step: Number, low: Number | None, high: Number | None, whole: bool, seed: int
+) -> Iterator[Number]:
+    exact = Fraction(str(step))
+    first = math.ceil(Fraction(str(low)) / exact) if low is not None else 0
+    if low is None and high is not None:
+        first = min(0, math.floor(Fraction(str(high)) / exact))
+    for count in [first + seed % 5, *range(first, first + 40)]:
+        value = exact * count
+        yield from as_number(int(value) if value.denominator == 1 else float(value), whole)
 
 
 class ShortRepeats(random.Random):

@@ -1,13 +1,20 @@
-"""Docstrings of the standard library, parsed from its source without importing it."""
+"""Docstrings of the standard library, from its source where it is Python, else from the compiled modules."""
 
 import ast
+import importlib
+import importlib.util
+import inspect
 import sys
 import sysconfig
+import warnings
 from collections.abc import Iterator
+from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from offline_model.corpus import urls
-from offline_model.corpus.passage import Passage
+from offline_model.corpus.pages import Passage
 from offline_model.corpus.plain_text import paragraphs, sentences
 
 # Tools, test code, data and graphics are left out of the index.
@@ -21,8 +28,14 @@ Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 # Pairs of a submodule and a name that the package imports from it; "*" stands for every name.
 Exports = set[tuple[str, str]]
 
+SKIPPED_PREFIXES = (
+    "_test", "_xx", "xx", "_tkinter", "_curses", "_gdbm", "_dbm", "_imp", "readline", "nis", "ossaudiodev",
+    "spwd",
+)  # fmt: skip
 
-def read() -> Iterator[Passage]:
+
+def source_docstrings() -> Iterator[Passage]:
+    """Parse the Python source of the standard library, without importing it."""
     root = Path(sysconfig.get_path("stdlib"))
     for name in sorted(sys.stdlib_module_names - SKIPPED):
         if name.startswith("_"):
@@ -93,3 +106,52 @@ def docstring_passages(name: str, docstring: str | None) -> Iterator[Passage]:
         if found:
             unique = tuple(dict.fromkeys(found[:SENTENCES_PER_PASSAGE]))
             yield Passage(name, f"pydoc {name}", "library", unique, urls.object_url(name), docstring)
+
+
+def compiled_docstrings() -> Iterator[Passage]:
+    """Import each module that is compiled from C, and read its docstrings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in sorted(sys.stdlib_module_names):
+            if not name.startswith(SKIPPED_PREFIXES) and is_compiled(name):
+                try:
+                    module = importlib.import_module(name)
+                except ImportError:
+                    continue
+                yield from module_passages(module, name)
+
+
+def is_compiled(name: str) -> bool:
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and (spec.origin == "built-in" or isinstance(spec.loader, ExtensionFileLoader))
+
+
+def module_passages(module: ModuleType, name: str) -> Iterator[Passage]:
+    """The public members that a module defines itself, under the module's public name: `os` for `posix`."""
+    bare = "os" if name in {"posix", "nt"} else name.removeprefix("_")
+    public = bare if bare in sys.stdlib_module_names else name
+    for key, value in sorted(vars(module).items()):
+        origin = getattr(value, "__module__", None) or name
+        own = origin in {name, public} or (name == "builtins" and inspect.isbuiltin(value))
+        if key.startswith("_") or not callable(value) or not own:
+            continue
+        yield from member_passages(value, key if name == "builtins" else f"{public}.{key}")
+    if name != "builtins":
+        yield from docstring_passages(public, module.__doc__)
+
+
+def member_passages(value: Any, title: str) -> Iterator[Passage]:
+    """A function, or a class and its public methods."""
+    yield from docstring_passages(title, docstring(value))
+    if inspect.isclass(value):
+        for key, member in sorted(vars(value).items()):
+            if not key.startswith("_") and callable(member):
+                yield from docstring_passages(f"{title}.{key}", docstring(member))
+
+
+def docstring(value: Any) -> str | None:
+    text = getattr(value, "__doc__", None)
+    return inspect.cleandoc(text) if isinstance(text, str) else None

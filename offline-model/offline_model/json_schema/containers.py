@@ -9,8 +9,7 @@ from typing import Any
 
 import rstr
 
-from offline_model.json_schema.merging import Schema, merged
-from offline_model.json_schema.references import InvalidSchema
+from offline_model.json_schema.schemas import InvalidSchema, Schema, merged
 from offline_model.json_schema.validator import pattern_matches
 
 # From (schema, name, depth, seed) to values that fit the schema, best first.
@@ -46,7 +45,7 @@ def array_of_length(
     for index in range(length):
         part = prefix[index] if index < len(prefix) else rest
         if index >= len(prefix) and wanted > 0 and isinstance(contains, dict):
-            part = merged(part, contains) if isinstance(part, dict) else contains
+            part = merged(part, contains)
             wanted -= 1
         value = next_item(values, part, name, depth + 1, seed + index, found, bool(schema.get("uniqueItems")))
         if value is NO_VALUE:
@@ -98,9 +97,7 @@ def object_with(
     schema: Schema, names: list[str], required: list[str], depth: int, seed: int, values: Values
 ) -> dict[str, Any] | None:
     for name in names:
-        dependent = schema.get("dependentSchemas", {}).get(name)
-        if isinstance(dependent, dict):
-            schema = merged(schema, dependent)
+        schema = merged(schema, schema.get("dependentSchemas", {}).get(name))
     found: dict[str, Any] = {}
     for name in [*names, *(each for each in schema.get("required", []) if each not in names)]:
         value = next_item(

@@ -1,1 +1,0 @@
-"""The sources that the corpus is read from, one module each."""
