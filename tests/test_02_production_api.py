@@ -551,8 +551,10 @@ def test_unknown_paths_and_methods_share_one_series(start: StartServer) -> None:
 def test_a_stream_is_timed_to_its_end(start: StartServer) -> None:
     url = start(MODEL_NAME="offline?tps=80")
     stream = events(httpx2.post(f"{url}/v1/stream", json={"query": QUESTION}, timeout=20))
+    timed = ("agent_request_latency_seconds_sum", "POST", "/v1/stream")
+    assert until(lambda: timed in metrics(url)), "The stream has ended, and no metric says how long it took."
     seen = metrics(url)
-    seconds = seen["agent_request_latency_seconds_sum", "POST", "/v1/stream"]
+    seconds = seen[timed]
     least = len(stream) / 80 * 0.8
     assert seconds > least, (
         f"A stream that took at least {least:.1f} s was measured as {seconds:.3f} s: it stopped too soon."

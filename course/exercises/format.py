@@ -9,7 +9,8 @@ A fault has `changes` {file, old, new}: `old` occurs exactly once in the lesson'
 that it can be written.
 
 Each of `mends` changes the broken copy as a learner might. A right one must be accepted, a wrong one refused
-with the sentence in its `says`. `make mends` tries them all.
+with the sentence in its `says`. Its `test` names the test that does so, if none of the exercise's own does.
+`make mends` tries them all.
 """
 
 import shutil
@@ -39,6 +40,7 @@ class CandidateFix(ExerciseModel):
     about: str
     right: bool
     says: str = ""
+    test: str = ""
     changes: list[Change] = Field(min_length=1)
 
     @model_validator(mode="after")

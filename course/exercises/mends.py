@@ -125,11 +125,13 @@ def by_halves(
 
 
 def wrong_mend_is_refused(exercise: Exercise, mend: CandidateFix) -> list[Claim]:
-    """With a wrong fix a test fails with the sentence in `says`; the exercise's own tests are tried first."""
+    """With a wrong fix, the test that it names, or one of the exercise's own, fails with its sentence.
+
+    When none of these fails, all tests of the lesson run.
+    """
+    tests = [mend.test] if mend.test else exercise.tests
     with copy([(exercise, mend)]) as root:
-        told = not_passed(run_tests(root, exercise.tests))
-    if not told:
-        told = not_passed(run_lesson([(exercise, mend)]))
+        told = not_passed(run_tests(root, tests)) or not_passed(run_lesson([(exercise, mend)]))
     refused = any(each.result == "failed" and matches(mend.says, each.sentence) for each in told)
     problems = [] if refused else list(map(line, told)) or ["no test refuses it"]
     return [(f"{exercise.slug}: refused: {mend.about}", problems)]
