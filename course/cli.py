@@ -207,6 +207,9 @@ def lock() -> None:
         "--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header"
     )
     images = {"research-agent": "research-agent", "scripts": "code", "offline-model": "offline-model"}
+    tools = "code/07_container_tools"
+    images |= {"container-tools": tools, "tool-scripts": f"{tools}/modules/scripts"}
+    images |= {"container-tools-ci": f"{tools}/ci", "agents": "code/08_agent_pipelines"}
     for group in ("installer", "lessons", "dev", *images):
         lock = f"{images[group]}/requirements.txt" if group in images else f"requirements/{group}.txt"
         command = ["uv", "pip", "compile", "--quiet", "--upgrade", "--group", group, *options.split()]

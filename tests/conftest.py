@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpcore2
 import pytest
+from support.agents import fleet  # noqa: F401  # a fixture
 from support.connections import allow_open_files
 from support.engines import build_own, require
 from support.forked_programs import StartPython, start_fork_server
@@ -40,7 +41,7 @@ from course.models import base_environment, start_model
 from course.paths import ROOT
 from course.processes import Processes
 
-os.environ.update(engines.environment())  # programs that tests start find the course's Docker
+os.environ.update(engines.environment())  # programs that tests start find the course's Docker and Dagger
 # Tests import the research agent's package `app` from the course, or from a copy that an exercise has broken.
 sys.path.insert(0, str(Path(os.environ.get("LESSON_ROOT", ROOT)) / "research-agent"))
 
@@ -169,6 +170,12 @@ def research_agent(start_script: Callable[..., StartServer], offline_model: str)
 
 
 @pytest.fixture(scope="session")
+def container_tools(start_script: Callable[..., StartServer], dagger_engine: None) -> StartServer:
+    """A function that starts lesson 07 with settings."""
+    return start_script("main.py", "code/07_container_tools")
+
+
+@pytest.fixture(scope="session")
 def start(research_agent: StartServer) -> StartServer:
     """The research agent with limits that no test reaches by accident. Lessons 01 to 03 override this."""
     limits = {"RATE_LIMIT_RPM": "100000", "MAX_RUNS_PER_CALLER": "1000", "MODEL_RETRIES": "0"}
@@ -187,6 +194,12 @@ def server(start: StartServer) -> Server:
 def docker() -> None:
     """A Docker engine that works."""
     require("docker")
+
+
+@pytest.fixture(scope="session")
+def dagger_engine() -> None:
+    """A Dagger engine that the SDK finds."""
+    require("dagger")
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,7 @@ def test_only_the_named_engine_is_set_up(tmp_path: Path) -> None:
 def test_an_unknown_engine_is_refused_with_the_list_of_engines(tmp_path: Path) -> None:
     assert engine(str(tmp_path), "dokcer") == (
         1,
-        "✗ There is no engine dokcer. There are: docker, redis, chromium.\n",
+        "✗ There is no engine dokcer. There are: docker, dagger, redis, chromium.\n",
     )
 
 
@@ -185,7 +185,7 @@ def test_doctor_lists_each_engine_with_its_version_and_lessons(
     with (console := Console(width=200)).capture() as said:
         assert not engines.doctor(console, {"06 Many": ["chromium"], "07 More": ["redis"]})
     lines = [" ".join(line.split()) for line in said.get().splitlines()]
-    assert f"✓ redis 7.1.2 {REDIS.purpose} 07, 04 (tests)" in lines
+    assert f"✓ redis 7.1.2 {REDIS.purpose} 07, 04 (tests), 08 (tests)" in lines
     assert f"✗ chromium - {CHROMIUM.purpose} 06, 04 (tests) {CHROMIUM.install_hint}" in lines
     assert "✗ 06 Many: needs chromium" in lines
     assert "✓ 07 More" in lines

@@ -10,7 +10,6 @@ PYPROJECT = """
 [dependency-groups]
 scripts = ["httpx2>=2"]
 research-agent = ["PyYAML>=6"]
-offline-model = []
 lessons = [{ include-group = "scripts" }]
 dev = [{ include-group = "lessons" }]
 """
@@ -19,7 +18,9 @@ dev = [{ include-group = "lessons" }]
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A course that declares little and imports nothing yet."""
-    (tmp_path / "pyproject.toml").write_text(PYPROJECT)
+    others = {group for group in GROUPS.values() if f"\n{group} = " not in PYPROJECT}
+    empty = "".join(f"{group} = []\n" for group in sorted(others))
+    (tmp_path / "pyproject.toml").write_text(PYPROJECT + empty)
     for folder in GROUPS:
         (tmp_path / folder).mkdir(parents=True)
     return tmp_path

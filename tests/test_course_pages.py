@@ -26,11 +26,16 @@ PROSE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 CHECKLIST = ROOT / "docs" / "best-practice.md"
 
 
+def marks_of(path: Path) -> list[pytest.MarkDecorator]:
+    """The markers of the engines that a page needs."""
+    return [getattr(pytest.mark, name) for name in ("docker", "dagger") if name in read_page(path).engines]
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("literal_ports")
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(p, marks=[pytest.mark.docker] if "docker" in read_page(p).engines else []) for p in PAGES],
+    [pytest.param(p, marks=marks_of(p)) for p in PAGES],
     ids=lambda path: path.stem,
 )
 def test_every_command_of_the_page_does_what_the_page_says(path: Path) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from course.engines import debian
 from course.engines.chromium import CHROMIUM
+from course.engines.dagger import Dagger
 from course.engines.docker import Docker
 from course.engines.engine import CACHE, Engine, Program
 from course.engines.redis import REDIS
@@ -22,7 +23,7 @@ TOOLS = (
     Program("bash", "the commands of the pages", "your system's packages (Windows: WSL2)", ("bash",)),
     Program("curl", "the commands of the pages", "your system's packages", ("curl",)),
 )
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Docker(), REDIS, CHROMIUM)}
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Docker(), Dagger(), REDIS, CHROMIUM)}
 
 
 def find(name: str) -> Engine:
@@ -64,14 +65,14 @@ def announce(console: Console, chosen: list[Engine]) -> None:
 
 
 def stop(console: Console) -> None:
-    """Stop every engine that the course has started."""
-    for engine in ENGINES.values():
+    """Stop every engine that the course has started; Docker after those that run in it."""
+    for engine in reversed(ENGINES.values()):
         engine.stop(console)
 
 
 def clean(console: Console) -> None:
     """Stop every engine, and remove what it keeps outside the course's folder."""
-    for engine in ENGINES.values():
+    for engine in reversed(ENGINES.values()):
         engine.clean(console)
 
 

@@ -12,10 +12,10 @@ from course.processes import Processes
 
 REDIS = Program(
     name="redis",
-    purpose="runs that replicas share",
+    purpose="runs and tasks that processes share",
     install_hint="`make engine redis` on Debian, `brew install redis` on macOS",
     programs=("redis-server",),
-    tests=("04",),
+    tests=("04", "08"),
     package="redis-server",
     size="10 MB of disk and a few seconds",
 )

@@ -6,7 +6,7 @@ tests of the lesson that fail until then.
 
 A fault has `changes` {file, old, new}: `old` occurs exactly once in the lesson's file. An open exercise has a
 `solution` of the same form instead: nothing is broken, the tests describe a feature, and the solution proves
-that it can be written.
+that it can be written. There, an empty `old` stands for a new file.
 
 Each of `mends` changes the broken copy as a learner might. A right one must be accepted, a wrong one refused
 with the sentence in its `says`. Its `test` names the test that does so, if none of the exercise's own does.
@@ -30,7 +30,7 @@ class ExerciseModel(BaseModel):
 
 class Change(ExerciseModel):
     file: str
-    old: str = Field(min_length=1)
+    old: str
     new: str
 
 
@@ -83,7 +83,7 @@ class Exercise(ExerciseModel):
     @property
     def files(self) -> list[str]:
         """The files that the learner edits."""
-        return list(dict.fromkeys(change.file for change in self.changes or self.solution))
+        return list(dict.fromkeys(change.file for change in self.changes or self.solution if change.old))
 
     @property
     def programs(self) -> set[Path]:
@@ -120,11 +120,21 @@ def apply(changes: list[Change], folder: Path, name: str) -> list[Path]:
     """Make changes in the files below `folder`; returns those files. `name` stands in errors."""
     for change in changes:
         path = folder / change.file
+        if not change.old:
+            write_new(path, change.new, name)
+            continue
         text = path.read_text(encoding="utf-8")
         if (count := text.count(change.old)) != 1:
             raise CourseError(f"{name}: the text to change occurs {count} times in {change.file}, not once")
         path.write_text(text.replace(change.old, change.new), encoding="utf-8")
     return list(dict.fromkeys(folder / change.file for change in changes))
+
+
+def write_new(path: Path, text: str, name: str) -> None:
+    if path.exists():
+        raise CourseError(f"{name}: {path.name} is to be a new file, and exists")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text.lstrip("\n"), encoding="utf-8")
 
 
 def exercises(lesson: str = "") -> list[Exercise]:

@@ -113,6 +113,10 @@ def solution(exercise: Exercise) -> str:
             right = Path(solved, name) if exercise.solution else ROOT / name
             before, after = (p.read_text(encoding="utf-8").splitlines() for p in (Path(begun, name), right))
             lines += difflib.unified_diff(before, after, f"begun/{name}", f"solved/{name}", lineterm="")
+        for change in exercise.solution:
+            if not change.old:
+                new = Path(solved, change.file).read_text(encoding="utf-8").splitlines()
+                lines += difflib.unified_diff([], new, "/dev/null", f"solved/{change.file}", lineterm="")
     return "\n".join(lines)
 
 

@@ -18,13 +18,15 @@ from course.paths import ROOT
 
 
 def commands() -> list[list[str]]:
-    """The commands of other linters. mypy checks each lesson on its own, as it is read."""
+    """The commands of other linters, run in the course's folder. mypy checks each lesson on its own."""
     tools = Path(sys.executable).parent
     folders = [ROOT / folder for folder in ("code", "offline-model", "research-agent", "tools")]
     scripts = [str(path) for folder in folders for path in sorted(folder.glob("**/*.sh"))]
     # The Dockerfiles in tests/images are bad on purpose.
     dockerfiles = [str(path) for folder in folders for path in sorted(folder.glob("**/Dockerfile*"))]
     compose = [path for path in ROOT.glob("research-agent/**/*.yml") if "services:" in path.read_text()]
+    compose += ROOT.glob("code/*/docker-compose.yml")
+    workflows = [each for path in (".", "code/*") for each in ROOT.glob(f"{path}/.github/workflows/*.yml")]
     schema = [str(tools / "check-jsonschema"), "--builtin-schema"]
     lessons = [[str(path)] for path in sorted((ROOT / "code").iterdir()) if path.suffix == ".py"]
     typed = [["course", "bench", "tests"], ["offline-model/offline_model"], ["research-agent"], *lessons]
@@ -35,8 +37,22 @@ def commands() -> list[list[str]]:
         [str(tools / "shellcheck"), str(ROOT / ".ci/run"), *scripts],
         [str(tools / "hadolint"), "--no-color", *dockerfiles],
         [*schema, "vendor.compose-spec", *map(str, compose)],
-        [*schema, "vendor.github-workflows", *map(str, ROOT.glob(".github/workflows/*.yml"))],
+        [
+            *schema,
+            "vendor.gitlab-ci",
+            *map(str, [ROOT / ".gitlab-ci.yml", *ROOT.glob("code/*/.gitlab-ci.yml")]),
+        ],
+        [*schema, "vendor.github-workflows", *map(str, workflows)],
     ]
+
+
+def packages() -> list[tuple[list[str], Path]]:
+    """The commands that check the types of lessons that are folders, each with the folder to run it in."""
+    mypy = [str(Path(sys.executable).parent / "mypy"), "--no-error-summary"]
+    config = ["--config-file", str(ROOT / "pyproject.toml")]
+    checks = [([*mypy, *config, "."], main.parent) for main in sorted(ROOT.glob("code/*/main.py"))]
+    modules = sorted(ROOT.glob("code/*/src/main.py"))  # of Dagger, whose folder has examples beside src
+    return checks + [([*mypy, *config, ".", "../examples"], main.parent) for main in modules]
 
 
 def page_problems() -> list[str]:
@@ -61,7 +77,14 @@ def page_problems() -> list[str]:
 def unparsable_config_files() -> list[str]:
     """YAML and JSON files without a schema that do not parse."""
     found = []
-    for pattern in ("research-agent/**/*.yml", "tools/**/*.yml", "tools/**/*.json", ".devcontainer/*.json"):
+    for pattern in (
+        "code/**/*.yml",
+        "code/**/*.json",
+        "research-agent/**/*.yml",
+        "tools/**/*.yml",
+        "tools/**/*.json",
+        ".devcontainer/*.json",
+    ):
         for path in sorted(ROOT.glob(pattern)):
             try:
                 yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML as well
@@ -95,8 +118,8 @@ def lock_files_with_index_url() -> list[str]:
 def lint() -> list[str]:
     """The findings of all checks; those of other linters as they print them."""
     found = []
-    for command in commands():
-        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    for command, folder in [*((command, ROOT) for command in commands()), *packages()]:
+        run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if run.returncode:
             found.append((run.stdout + run.stderr).strip() or f"{Path(command[0]).name} failed")
     found += unparsable_config_files() + page_problems() + broken_exercises()

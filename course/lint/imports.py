@@ -12,6 +12,11 @@ from course.paths import ROOT
 
 GROUPS = {
     "code": "scripts",
+    "code/07_container_tools": "container-tools",
+    "code/07_container_tools/modules/scripts": "tool-scripts",
+    "code/07_container_tools/tests": "container-tools-ci",
+    "code/08_agent_pipelines": "agent-pipelines",
+    "code/08_agent_pipelines/src": "agent-pipelines",
     "research-agent": "research-agent",
     "offline-model": "offline-model",
     "course": "lessons",
@@ -29,7 +34,7 @@ def undeclared_imports(root: Path = ROOT) -> list[str]:
         f"pyproject.toml: {requirement} in the group {group} has no lower bound"
         for group, requirements in groups.items()
         for requirement in requirements
-        if isinstance(requirement, str) and ">=" not in requirement
+        if isinstance(requirement, str) and not re.search("[>=]=", requirement)
     ]
     for folder, group in GROUPS.items():
         declared = {normal(requirement) for requirement in requirements_of(group, groups)}
