@@ -12,7 +12,7 @@ from offline_model.corpus.ranking import Hit, Ranker, TokenizedPassage
 from offline_model.corpus.terms import content_words, terms, topic
 
 # How many passages of a full-text search are ranked.
-MAX_CANDIDATES = 12
+MAX_CANDIDATES = 24
 # The full-text search asks for the rarest terms of a question only.
 RAREST_TERMS = 4
 # A long question is ranked by its rarest terms.

@@ -1,0 +1,1 @@
+"""Tests import the lesson's packages from this folder."""

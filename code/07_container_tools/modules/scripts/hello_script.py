@@ -1,0 +1,10 @@
+"""Greet somebody, and say where the greeting was written."""
+
+import json
+import platform
+import sys
+from pathlib import Path
+
+given = json.loads(Path(sys.argv[1]).read_text())
+place = f"Python {platform.python_version()} in a container"
+print(json.dumps({"greeting": f"Hello, {given['name']}!", "from": place}))

@@ -1,0 +1,115 @@
+"""Lesson 07: in a chat, the model calls the tools that run in containers."""
+
+import json
+import threading
+from typing import Any
+
+import httpx2
+import pytest
+from support.container_tools import ends, renamed_sleep, runs, unique
+from support.problems import assert_problem
+from support.servers import Server, StartServer
+from support.streams import assert_ends_with_error, events
+
+from course.polling import until
+
+pytestmark = [pytest.mark.dagger, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="session")
+def start(container_tools: StartServer) -> StartServer:
+    return container_tools
+
+
+def chat(server: Server, message: str) -> dict[str, Any]:
+    response = httpx2.post(f"{server}/chat", json={"message": message}, timeout=100)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def stream(server: Server, message: str) -> list[tuple[str, Any]]:
+    body = {"message": message, "stream": True}
+    with httpx2.stream("POST", f"{server}/chat", json=body, timeout=100) as response:
+        return events(response)
+
+
+def python(code: str) -> str:
+    return f'Run the Python code "{code}"'
+
+
+def test_the_model_runs_code_and_the_reply_lists_the_call(server: Server) -> None:
+    answer = chat(server, python("print(2 ** 64)"))
+    call = answer["calls"][0]
+    assert (call["n"], call["tool"], call["input"]) == (1, "run_python", {"code": "print(2 ** 64)"})
+    assert call["outcome"] == {"printed": "18446744073709551616\n"}
+    assert call["seconds"] > 0
+    assert "18446744073709551616" in answer["response"]
+    assert answer["usage"]["prompt_tokens"] > 0
+
+
+def test_a_failing_tool_is_an_outcome_and_the_chat_goes_on(server: Server) -> None:
+    answer = chat(server, python("1 / 0"))
+    outcome = answer["calls"][0]["outcome"]
+    assert outcome["exit_code"] == 1
+    assert "ZeroDivisionError" in outcome["stderr"]
+    assert answer["response"]
+
+
+def test_a_chat_without_tools_calls_none(server: Server) -> None:
+    answer = chat(server, "What is a container?")
+    assert answer["calls"] == []
+    assert "container" in answer["response"].lower()
+
+
+def test_the_stream_has_a_step_for_each_call_and_ends_with_done(server: Server) -> None:
+    got = stream(server, python("print(6 * 7)"))
+    kinds = [kind for kind, _ in got]
+    step = dict(got)["step"]
+    assert step["outcome"] == {"printed": "42\n"}
+    assert kinds.index("step") < kinds.index("token"), "The answer came before the tool's result."
+    assert "usage" in kinds
+    assert got[-1] == ("done", {"reason": "stop"})
+
+
+def test_with_no_steps_left_the_model_gets_no_tools(start: StartServer) -> None:
+    assert chat(start(MAX_STEPS="0"), python("print(6 * 7)"))["calls"] == []
+
+
+def test_a_failing_model_is_a_502_and_in_a_stream_an_error_event(
+    start: StartServer, closed_port: int
+) -> None:
+    server = start(OPENAI_BASE_URL=f"http://127.0.0.1:{closed_port}/v1")
+    assert_problem(httpx2.post(f"{server}/chat", json={"message": "Hello"}, timeout=60), 502)
+    assert_ends_with_error(stream(server, "Hello"), 502)
+
+
+def test_a_slow_model_is_a_504(start: StartServer) -> None:
+    server = start(MODEL_NAME="offline?fault=hang", TIMEOUT_SECONDS="1")
+    assert_problem(httpx2.post(f"{server}/chat", json={"message": "Hello"}, timeout=60), 504)
+    assert_ends_with_error(stream(server, "Hello"), 504)
+
+
+def test_an_answer_that_breaks_off_is_an_error(start: StartServer) -> None:
+    server = start(MODEL_NAME="offline?fault=drop")
+    assert_ends_with_error(stream(server, "What is a container?"), 502)
+
+
+def test_a_reader_who_leaves_cancels_the_tool_call(server: Server) -> None:
+    word = unique()
+    body = {"message": python(renamed_sleep(word).replace('"', "'")), "stream": True}
+    left = threading.Event()
+
+    def read() -> None:
+        try:
+            with httpx2.stream("POST", f"{server}/chat", json=body, timeout=3) as response:
+                json.dumps(list(response.iter_lines()))
+        except httpx2.TimeoutException:
+            left.set()
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    assert until(lambda: runs(word) or left.is_set(), 60), "The tool was not called."
+    reading.join()
+    assert left.is_set()
+    assert ends(word), "The reader has left, and the script runs on."

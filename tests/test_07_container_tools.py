@@ -1,0 +1,271 @@
+"""The claims of lesson 07: tools that run in containers, called over HTTP."""
+
+import json
+import re
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import httpx2
+import psutil
+import pytest
+from support.connections import assert_probes_take_head
+from support.container_tools import call, printed, qdrant, result, unique
+from support.problems import assert_problem
+from support.servers import Server, StartServer, assert_ends_with_zero, metrics
+
+from course.polling import until
+
+pytestmark = [pytest.mark.dagger, pytest.mark.timeout(300)]
+DOCUMENT = {"id": "a-1", "title": "A", "content": "text"}
+
+
+@pytest.fixture(scope="session")
+def start(container_tools: StartServer) -> StartServer:
+    return container_tools
+
+
+# --- The tools ---
+
+
+def test_hello_is_said_in_a_container(server: Server) -> None:
+    answer = httpx2.get(f"{server}/hello", params={"name": "Ada"}, timeout=100).json()
+    assert answer["greeting"] == "Hello, Ada!"
+    assert answer["from"].startswith("Python 3.13"), "The greeting does not come from the container's Python."
+
+
+def test_the_list_of_tools_has_their_schemas(server: Server) -> None:
+    tools = {tool["name"]: tool for tool in httpx2.get(f"{server}/tools").json()}
+    assert {"hello", "run_python", "summarise_table", "markdown_to_html", "validate_document"} <= set(tools)
+    assert list(tools) == httpx2.get(f"{server}/").json()["tools"]
+    assert tools["run_python"]["input"]["required"] == ["code"]
+    assert "printed" in tools["run_python"]["output"]["properties"]
+
+
+def test_input_is_never_read_by_a_shell(server: Server) -> None:
+    name = "'; echo injected; echo \"$(id)` #"
+    response = httpx2.get(f"{server}/hello", params={"name": name}, timeout=100)
+    assert response.status_code == 200, f"An input with quotes in it broke the tool: {response.text}"
+    assert response.json()["greeting"] == f"Hello, {name}!", "The input was run as a command of a shell."
+
+
+@pytest.mark.parametrize("text", ["--help", "$HOME", "äöü 你好 \u2028", "a\nb\0c", "{}", "x" * 100])
+def test_any_text_arrives_as_it_was_sent(server: Server, text: str) -> None:
+    assert result(server, "hello", name=text)["greeting"] == f"Hello, {text}!"
+
+
+def test_an_unknown_tool_is_a_404_that_names_those_there_are(server: Server) -> None:
+    assert "hello" in assert_problem(call(server, "rm"), 404)["detail"]
+
+
+@pytest.mark.parametrize("arguments", [{}, {"code": ""}, {"code": 5}, {"code": "1", "network": True}])
+def test_an_input_that_does_not_fit_is_refused_before_a_container_starts(
+    server: Server, arguments: dict[str, object]
+) -> None:
+    problem = assert_problem(call(server, "run_python", **arguments), 422)
+    assert problem["errors"][0]["field"] in ("code", "network")
+
+
+def test_python_code_runs_and_what_its_programs_print_is_returned(server: Server) -> None:
+    assert printed(server, "import os; print(2 ** 100, flush=True); os.system('echo done')") == (
+        "1267650600228229401496703205376\ndone\n"
+    )
+
+
+def test_markdown_becomes_html_and_html_in_it_does_not_run(server: Server) -> None:
+    html = result(server, "markdown_to_html", markdown="# Hi <script>\n\n|a|\n|-|\n|1|")["html"]
+    assert "<h1>Hi &lt;script&gt;</h1>" in html
+    assert "<td>1</td>" in html
+
+
+CSV = "city,people\n" + "".join(f"town {n % 3},{n}\n" for n in range(100)) + "nowhere,\n"
+
+
+def test_a_table_is_summarised_with_counts_ranges_and_a_chart(server: Server) -> None:
+    summary = result(server, "summarise_table", table=CSV, column="people")
+    assert summary["rows"] == 101
+    city, people = summary["columns"]
+    assert (city["name"], city["distinct"], city["min"]) == ("city", 4, None)
+    assert (people["values"], people["missing"], people["min"], people["max"]) == (100, 1, 0, 99)
+    assert people["mean"] == 49.5
+    chart = ElementTree.fromstring(summary["chart"])  # noqa: S314  # the lesson's own
+    assert chart.tag.endswith("svg")
+    assert len(chart.findall("{*}rect")) == 10
+
+
+def test_a_json_table_gives_the_same_summary(server: Server) -> None:
+    rows = json.dumps([{"city": "town", "people": n} for n in range(4)])
+    summary = result(server, "summarise_table", table=rows, format="json")
+    assert [column["values"] for column in summary["columns"]] == [4, 4]
+    assert call(server, "summarise_table", table="{}", format="json").status_code == 502
+
+
+# --- Documents ---
+
+
+def test_each_fault_of_a_document_is_named_by_its_pointer(server: Server) -> None:
+    document = {"id": "A B", "title": "", "content": "x", "tags": ["a", 5], "metadata": {"version": 0}}
+    body = {"document": json.dumps(document | {"a/b~": 1})}
+    answer = httpx2.post(f"{server}/validate-document", json=body, timeout=100).json()
+    assert not answer["valid"]
+    assert [fault["pointer"] for fault in answer["errors"]] == [
+        "",
+        "/id",
+        "/metadata/version",
+        "/tags/1",
+        "/title",
+    ]
+    assert "a/b~" in answer["errors"][0]["message"]
+
+
+def test_yaml_and_a_schema_of_ones_own(server: Server) -> None:
+    own = {"type": "object", "properties": {"a/b~": {"type": "integer"}}}
+    for document, pointers in [("a/b~: x", ["/a~1b~0"]), ("a/b~: 1", [])]:
+        answer = result(server, "validate_document", document=document, format="yaml", schema=own)
+        assert [fault["pointer"] for fault in answer["errors"]] == pointers
+        assert answer["valid"] is not bool(pointers)
+
+
+def test_a_valid_document_and_one_that_cannot_be_parsed(server: Server) -> None:
+    assert result(server, "validate_document", document=json.dumps(DOCUMENT)) == {"valid": True, "errors": []}
+    for form in ("json", "yaml"):
+        answer = result(server, "validate_document", document="{", format=form)
+        assert answer["errors"][0]["message"].startswith(f"This is not {form.upper()}")
+
+
+def test_a_bad_schema_is_the_callers_fault_and_is_named(server: Server) -> None:
+    assert_problem(call(server, "validate_document", document="{}", schema_name="nope"), 422)
+    problem = assert_problem(call(server, "validate_document", document="{}", schema={"type": "objec"}), 502)
+    assert "not a JSON Schema" in problem["stderr"]
+
+
+# --- Qdrant ---
+
+
+def test_qdrant(start: StartServer) -> None:
+    server, key = start(ALLOW_PRIVATE_ADDRESSES="true"), unique()
+    with qdrant(key) as url:
+        body = {"url": url, "api_key": key}
+        answer = httpx2.post(f"{server}/test-qdrant", json=body, timeout=100).json()
+        assert answer == {"reachable": True, "reason": None, "version": "1.15.0", "collections": ["papers"]}
+        wrong = result(server, "test_qdrant", url=url, api_key="wrong")
+        assert wrong["reason"] == "GET / is answered with 401 Unauthorized."
+        slow = result(server, "test_qdrant", url=f"{url}/hang", api_key=key, seconds=1)
+        assert slow["reason"] == "It did not answer within 1 s."
+    gone = result(server, "test_qdrant", url=url, api_key=key)
+    assert "Connection refused" in str(gone["reason"]), (
+        "The server has gone, and the tool answers from a cache."
+    )
+
+
+def test_private_addresses_are_refused_unless_a_setting_allows_them(server: Server) -> None:
+    with qdrant() as url:
+        for private in (url, "http://127.0.0.1:6333", "http://[::1]:6333", "http://169.254.169.254"):
+            answer = result(server, "test_qdrant", url=private)
+            assert "private address" in str(answer["reason"]), (
+                f"A caller had the tool ask {private}, an address of the private network."
+            )
+    assert_problem(call(server, "test_qdrant", url="file:///etc/passwd"), 422)
+
+
+# --- One session ---
+
+
+def sessions(server: Server) -> list[int]:
+    """The processes of sessions with the engine that the server has."""
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    return [child.pid for child in children if child.name().startswith("dagger")]
+
+
+def test_all_calls_share_one_session(server: Server) -> None:
+    printed(server, f"print('{unique()}')")
+    before = sessions(server)
+    calls = [threading.Thread(target=printed, args=(server, f"print('{unique()}')")) for _ in range(4)]
+    for each in calls:
+        each.start()
+    for each in calls:
+        each.join()
+    after = sessions(server)
+    assert after == before, "A call opened a session of its own, which costs seconds and a process."
+    assert len(after) == 1
+
+
+def test_a_session_that_dies_is_opened_again_for_all_calls(start: StartServer) -> None:
+    server = start(MAX_CONCURRENCY="31")
+    printed(server, "print(1)")
+    psutil.Process(sessions(server)[0]).kill()
+    answers: list[int] = []
+
+    def ask() -> None:
+        answers.append(call(server, "run_python", code=f"print('{unique()}')").status_code)
+
+    calls = [threading.Thread(target=ask) for _ in range(3)]
+    for each in calls:
+        each.start()
+    for each in calls:
+        each.join()
+    assert answers == [200] * 3, f"The session died, and calls after that are answered with {answers}."
+    assert until(lambda: len(sessions(server)) == 1, 20), "There is more than one session now."
+
+
+def test_a_server_without_engine_says_so_and_lives(start: StartServer, tmp_path: Path) -> None:
+    server = start(_EXPERIMENTAL_DAGGER_RUNNER_HOST=f"unix://{tmp_path}/no.sock", CONNECT_SECONDS="2")
+    assert httpx2.get(f"{server}/ready", timeout=20).status_code == 503
+    assert httpx2.get(f"{server}/health").status_code == 200
+    assert_problem(call(server, "hello", name="Ada"), 503)
+
+
+# --- Operation ---
+
+
+def test_probes_and_metrics(server: Server) -> None:
+    result(server, "hello", name="Ada")
+    assert_probes_take_head(server, "/health", "/ready", "/metrics")
+    assert httpx2.get(f"{server}/health").json()["dependencies"] == {"engine": "ok"}
+    samples = metrics(server)
+    assert any(name[0] == "tool_calls_total" and "ok" in name for name in samples)
+
+
+def test_a_body_that_is_too_large_is_refused(server: Server) -> None:
+    assert_problem(call(server, "run_python", code="x" * 300_000), 413)
+
+
+def test_calls_beyond_the_limit_are_refused_at_once(start: StartServer) -> None:
+    server = start(MAX_CONCURRENCY="1")
+    printed(server, "print(1)")
+    codes: list[int] = []
+
+    def ask() -> None:
+        codes.append(call(server, "run_python", code=f"import time; time.sleep(2) # {unique()}").status_code)
+
+    calls = [threading.Thread(target=ask) for _ in range(5)]
+    for each in calls:
+        each.start()
+    for each in calls:
+        each.join()
+    assert sorted(codes) == [200, 200, 503, 503, 503]
+
+
+def stop_in_a_call(
+    start: StartServer, seconds: float
+) -> tuple[Server, list[httpx2.Response], Callable[[], None]]:
+    """A server that got SIGTERM while a tool call that takes `seconds` was in flight."""
+    server = start(DRAIN_DELAY_SECONDS="1", APP_VERSION=unique())
+    printed(server, "print(1)")
+    word, answers = unique(), list[httpx2.Response]()
+    code = f"import time; time.sleep({seconds}); print('{word}')"
+    asking = threading.Thread(target=lambda: answers.append(call(server, "run_python", code=code)))
+    asking.start()
+    assert until(lambda: re.search(r"tool_calls_total", httpx2.get(f"{server}/metrics").text), 20)
+    server.process.send_signal(signal.SIGTERM)
+    return server, answers, asking.join
+
+
+def test_a_call_in_flight_finishes_after_sigterm(start: StartServer) -> None:
+    server, answers, join = stop_in_a_call(start, 3)
+    assert until(lambda: httpx2.get(f"{server}/ready").status_code == 503, 5)
+    join()
+    assert [answer.status_code for answer in answers] == [200], "The stop cut off a call in flight."
+    assert_ends_with_zero(server)

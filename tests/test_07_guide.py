@@ -1,0 +1,75 @@
+"""Lesson 07: the guide CONTAINER_TOOLS.md, followed to the letter in a copy of the lesson."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2
+import pytest
+from support.forked_programs import StartPython
+from support.servers import start_server
+
+from course.models import base_environment
+from course.paths import ROOT
+from course.processes import Processes
+
+pytestmark = [pytest.mark.dagger, pytest.mark.timeout(300)]
+LESSON = ROOT / "code/07_container_tools"
+GUIDE = (LESSON / "CONTAINER_TOOLS.md").read_text()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the lesson with the files that the guide says to write."""
+    folder = tmp_path / "lesson"
+    shutil.copytree(LESSON, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    files = re.findall(r"^```python file=(\S+)\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)
+    assert len(files) == 2, "The guide adds one file and one test."
+    for name, text in files:
+        assert not (folder / name).exists(), f"The guide says to write {name}, which exists."
+        (folder / name).write_text(text)
+    return folder
+
+
+def bash(pattern: str) -> str:
+    """The command of the guide that matches."""
+    commands: list[str] = re.findall(r"```bash\n(.*?)\n```", GUIDE, re.DOTALL)
+    return next(each for each in commands if re.search(pattern, each))
+
+
+def test_the_guides_test_passes_by_the_guides_command(folder: Path) -> None:
+    command = bash("pytest").replace("python", sys.executable)
+    done = subprocess.run(
+        command.split(), cwd=folder, env=base_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
+@pytest.mark.usefixtures("dagger_engine")
+def test_the_guides_tool_is_found_and_called(
+    folder: Path, start_python: StartPython, processes: Processes, offline_model: str, tmp_path: Path
+) -> None:
+    model = {"OPENAI_BASE_URL": f"{offline_model}/v1", "OPENAI_API_KEY": "x", "MODEL_NAME": "offline"}
+    env = base_environment() | model
+    server = start_server(start_python, folder / "main.py", env, folder, tmp_path / "log")
+    try:
+        curl = bash("curl").replace("localhost:8000", server.removeprefix("http://"))
+        done = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, check=True)
+        shown = re.findall(r"```json\n(.*?)\n```", GUIDE, re.DOTALL)
+        assert json.loads(done.stdout) == json.loads(shown[0])
+        listed = [tool["name"] for tool in httpx2.get(f"{server}/tools").json()]
+        assert "count_words" in listed
+    finally:
+        processes.stop(server.process)
+
+
+def test_the_lessons_own_tests_pass() -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+    done = subprocess.run(
+        command, cwd=LESSON, env=base_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,135 @@
+"""Lesson 07 as an image: built and checked by its pipeline, and run by its compose file."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from support.container_tools import result
+
+from course.engines import dagger as dagger_engine
+from course.engines.docker import docker
+from course.models import base_environment
+from course.paths import ROOT
+from course.ports import free_port
+
+pytestmark = [pytest.mark.dagger, pytest.mark.docker, pytest.mark.timeout(600)]
+LESSON = ROOT / "code/07_container_tools"
+# The app uses the engine that runs here, because the one of the compose file needs all privileges.
+OVERRIDE = """
+services:
+  app:
+    depends_on: !reset null
+    image: {image}
+    build: !reset null
+    user: "10001:0"
+    environment:
+      _EXPERIMENTAL_DAGGER_RUNNER_HOST: unix:///run/dagger/engine.sock
+    volumes: ["{sockets}:/run/dagger"]
+  engine:
+    profiles: [never]
+"""
+
+
+def pipeline(folder: Path, tar: Path, log: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "ci/ci_pipeline.py", str(tar)]
+    env = base_environment() | {"DAGGER_LOG": str(log)}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def image(docker: None, dagger_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The lesson's image, as its pipeline exports it."""
+    folder = tmp_path_factory.mktemp("image")
+    done = pipeline(LESSON, folder / "image.tar", folder / "log")
+    assert done.returncode == 0, done.stdout + done.stderr
+    steps = re.findall(r"^(\w+) +[\d.]+ s to", done.stdout, re.MULTILINE)
+    assert sorted(steps) == ["export", "image", "lint", "tests", "types"]
+    loaded = run_docker("load", "--input", str(folder / "image.tar"))
+    assert "container-tools:ci" in loaded
+    own = f"container-tools:{uuid.uuid4().hex[:8]}"
+    run_docker("tag", "container-tools:ci", own)
+    yield own
+    run_docker("rmi", "--force", own)
+
+
+def run_docker(*arguments: str) -> str:
+    done = docker(*arguments, seconds=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "fault", "says"),
+    [
+        ("modules/config.py", "import json\n", "imported but unused"),
+        ("modules/config.py", "port: int = 'x'\n", "Incompatible types in assignment"),
+        ("modules/scripts/hello_script.py", "sys.exit(1)\n", "test_a_script_returns_what_its_tool_declares"),
+    ],
+    ids=["lint", "types", "tests"],
+)
+@pytest.mark.usefixtures("dagger_engine")
+def test_the_pipeline_fails_with_the_step_and_its_output(
+    tmp_path: Path, file: str, fault: str, says: str
+) -> None:
+    folder = tmp_path / "lesson"
+    shutil.copytree(LESSON, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    path = folder / file
+    path.write_text(path.read_text() + fault)
+    done = pipeline(folder, tmp_path / "image.tar", tmp_path / "log")
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert "This step failed" in done.stderr
+    assert not (tmp_path / "image.tar").exists(), "The pipeline failed, and there is an image."
+
+
+def test_the_image_has_the_version_of_dagger_that_the_sdk_needs(image: str) -> None:
+    version = run_docker("run", "--rm", "--entrypoint", "dagger", image, "version")
+    assert f"v{dagger_engine.VERSION}" in version
+    for file in ("Dockerfile", "docker-compose.yml"):
+        named = re.findall(r"registry\.dagger\.io/engine:v(\S+)", (LESSON / file).read_text())
+        assert named == [dagger_engine.VERSION], f"{file} names another version than the SDK's."
+
+
+def test_the_image_runs_as_a_numeric_user_and_holds_no_secret(image: str) -> None:
+    config = json.loads(run_docker("inspect", image))[0]["Config"]
+    assert config["User"] == "10001:10001"
+    assert not [each for each in config["Env"] if "KEY" in each or "TOKEN" in each]
+
+
+@pytest.mark.skipif(not dagger_engine.SOCKET.exists(), reason="the engine is not the course's own")
+def test_the_compose_file_runs_the_app_with_its_tools(image: str, tmp_path: Path) -> None:
+    port = free_port()
+    override = tmp_path / "override.yml"
+    override.write_text(OVERRIDE.format(image=image, sockets=dagger_engine.RUN))
+    env = os.environ | {
+        "HTTP_PORT": str(port),
+        "OPENAI_API_KEY": "not-the-real-one",
+        "COMPOSE_PROGRESS": "quiet",
+    }
+    files = ["-f", str(LESSON / "docker-compose.yml"), "-f", str(override)]
+    compose = ["docker", "compose", "--project-name", f"tools-{uuid.uuid4().hex[:8]}", *files]
+    try:
+        up = [*compose, "up", "--detach", "--wait", "app"]
+        done = subprocess.run(up, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert result(f"http://127.0.0.1:{port}", "hello", name="Ada")["greeting"] == "Hello, Ada!"
+        assert httpx2.get(f"http://127.0.0.1:{port}/ready", timeout=10).status_code == 200
+    finally:
+        subprocess.run([*compose, "down", "--volumes"], env=env, capture_output=True, check=True)
+
+
+def test_every_setting_is_in_the_example_file() -> None:
+    named = set(re.findall(r"^([A-Z_]+)=", (LESSON / ".env.example").read_text(), re.MULTILINE))
+    fields = re.findall(
+        r"^    (\w+): .*= |^    (\w+): SecretStr$", (LESSON / "modules/config.py").read_text(), re.M
+    )
+    settings = {(a or b).upper() for a, b in fields} - {"MODEL_CONFIG", "MODEL_NAME"} | {"LLM_MODEL"}
+    assert named - {"DAGGER_CLOUD_TOKEN"} == settings
