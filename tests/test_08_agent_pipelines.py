@@ -1,0 +1,168 @@
+"""Lesson 08: the pipelines in a Dagger engine, as a script runs them, and the types of the module.
+
+The lesson's page runs the others: each workflow, the load test, and the deployment.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from course.models import base_environment
+
+pytestmark = [pytest.mark.dagger, pytest.mark.timeout(240)]
+
+Pipeline = Callable[..., str]  # called with a program and its arguments; returns what it prints
+
+
+@pytest.fixture
+def lesson(lesson_root: Path) -> Path:
+    return lesson_root / "code" / "08_agent_pipelines"
+
+
+@pytest.fixture
+def pipeline(dagger_engine: None, lesson: Path, offline_model: str) -> Pipeline:
+    """A function that runs a program of the lesson with the offline model of this machine."""
+
+    def run(program: str, *arguments: str, model: str = "offline?ttft=1") -> str:
+        named = {"OPENAI_BASE_URL": f"{offline_model}/v1", "OPENAI_API_KEY": "offline", "MODEL_NAME": model}
+        done = subprocess.run(
+            [sys.executable, program, *arguments],
+            env=base_environment() | named | {"PYTHONPATH": "src"},
+            cwd=lesson,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            pytest.fail(f"{program} {' '.join(arguments)} failed: {done.stderr.strip().splitlines()[-1]}")
+        return done.stdout
+
+    return run
+
+
+def workflow(pipeline: Pipeline, composition: str, *more: str) -> dict[str, Any]:
+    options = ("--composition", composition, "--as-json", *more)
+    found: dict[str, Any] = json.loads(pipeline("src/main.py", "orchestrate-workflow", *options))
+    return found
+
+
+def test_a_fan_out_runs_at_once_in_the_engine(pipeline: Pipeline) -> None:
+    results = workflow(pipeline, "fan-out", "--agent-count", "4")["results"]
+    assert len(results) == 4
+    assert max(result["started"] for result in results) < min(result["ended"] for result in results), (
+        "The agents of a fan-out worked one after the other."
+    )
+
+
+def test_two_runs_of_a_workflow_are_two_runs(pipeline: Pipeline) -> None:
+    runs = [workflow(pipeline, "conditional", "--agent-count", "2") for _ in range(2)]
+    assert runs[0]["began"] != runs[1]["began"], "The engine answered the second run from its cache."
+
+
+def test_the_coordination_test_passes(pipeline: Pipeline) -> None:
+    said = pipeline("src/main.py", "test-agent-coordination", "--agent-count", "3", "--task-count", "6")
+    assert said.splitlines() == [
+        "✓ 6 tasks have a result",
+        "✓ each took effect once",
+        "✓ one task was taken over",
+        "✓ by another agent than the one that died",
+    ]
+
+
+def test_prometheus_tells_what_each_agent_did(pipeline: Pipeline) -> None:
+    said = pipeline("src/main.py", "collect-pipeline-metrics", "--agent-count", "2", "--task-count", "6")
+    tasks = re.findall(r"^agent-\d +(\d+) +([\d.]+) +0  █+$", said, re.MULTILINE)
+    assert sum(int(count) for count, _ in tasks) == 6, f"The summary does not count six tasks:\n{said}"
+    assert all(float(seconds) >= 1 for _, seconds in tasks), f"A task took less time than its model:\n{said}"
+    assert re.search(r"^held .*at most 2$", said, re.MULTILINE), f"The queue was not watched:\n{said}"
+    assert re.search(r"^done .*at most 6$", said, re.MULTILINE), f"The queue was not watched:\n{said}"
+
+
+def test_failure_recovery_loses_nothing_and_does_nothing_twice(pipeline: Pipeline) -> None:
+    found = json.loads(pipeline("examples/failure_recovery.py", "--tasks", "12", "--as-json"))
+    assert found["kills"] > 0, "No agent was killed."
+    assert (found["lost"], found["done_twice"]) == (0, 0), f"Kills have cost or doubled tasks: {found}"
+    assert found["deliveries"] == 4, "The task that kills its agents was not given up after three."
+    assert found["poison"], "The task that kills its agents has a result that says nothing of it."
+
+
+def test_the_basic_deployment_prints_answers(pipeline: Pipeline) -> None:
+    said = pipeline("examples/basic_deployment.py", model="offline")
+    assert said.count("agent-") == 3
+    assert "A container is a process" in said
+
+
+# --- The module ---
+
+DESCRIBE = """
+import asyncio, json, sys
+import dagger
+from dagger import dag
+from dagger.mod import default_module
+import main
+
+async def describe():
+    async with dagger.connection(dagger.Config()):
+        module = dag.load_module_from_id(await default_module()._typedefs())
+        objects = [each.as_object() for each in await module.objects()]
+        [found] = [each for each in objects if await each.name() == "AgentPipelines"]
+        functions = {}
+        for each in await found.functions():
+            arguments = {await a.name(): (await a.type_def().kind()).value for a in await each.args()}
+            functions[await each.name()] = {
+                "returns": (await each.return_type().kind()).value,
+                "arguments": arguments,
+                "about": await each.description(),
+            }
+        constructor = [await a.name() for a in await found.constructor().args()]
+        print(json.dumps({"functions": functions, "constructor": constructor}))
+
+asyncio.run(describe())
+"""
+
+
+def test_the_script_is_also_a_dagger_module(dagger_engine: None, lesson: Path) -> None:
+    """The engine accepts the module's types, which is what `dagger functions` would ask it first."""
+    env = base_environment() | {"DAGGER_MAIN_OBJECT": "AgentPipelines", "PYTHONPATH": "src"}
+    done = subprocess.run(
+        [sys.executable, "-c", DESCRIBE], env=env, cwd=lesson, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    module = json.loads(done.stdout)
+    assert set(module["functions"]) == {
+        "deployAgents",
+        "orchestrateWorkflow",
+        "testAgentCoordination",
+        "collectPipelineMetrics",
+    }
+    for name, function in module["functions"].items():
+        assert function["returns"] == "STRING_KIND", f"{name} does not return a text."
+        assert function["arguments"]["agentCount"] == "INTEGER_KIND"
+        assert function["about"], f"{name} has no description for `dagger functions`."
+    assert module["functions"]["orchestrateWorkflow"]["arguments"]["composition"] == "ENUM_KIND"
+    assert set(module["constructor"]) >= {"source", "model", "apiKey"}
+
+
+def test_versions_and_entry_point_of_the_module_agree(lesson: Path, lesson_root: Path) -> None:
+    from course.engines.dagger import VERSION
+
+    assert json.loads((lesson / "dagger.json").read_text())["engineVersion"] == f"v{VERSION}"
+    project = tomllib.loads((lesson / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["dagger.mod"]["main_object"] == "main:AgentPipelines"
+
+
+def test_ci_calls_the_pipelines_of_the_script(lesson: Path) -> None:
+    files = (".github/workflows/agent-pipelines.yml", ".gitlab-ci.yml")
+    texts = [(lesson / file).read_text() for file in files]
+    for file, text in zip(files, texts, strict=True):
+        assert yaml.safe_load(text), f"{file} is empty."
+        commands = set(re.findall(r"python src/main\.py ([a-z-]+)", text))
+        assert commands == {"deploy-agents", "test-agent-coordination"}, f"{file} calls {commands}."

@@ -1,0 +1,240 @@
+"""Lesson 08: agents as local processes share tasks, die and are replaced; workflows have their shapes."""
+
+import json
+import os
+import signal
+import subprocess
+import uuid
+from typing import Any
+
+import pytest
+from support.agents import Fleet
+from support.servers import calls
+
+from course.polling import until
+
+# Seconds of model time: enough for a kill in the middle, and for shapes that a busy machine does not blur.
+SLOW = {"MODEL_NAME": "offline?ttft=1.5"}
+SHORT_LEASE = {"LEASE_SECONDS": "1"}
+
+
+def unique(prompt: str) -> str:
+    """A prompt by which the offline model's call log can be searched."""
+    return f"{prompt} ({uuid.uuid4().hex})"
+
+
+# --- Claims, leases, deaths ---
+
+
+def test_each_task_is_given_to_one_agent(fleet: Fleet, offline_model: str) -> None:
+    prompt = unique("What is a container?")
+    fleet.start("agent-0", "agent-1", "agent-2", MODEL_NAME="offline?ttft=0.3")
+    results = fleet.results("fan-out", *[prompt] * 9)
+    assert [result["deliveries"] for result in results] == [1] * 9, "A task was given to several agents."
+    assert len(calls(offline_model, prompt)) == 9, "The model was not asked once for each of nine tasks."
+    assert len({result["agent"] for result in results}) == 3, "The tasks were not shared among the agents."
+    assert fleet.counts() == [1] * 9, "A task took effect more than once, or not at all."
+
+
+def test_a_slow_agent_keeps_its_task(fleet: Fleet, offline_model: str) -> None:
+    prompt = unique("What is a lease?")
+    fleet.start("agent-0", "agent-1", MODEL_NAME="offline?ttft=3", LEASE_SECONDS="0.9")
+    [result] = fleet.results("fan-out", prompt)
+    asked = len(calls(offline_model, prompt))
+    assert (result["deliveries"], asked) == (1, 1), (
+        f"An agent that is slow, but alive, lost its task to another: the model was asked {asked} times."
+    )
+
+
+def test_the_task_of_a_killed_agent_is_taken_over(fleet: Fleet) -> None:
+    prompt = unique("What is a container?")
+    fleet.start("agent-0", **SLOW, **SHORT_LEASE)
+    fleet.run("submit", prompt, "--name", "orphan")
+    fleet.wait_until_asked(prompt)
+    fleet.programs["agent-0"].kill()
+    fleet.start("agent-1", **SHORT_LEASE)
+    result = fleet.result_of(
+        "orphan-0", "An agent was killed in the middle of its task, and nobody else does it."
+    )
+    assert (result["agent"], result["deliveries"]) == ("agent-1", 2), "The task was not taken over."
+    assert fleet.counts() == [1], "The task of the killed agent took effect twice."
+    assert fleet.metric("agent-1", "agent_takeovers_total") == 1
+
+
+def test_an_agent_that_wakes_up_too_late_changes_nothing(fleet: Fleet) -> None:
+    prompt = unique("What is a container?")
+    fleet.start("agent-0", MODEL_NAME="offline?ttft=3", **SHORT_LEASE)
+    fleet.run("submit", prompt, "--name", "late")
+    fleet.wait_until_asked(prompt)
+    os.kill(fleet.programs["agent-0"].pid, signal.SIGSTOP)
+    try:
+        fleet.start("agent-1", **SHORT_LEASE)
+        result = fleet.result_of("late-0", "The task of an agent that hangs is not taken over.")
+    finally:
+        os.kill(fleet.programs["agent-0"].pid, signal.SIGCONT)
+    assert result["agent"] == "agent-1"
+    outcomes = ("lost", "duplicate")
+    assert until(
+        lambda: any(fleet.metric("agent-0", "agent_tasks_total", outcome=o) for o in outcomes), 20
+    ), "The agent that woke up does not know that its task is another's."
+    assert fleet.counts() == [1], "Two agents did a task, and it took effect twice."
+
+
+def test_sigterm_lets_an_agent_finish_its_task(fleet: Fleet) -> None:
+    prompt = unique("What is a container?")
+    fleet.start("agent-0", **SLOW)
+    fleet.run("submit", prompt, "--name", "last")
+    fleet.wait_until_asked(prompt)
+    fleet.programs["agent-0"].terminate()
+    assert fleet.programs["agent-0"].wait(20) == 0, "SIGTERM does not end the agent with exit code 0."
+    assert fleet.result_of("last-0", "The agent left without its task's result.")["deliveries"] == 1
+
+
+def test_a_task_that_kills_three_agents_goes_to_the_dead_letters(fleet: Fleet) -> None:
+    names = [f"agent-{number}" for number in range(4)]
+    fleet.start(*names, CRASH_ON="poison", **SHORT_LEASE)
+    [dead, alive] = fleet.results("fan-out", "poison", "What is a container?")
+    assert dead["error"], "A task that kills its agents has a result that says nothing of it."
+    assert dead["deliveries"] == 4
+    codes = sorted(str(fleet.programs[name].poll()) for name in names)
+    assert codes == ["-9", "-9", "-9", "None"], f"Not three of four agents were killed: {codes}."
+    assert alive["answer"], "A task that kills its agents stopped its neighbour."
+    assert fleet.counts() == [1, 1]
+
+
+def test_a_task_that_fails_is_tried_again(fleet: Fleet) -> None:
+    fleet.start(
+        "agent-0", MODEL_NAME=f"offline?fault=500&every=2&tps={uuid.uuid4().int % 1000 + 1000}", **SHORT_LEASE
+    )
+    results = fleet.results("fan-out", "What is a container?", "What is an image?")
+    assert all(result["answer"] for result in results), "A failure of the model has cost a task."
+    assert fleet.metric("agent-0", "agent_tasks_total", outcome="failed") == 1
+    assert fleet.counts() == [1, 1]
+
+
+@pytest.mark.parametrize(("name", "value"), [("AGENT_ID", ""), ("LEASE_SECONDS", "soon")])
+def test_a_bad_setting_is_one_line_that_names_it(fleet: Fleet, name: str, value: str) -> None:
+    agent = fleet.spawn("agent.py", settings={"AGENT_ID": "agent-0", name: value}, output=subprocess.PIPE)
+    said, _ = agent.communicate(timeout=20)
+    assert agent.returncode == 1
+    assert said.startswith(f"Bad setting {name}: "), f"The agent does not name the bad setting: {said}"
+    assert said.count("\n") == 1, f"The agent says more than one line: {said}"
+
+
+def test_a_task_that_is_submitted_again_is_done_once(fleet: Fleet, offline_model: str) -> None:
+    prompt = unique("What is idempotency?")
+    fleet.start("agent-0")
+    for _ in range(2):
+        fleet.run("submit", prompt, "--name", "same", "--times", "3")
+    fleet.result_of("same-2", "The tasks have no results.")
+    assert len(calls(offline_model, prompt)) == 3, (
+        "A client repeated its request, and the model was asked again."
+    )
+
+
+# --- Compositions ---
+
+
+def spans(results: list[dict[str, Any]]) -> list[tuple[float, float]]:
+    return [(result["started"], result["ended"]) for result in results]
+
+
+def test_a_fan_out_runs_its_tasks_at_once(fleet: Fleet) -> None:
+    fleet.start("agent-0", "agent-1", "agent-2", **SLOW)
+    times = spans(fleet.results("fan-out", "What is a container?", "What is an image?", "What is a layer?"))
+    assert max(start for start, _ in times) < min(end for _, end in times), (
+        "The tasks of a fan-out ran one after the other, with agents to spare."
+    )
+
+
+def test_a_dead_letter_does_not_stop_the_other_tasks_of_a_fan_out(fleet: Fleet) -> None:
+    fleet.start("agent-0", MODEL_NAME="offline?fault=500", LEASE_SECONDS="0.3")
+    results = fleet.results("fan-out", "What is a container?", "What is an image?")
+    assert all(result["error"] for result in results)
+
+
+def test_a_sequence_waits_for_each_answer_and_hands_it_on(fleet: Fleet) -> None:
+    fleet.start("agent-0", "agent-1", **SLOW)
+    first, second = fleet.results("sequential", "What is a container?", "Say it in one sentence: {answer}")
+    assert first["ended"] <= second["started"], "A step began before the answer that it needs was there."
+    assert first["answer"] in second["prompt"], "A step did not get the answer before it."
+    assert second["after"] == [first["task"]]
+
+
+@pytest.mark.parametrize(
+    ("question", "steps"),
+    [("What is a container?", ["check"]), ("Which fish live in the Baltic Sea?", ["Docker", "Python"])],
+)
+def test_a_condition_routes_by_the_first_answer(fleet: Fleet, question: str, steps: list[str]) -> None:
+    fleet.start("agent-0", "agent-1", **SLOW)
+    first, *follow = fleet.results("conditional", question, "--name", "c")
+    assert [result["task"] for result in follow] == [f"c-{step}" for step in steps], (
+        "It took the wrong route."
+    )
+    assert all(result["started"] >= first["ended"] for result in follow), (
+        "A route was taken before the answer."
+    )
+    if len(follow) > 1:
+        assert max(start for start, _ in spans(follow)) < min(end for _, end in spans(follow)), (
+            "The experts were asked one after the other, with agents to spare."
+        )
+
+
+def test_an_event_starts_its_workflow(fleet: Fleet) -> None:
+    fleet.start("agent-0")
+    listener = fleet.spawn(
+        "coordination.py", "event-driven", "Summarise: {event}", "Shorter: {answer}", output=subprocess.PIPE
+    )
+    event = fleet.run("publish", "Container 7 was killed.")["event"]
+    output, _ = listener.communicate(timeout=30)
+    first, second = json.loads(output)["results"]
+    assert first["prompt"] == "Summarise: Container 7 was killed."
+    assert first["after"] == [event]
+    assert first["submitted"] * 1000 >= int(event.partition("-")[0]), "A task began before its event."
+    assert second["started"] >= first["ended"]
+
+
+def test_an_event_whose_listener_died_is_handled_once(fleet: Fleet, offline_model: str) -> None:
+    fleet.start("agent-0", **SLOW)
+    mark = uuid.uuid4().hex
+    prompt = f"Summarise: {{event}} ({mark})"
+    fleet.run("publish", "Container 7 was killed.")
+    listener = fleet.spawn("coordination.py", "event-driven", prompt)
+    fleet.wait_until_asked(mark)
+    listener.kill()
+    listener.wait()
+    [result] = fleet.results("event-driven", prompt)
+    asked = len(calls(offline_model, mark))
+    assert (asked, fleet.counts()) == (1, [1]), (
+        f"A listener was killed and started again: the model was asked {asked} times for one event."
+    )
+    assert result["answer"]
+
+
+def test_events_of_the_same_text_are_two_events(fleet: Fleet) -> None:
+    fleet.start("agent-0")
+    for _ in range(2):
+        fleet.run("publish", "Container 7 was killed.")
+    runs = [fleet.results("event-driven", "Summarise: {event}") for _ in range(2)]
+    assert runs[0][0]["task"] != runs[1][0]["task"], "Two events of the same text are taken for one."
+    assert fleet.counts() == [1, 1]
+
+
+# --- Metrics ---
+
+
+def test_metrics_tell_what_agents_and_queue_do(fleet: Fleet) -> None:
+    fleet.start("agent-0")
+    fleet.start_exporter()
+    fleet.results("fan-out", "What is a container?", "What is an image?")
+    assert until(lambda: fleet.metric("agent-0", "agent_tasks_total", outcome="done") == 2), (
+        "The agent did two tasks, and its metrics do not say so."
+    )
+    fleet.programs["agent-0"].terminate()
+    assert fleet.programs["agent-0"].wait(20) == 0
+    fleet.run("submit", "What is a layer?", "--times", "3")
+    states = {
+        state: fleet.metric("queue", "queue_tasks", state=state)
+        for state in ("waiting", "held", "done", "dead")
+    }
+    assert states == {"waiting": 3, "held": 0, "done": 2, "dead": 0}
