@@ -44,7 +44,20 @@ class Prometheus:
     async def start(self) -> None:
         """Start it, and wait until it has scraped every target: what it has not seen yet, it cannot tell."""
         await self.service.start()
+        await self.wait_until_ready()
         await self.wait_for("sum(up)", self.targets)
+
+    async def wait_until_ready(self, seconds: float = 30) -> None:
+        """Prometheus opens its port before it has loaded its store, and answers 503 until then."""
+        async with asyncio.timeout(seconds):
+            while True:
+                try:
+                    await self.query("up")
+                    return
+                except dagger.QueryError as error:
+                    if "503" not in str(error):
+                        raise
+                await asyncio.sleep(0.2)
 
     async def ask(self, path: str, **query: str | float) -> Samples:
         """Ask Prometheus's HTTP API. The engine caches downloads by URL, so each URL has a time in it."""
