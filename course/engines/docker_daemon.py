@@ -171,13 +171,16 @@ def stop(name: str) -> None:
 
 
 def stop_all() -> None:
-    """Stop both daemons, and unmount what a killed dockerd left mounted: the next one does not do it."""
+    """Stop both daemons, and unmount what dockerd leaves mounted.
+
+    A killed one leaves the file systems of its containers, and any the network of a container on the host's.
+    """
     stop("dockerd")
     stop("docker-registry")
-    store = f"{PROGRAMS.resolve().parent / DATA.name}"
+    stores = (f"{PROGRAMS.resolve().parent / DATA.name}/", f"{RUN}/")
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for mount in reversed(mounts):
-        if mount == store or mount.startswith(f"{store}/"):
+        if f"{mount}/".startswith(stores):
             subprocess.run(["umount", "--lazy", mount], check=True)
 
 
