@@ -1,4 +1,4 @@
-"""What a tool is, and how its script is run in a container."""
+"""Tools: their declaration, and the function that runs a tool in a container."""
 
 import hashlib
 import hmac
@@ -21,7 +21,7 @@ NAME_KEY = secrets.token_bytes()
 
 @dataclass(frozen=True)
 class Limits:
-    """What a script may use. The runner in the container, scripts/run_script.py, enforces them."""
+    """The resources that a script may use; scripts/run_script.py enforces them in the container."""
 
     seconds: float = 10
     output_bytes: int = 262_144
