@@ -1,5 +1,6 @@
 """A base image that no engine has seen: the files of python:3.13-slim in one new layer."""
 
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +20,10 @@ def cold_image() -> Iterator[str]:
         run("commit", word, f"{name}-layers")
         run("rm", word)
         run("create", "--name", word, f"{name}-layers")
-        run("export", "--output", f"/tmp/{word}.tar", word)  # noqa: S108
-        run("import", "--change", "ENV PATH=/usr/local/bin:/usr/bin:/bin", f"/tmp/{word}.tar", name)  # noqa: S108
+        with tempfile.TemporaryDirectory() as folder:
+            archive = f"{folder}/image.tar"
+            run("export", "--output", archive, word)
+            run("import", "--change", "ENV PATH=/usr/local/bin:/usr/bin:/bin", archive, name)
         run("push", "--quiet", name)
         yield name
     finally:

@@ -5,6 +5,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -192,20 +193,18 @@ def test_all_calls_share_one_session(server: Server) -> None:
     assert len(after) == 1
 
 
+def statuses_of(server: Server, count: int, code: str) -> list[int]:
+    """The statuses of calls at the same time, each with a word of its own for the braces in its code."""
+    with ThreadPoolExecutor(count) as pool:
+        replies = pool.map(lambda _: call(server, "run_python", code=code.format(unique())), range(count))
+    return [reply.status_code for reply in replies]
+
+
 def test_a_session_that_dies_is_opened_again_for_all_calls(start: StartServer) -> None:
     server = start(MAX_CONCURRENCY="31")
     printed(server, "print(1)")
     psutil.Process(sessions(server)[0]).kill()
-    answers: list[int] = []
-
-    def ask() -> None:
-        answers.append(call(server, "run_python", code=f"print('{unique()}')").status_code)
-
-    calls = [threading.Thread(target=ask) for _ in range(3)]
-    for each in calls:
-        each.start()
-    for each in calls:
-        each.join()
+    answers = statuses_of(server, 3, "print('{}')")
     assert answers == [200] * 3, f"The session died, and calls after that are answered with {answers}."
     assert until(lambda: len(sessions(server)) == 1, 20), "There is more than one session now."
 
@@ -235,16 +234,7 @@ def test_a_body_that_is_too_large_is_refused(server: Server) -> None:
 def test_calls_beyond_the_limit_are_refused_at_once(start: StartServer) -> None:
     server = start(MAX_CONCURRENCY="1")
     printed(server, "print(1)")
-    codes: list[int] = []
-
-    def ask() -> None:
-        codes.append(call(server, "run_python", code=f"import time; time.sleep(2) # {unique()}").status_code)
-
-    calls = [threading.Thread(target=ask) for _ in range(5)]
-    for each in calls:
-        each.start()
-    for each in calls:
-        each.join()
+    codes = statuses_of(server, 5, "import time; time.sleep(2) # {}")
     assert sorted(codes) == [200, 200, 503, 503, 503]
 
 

@@ -173,7 +173,8 @@ def stop(name: str) -> None:
 def stop_all() -> None:
     """Stop both daemons, and unmount what dockerd leaves mounted.
 
-    A killed one leaves the file systems of its containers, and any the network of a container on the host's.
+    A daemon that was killed leaves the file systems of its containers mounted. Every daemon that ran a
+    container on the host's network leaves a mount for that network.
     """
     stop("dockerd")
     stop("docker-registry")
