@@ -1,5 +1,6 @@
 """Lesson 07: scripts that fail, hang, flood or want too much are ended, and leave nothing behind."""
 
+import os
 import re
 import socket
 import sys
@@ -208,10 +209,11 @@ def test_a_secret_is_not_in_the_cache(server: Server) -> None:
 def cached(word: str, since: float) -> list[Path]:
     """The files of the engine's cache, written since then, that contain the word."""
     found = []
-    for path in dagger_engine.STATE.rglob("*"):
-        try:
-            if path.is_file() and not path.is_symlink() and path.stat().st_mtime > since - 1:
-                found += [path] if word.encode() in path.read_bytes() else []
-        except OSError:  # removed meanwhile
-            continue
+    for folder, _, names in os.walk(dagger_engine.STATE):  # it passes over folders that are removed meanwhile
+        for path in (Path(folder, name) for name in names):
+            try:
+                if path.is_file() and not path.is_symlink() and path.stat().st_mtime > since - 1:
+                    found += [path] if word.encode() in path.read_bytes() else []
+            except FileNotFoundError:  # removed meanwhile
+                continue
     return found
