@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpcore2
 import pytest
+from httpx2._config import DEFAULT_TIMEOUT_CONFIG
 from support.agents import fleet  # noqa: F401  # a fixture
 from support.connections import allow_open_files
 from support.engines import build_own, require
@@ -50,6 +51,10 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 # Every httpx2.get() makes a client, and would read the certificates of all authorities: 24 ms each time.
 httpcore2.default_ssl_context = cache(httpcore2.default_ssl_context)
+
+# On a busy machine an answer can take longer than httpx2's default of five seconds.
+for phase in ("connect", "read", "write", "pool"):
+    setattr(DEFAULT_TIMEOUT_CONFIG, phase, 30)
 
 # In a background job of a script SIGINT is ignored, and programs that tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

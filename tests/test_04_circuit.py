@@ -123,7 +123,7 @@ def test_a_trial_that_ends_without_a_result_lets_another_run_try(
 ) -> None:
     """Otherwise the next trial would start only after CIRCUIT_SECONDS."""
     processes, url = model
-    limits = {"CIRCUIT_SECONDS": "5", "MAX_RUNS_PER_CALLER": "1", "RATE_LIMIT_RPM": "100000"}
+    limits = {"CIRCUIT_SECONDS": "10", "MAX_RUNS_PER_CALLER": "1", "RATE_LIMIT_RPM": "100000"}
     server = agent(research_agent, url, MODEL_NAME="offline?ttft=30", API_KEYS="first, second", **limits)
     first, second = ({"X-API-Key": key} for key in ("first", "second"))
     processes.stop(processes.running[-1])
@@ -141,7 +141,7 @@ def test_a_trial_that_ends_without_a_result_lets_another_run_try(
         httpx2.delete(f"{server}/v1/research/{run_id}", headers=first).raise_for_status()
     else:
         assert until(lambda: trial(429), 20), "The caller has one run already, and may have another."
-    assert until(lambda: ask(server, "And I?", background=True, headers=second).status_code == 202, 2), (
+    assert until(lambda: ask(server, "And I?", background=True, headers=second).status_code == 202, 8), (
         "A trial that has ended without a verdict keeps all runs from a model that is back."
     )
 

@@ -223,7 +223,7 @@ def test_a_long_run_that_redis_has_missed_is_written_when_it_is_back(
         redis_server.kill()
         told += events
     assert told[-1].type == "done" and len(told) > 4000, (
-        f"After {len(told)} events the run ended with {told[-1]}"
+        f"After {len(told)} events the run ended with {told[-1]}; the log: {log_lines(server)[-5:]}"
     )
     redis_server.start()
     assert until(lambda: state(replica("b"), run_id).get("state") == "done", 20), (

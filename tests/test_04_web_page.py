@@ -620,7 +620,7 @@ def test_markdown_becomes_elements_and_nothing_else(visit: Visits, server: Serve
             f"return (performance.now() - t) / 1000 }}",
             text,
         )
-        assert seconds < 1, (
+        assert seconds < 5, (
             f"An answer of {len(text):,} characters, {text[:20]!r}, froze the page for {seconds:.0f} s."
         )
 

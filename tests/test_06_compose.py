@@ -363,7 +363,7 @@ def test_one_client_address_gets_a_part_of_the_proxys_connections(stack: Stack) 
             with contextlib.suppress(ConnectionError):
                 callers.append(held.enter_context(socket.create_connection((stack.host, stack.port))))
                 callers[-1].sendall(half)
-        until(lambda: sum(map(closed, callers)) >= 150, 5)
+        until(lambda: sum(map(closed, callers)) >= 150, 20)
         others = stack.compose("exec", "--no-TTY", "agent", "python", "-c", asking)
         during, gone = memory(), sum(map(closed, callers)) + 400 - len(callers)
     assert gone >= 100, "One address can hold as many connections as it likes, and others get none."
@@ -415,7 +415,7 @@ def test_runs_outlive_the_container_of_redis(stack: Stack) -> None:
     run_id = ask(stack.url, SHORT).json()["id"]
     stack.compose("rm", "--stop", "--force", "--volumes", "redis")  # as `docker compose down` does
     stack.up()
-    found = until(lambda: state(stack.url, run_id).get("state"), 5)
+    found = until(lambda: state(stack.url, run_id).get("state"), 20)
     assert found == "done", "The runs are gone with Redis's container: what it writes is not on a volume."
 
 
@@ -608,7 +608,7 @@ def test_without_a_model_new_runs_are_refused_until_it_is_back(stack: Stack) -> 
     refused = ask(stack.url, "Is anybody there?")
     assert_problem(refused, 503)
     assert refused.headers["Retry-After"], "The caller is not told when to ask again."
-    assert time.monotonic() - began < 5, "The caller waited for a dead model."
+    assert time.monotonic() - began < 10, "The caller waited for a dead model."
     assert state(stack.url, known)["state"] == "done", (
         "Because the model is down, a finished run cannot be read."
     )
