@@ -137,7 +137,7 @@ def test_a_mend_that_this_machine_cannot_check_is_not_counted(monkeypatch: pytes
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))  # where there is no Redis
     code, said = course("check", "04")
     assert code == 1
-    assert "not checked (1 tests): redis is missing. Get it: " in said
+    assert "not checked (1 test): redis is missing. Get it: " in said
     assert "✓ 04-half-said" not in course("progress")[1]
 
 

@@ -42,10 +42,9 @@ def check(name: str) -> None:
             console.print(f"  {outcome.sentence}\n", markup=False, soft_wrap=True)
     skipped = [outcome for outcome in verdict.outcomes if outcome.result == "skipped"]
     for reason in dict.fromkeys(outcome.sentence for outcome in skipped):
-        tests = sum(outcome.sentence == reason for outcome in skipped)
-        console.print(
-            f"· not checked ({tests} tests): {reason}", style="yellow", markup=False, soft_wrap=True
-        )
+        count = sum(outcome.sentence == reason for outcome in skipped)
+        tests = "1 test" if count == 1 else f"{count} tests"
+        console.print(f"· not checked ({tests}): {reason}", style="yellow", markup=False, soft_wrap=True)
     if verdict.solved:
         console.print(
             f"[green]✓[/green] Solved: {exercise.title}. Go on with: make exercise-{exercise.lesson}"
