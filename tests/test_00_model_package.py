@@ -44,6 +44,10 @@ def test_a_folder_imports_only_folders_below_it() -> None:
             )
 
 
+def test_a_conversation_knows_no_folder_but_the_corpus() -> None:
+    assert imported_folders(PACKAGE / "conversation.py") == {"corpus"}, "Every folder above builds on it."
+
+
 def test_no_two_classes_have_the_same_name() -> None:
     trees = [ast.parse(path.read_text("utf-8")) for path in PACKAGE.rglob("*.py")]
     names = Counter(node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef))

@@ -22,30 +22,19 @@ def main() -> int:
     # Until uvicorn handles signals, a signal ends the program at once.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
-    if problem := full_text_search_problem():
+    try:
+        # Imported here because the corpus needs FTS5 as soon as it is imported.
+        from offline_model import server
+        from offline_model.corpus.search import open_corpus
+    except sqlite3.OperationalError as problem:
         print(NO_FULL_TEXT_SEARCH.format(python=sys.executable, problem=problem), file=sys.stderr)
         return 1
-    return start(options.host, options.port)
-
-
-def full_text_search_problem() -> str:
-    """The message of SQLite if it was built without FTS5, else an empty string."""
-    try:
-        sqlite3.connect(":memory:").execute("create virtual table words using fts5(word)")
-    except sqlite3.OperationalError as problem:
-        return str(problem)
-    return ""
-
-
-def start(host: str, port: int) -> int:
-    # Imported here because the corpus needs FTS5 as soon as it is imported.
-    from offline_model import server
-    from offline_model.corpus.search import open_corpus
-
+    host, port = options.host, options.port
     try:
         listener = server.listen(host, port)
     except (OSError, OverflowError) as problem:
-        why = getattr(problem, "strerror", None) or problem
+        # socket.create_server adds the address to its reason, in brackets.
+        why = str(getattr(problem, "strerror", None) or problem).partition(" (")[0]
         print(f"offline model: cannot listen on {host}:{port}: {why}", file=sys.stderr)
         return 1
     corpus = open_corpus(docs_folder())

@@ -30,16 +30,8 @@ class OfflineServer(Server):
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; raises OSError when the port is taken or the host is not this machine."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-        listener.listen(2048)
-    except OSError:
-        listener.close()
-        raise
-    return listener
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    return socket.create_server(address, family=family, backlog=2048)
 
 
 def serve(corpus: Corpus, listener: socket.socket) -> None:

@@ -102,15 +102,13 @@ class ChatCompletions:
         except faults.InvalidOptions as problem:
             message = f"The model `{model[:200]}` does not exist or you do not have access to it ({problem})."
             raise ApiError(404, message, code="model_not_found") from None
-        name = model
-        for key, value in call.headers:
-            if key == b"x-offline":
-                name = f"{model} {value.decode('latin-1')}"
-                try:
-                    options = faults.parse_options(value.decode("latin-1"))
-                except faults.InvalidOptions as problem:
-                    raise errors.bad_request(f"Invalid header X-Offline: {problem}.", "X-Offline") from None
-        if options.fault and not self.log.count_call(name, options.every):
+        header = dict(call.headers).get(b"x-offline", b"").decode("latin-1")
+        if header:
+            try:
+                options = faults.parse_options(header)
+            except faults.InvalidOptions as problem:
+                raise errors.bad_request(f"Invalid header X-Offline: {problem}.", "X-Offline") from None
+        if options.fault and not self.log.count_call(f"{model} {header}", options.every):
             return options.model_copy(update={"fault": None})
         return options
 
@@ -120,25 +118,21 @@ async def read_body(receive: Receive, headers: list[tuple[bytes, bytes]]) -> byt
     for name, value in headers:
         if name == b"content-length" and int(value) > MAX_BODY_BYTES:
             raise too_large()
+    body, more = bytearray(), True
     try:
         async with asyncio.timeout(READ_SECONDS):
-            return await read_messages(receive)
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnected
+                body += message.get("body", b"")
+                if len(body) > MAX_BODY_BYTES:
+                    raise too_large()
+                more = message.get("more_body", False)
     except TimeoutError:
-        message = f"The rest of the request body did not arrive within {READ_SECONDS:g} seconds."
-        raise ApiError(408, message, code="request_timeout", headers={"connection": "close"}) from None
-
-
-async def read_messages(receive: Receive) -> bytes:
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnected
-        body += message.get("body", b"")
-        if len(body) > MAX_BODY_BYTES:
-            raise too_large()
-        if not message.get("more_body", False):
-            return bytes(body)
+        why = f"The rest of the request body did not arrive within {READ_SECONDS:g} seconds."
+        raise ApiError(408, why, code="request_timeout", headers={"connection": "close"}) from None
+    return bytes(body)
 
 
 def too_large() -> ApiError:

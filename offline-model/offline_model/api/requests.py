@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from offline_model.conversation.messages import Conversation, Tool, ToolCall, Turn, parse_json
+from offline_model.conversation import Conversation, Tool, ToolCall, Turn, parse_json
 from offline_model.corpus.search import Corpus
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
@@ -60,6 +60,12 @@ class ChatMessage(StrictModel):
     function_call: None = None
     # LiteLLM adds this field to answers, and sends it back with the history.
     provider_specific_fields: Any = None
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, list):
+            return "\n".join(part.text or part.refusal or "" for part in self.content)
+        return self.content or ""
 
 
 class FunctionDefinition(StrictModel):
@@ -217,7 +223,4 @@ def to_turn(message: ChatMessage) -> Turn:
     for call in message.tool_calls or []:
         arguments = parse_json(call.function.arguments)
         calls[call.id] = ToolCall(call.function.name, arguments if isinstance(arguments, dict) else {})
-    content = message.content or ""
-    if not isinstance(content, str):
-        content = "\n".join(part.text or part.refusal or "" for part in content)
-    return Turn(role, content, calls, message.tool_call_id)
+    return Turn(role, message.text, calls, message.tool_call_id)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from offline_model.api.requests import CompletionRequest
-from offline_model.conversation.messages import Reply, ToolCall
+from offline_model.conversation import Reply, ToolCall
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 
@@ -151,11 +151,7 @@ def before_stop(text: str, stop: str | list[str] | None) -> str:
 def count_prompt_tokens(request: CompletionRequest) -> int:
     total = 0
     for message in request.messages:
-        total += TOKENS_PER_MESSAGE
-        if isinstance(message.content, str):
-            total += count_tokens(message.content)
-        else:
-            total += sum(count_tokens(part.text or "") for part in message.content or [])
+        total += TOKENS_PER_MESSAGE + count_tokens(message.text)
         for call in message.tool_calls or []:
             total += count_tokens(call.function.name + call.function.arguments)
     if request.tools:

@@ -5,10 +5,22 @@ from collections.abc import Iterator
 from typing import Any
 
 from offline_model.api.errors import ApiError, bad_request, missing_parameter
-from offline_model.api.requests import AllowedToolChoice, ChatMessage, CompletionRequest, NamedToolChoice
+from offline_model.api.requests import (
+    AllowedToolChoice,
+    ChatMessage,
+    CompletionRequest,
+    ContentPart,
+    NamedToolChoice,
+)
 from offline_model.json_schema.schemas import InvalidSchema
 from offline_model.json_schema.validator import strict_mode_error, validator_of
 
+# Each with the one value, beside null, that does not change the answer.
+UNSUPPORTED_PARAMETERS: dict[str, Any] = {
+    "n": 1, "logprobs": False, "top_logprobs": 0, "logit_bias": {}, "modalities": ["text"], "audio": None,
+    "prediction": None, "web_search_options": None, "moderation": None, "functions": None,
+    "function_call": None,
+}  # fmt: skip
 UNSUPPORTED_PARTS = {"image_url": "images", "input_audio": "audio", "file": "files such as PDFs"}
 
 
@@ -21,21 +33,8 @@ def check(request: CompletionRequest) -> None:
 
 def unsupported_parameters(request: CompletionRequest) -> Iterator[ApiError]:
     """Parameters that would change the answer, and that this model cannot honour."""
-    unsupported = {
-        "n": request.n not in (None, 1),
-        "logprobs": bool(request.logprobs),
-        "top_logprobs": bool(request.top_logprobs),
-        "logit_bias": bool(request.logit_bias),
-        "modalities": request.modalities not in (None, ["text"]),
-        "audio": request.audio is not None,
-        "prediction": request.prediction is not None,
-        "web_search_options": request.web_search_options is not None,
-        "moderation": request.moderation is not None,
-        "functions": request.functions is not None,
-        "function_call": request.function_call is not None,
-    }
-    for name, given in unsupported.items():
-        if given:
+    for name, harmless in UNSUPPORTED_PARAMETERS.items():
+        if getattr(request, name) not in (None, harmless):
             instead = ": use 'tools' and 'tool_choice'" if name.startswith("function") else ""
             yield bad_request(
                 f"Unsupported value: the offline model cannot honour '{name}'{instead}.",
@@ -101,7 +100,7 @@ def response_format_problems(request: CompletionRequest) -> Iterator[ApiError]:
     elif wanted.type == "json_schema" and wanted.json_schema and wanted.json_schema.schema_ is None:
         yield missing_parameter("response_format.json_schema.schema")
     elif wanted.type == "json_object" and not any(
-        "json" in str(message.content).lower() for message in request.messages
+        "json" in message.text.lower() for message in request.messages
     ):
         yield bad_request(
             "'messages' must contain the word 'json' in some form, "
@@ -119,7 +118,7 @@ def message_problems(request: CompletionRequest) -> Iterator[ApiError]:
 def problems_of(message: ChatMessage, param: str) -> Iterator[ApiError]:
     if isinstance(message.content, list):
         for number, part in enumerate(message.content):
-            yield from part_problems(part.type, part.text, part.refusal, f"{param}.content[{number}]")
+            yield from part_problems(part, f"{param}.content[{number}]")
     if message.content is None and not message.tool_calls and message.refusal is None:
         yield bad_request(
             f"Invalid value for '{param}.content': expected a string, got null.",
@@ -136,7 +135,8 @@ def problems_of(message: ChatMessage, param: str) -> Iterator[ApiError]:
         yield bad_request(f"Invalid '{param}.tool_calls': empty array.", f"{param}.tool_calls", "empty_array")
 
 
-def part_problems(kind: str, text: str | None, refusal: str | None, param: str) -> Iterator[ApiError]:
+def part_problems(part: ContentPart, param: str) -> Iterator[ApiError]:
+    kind = part.type
     if kind in UNSUPPORTED_PARTS:
         message = f"The offline model reads text only: it cannot see or hear {UNSUPPORTED_PARTS[kind]}."
         yield bad_request(message, param, "unsupported_content")
@@ -144,7 +144,7 @@ def part_problems(kind: str, text: str | None, refusal: str | None, param: str) 
         yield bad_request(
             f"Invalid value: '{kind}'. Supported values are: 'text'.", f"{param}.type", "invalid_value"
         )
-    elif (text if kind == "text" else refusal) is None:
+    elif (part.text if kind == "text" else part.refusal) is None:
         yield missing_parameter(f"{param}.{kind}")
 
 

@@ -46,11 +46,6 @@ DOT_PENALTY = 0.15
 class TokenizedPassage:
     """A passage with the stems of its title and of each sentence."""
 
-    __slots__ = (
-        "heading_terms", "kind", "location", "sentence_stems", "sentence_terms", "sentences", "title",
-        "title_terms", "url",
-    )  # fmt: skip
-
     def __init__(
         self, title: str, location: str, kind: str, url: str, sentences: list[str], lines: Iterable[str]
     ) -> None:

@@ -31,21 +31,18 @@ class LoggedCall:
     headers: list[tuple[bytes, bytes]]
     model: str | None = None
     body: bytes = b""
-    body_is_complete: bool = True
     state: State = "running"
     status: int | None = None
     tokens_sent: int = 0
 
     def set_body(self, body: bytes) -> None:
-        self.body, self.body_is_complete = body[:MAX_BODY_BYTES], len(body) <= MAX_BODY_BYTES
+        self.body = body[:MAX_BODY_BYTES]
 
     def text(self) -> str:
         return self.body.decode("utf-8", "replace")
 
     def parsed_body(self) -> Any:
         """The value of a JSON body; the text of a body that was cut or is not JSON."""
-        if not self.body_is_complete:
-            return self.text()
         try:
             value = json.loads(self.body)
             json.dumps(value, allow_nan=False, ensure_ascii=False).encode()

@@ -2,7 +2,7 @@
 
 import re
 
-from offline_model.conversation.messages import Conversation, Reply
+from offline_model.conversation import Conversation, Reply
 from offline_model.research.query_planning import plan_queries
 
 ORDER = 80

@@ -6,8 +6,8 @@ author of the page give instructions. The same words in a tool's message are dat
 
 import re
 
-from offline_model.conversation.messages import Conversation, Reply, Tool, ToolCall
-from offline_model.json_schema.validator import validator_of
+from offline_model.conversation import Conversation, Reply, Tool, ToolCall
+from offline_model.json_schema.validator import is_valid, validator_of
 
 ORDER = 10
 
@@ -38,4 +38,5 @@ def instructed_call(tools: list[Tool], name: str, argument: str) -> ToolCall | N
     first = next(iter(tool.required or tool.properties))
     value = argument.split()[0] if argument.startswith("http") else argument
     arguments = {first: value.strip(" \t`'\".,;!")}
-    return ToolCall(name, arguments) if validator_of(tool.schema).is_valid(arguments) else None
+    fits = is_valid(validator_of(tool.schema), tool.schema, arguments)
+    return ToolCall(name, arguments) if fits else None

@@ -10,11 +10,8 @@ from pkgutil import iter_modules
 from typing import Protocol, cast
 
 from offline_model import intents
-from offline_model.conversation.documents import documents_for
-from offline_model.conversation.messages import Conversation, Reply, ToolCall
-from offline_model.conversation.slot_filling import SlotValues
-from offline_model.conversation.tool_selection import is_answer_tool, most_relevant_tool
-from offline_model.json_schema.generator import generate
+from offline_model.conversation import Conversation, Reply
+from offline_model.intents.tool_calls import call_answer_tool
 
 
 class Intent(Protocol):
@@ -35,24 +32,6 @@ def answer(conversation: Conversation) -> Reply:
     if conversation.tool_choice == "required" and not reply.calls:
         return call_answer_tool(conversation, reply.text)
     return reply if conversation.parallel_tool_calls else Reply(reply.text, reply.calls[:1])
-
-
-def call_answer_tool(conversation: Conversation, answer: str) -> Reply:
-    """Give an answer to a tool: the last whose name says that it takes the answer, else an unused one.
-
-    Frameworks put the tool that takes the answer after the others.
-    """
-    called = {result.call.name for result in conversation.results}
-    unused = [tool for tool in conversation.tools if tool.name not in called]
-    answer_tools = [tool for tool in conversation.tools if is_answer_tool(tool)]
-    if answer_tools or (called and unused):
-        tool = (answer_tools or unused)[-1]
-    else:
-        tool = most_relevant_tool(conversation)
-    values = SlotValues(
-        conversation, documents_for(conversation), fill_from_documents=is_answer_tool(tool), answer=answer
-    )
-    return Reply(calls=(ToolCall(tool.name, generate(tool.schema, values, conversation.seed)),))
 
 
 INTENTS = find_intents()

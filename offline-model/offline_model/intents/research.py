@@ -3,18 +3,17 @@
 import re
 from dataclasses import dataclass
 
-from offline_model.conversation.messages import Conversation, Reply, Tool, ToolCall
-from offline_model.conversation.slot_filling import QUERY_FIELDS
-from offline_model.conversation.tool_selection import (
+from offline_model.conversation import Conversation, Reply, Tool, ToolCall
+from offline_model.corpus.terms import stems
+from offline_model.intents.small_talk import is_small_talk
+from offline_model.intents.tool_calls import (
     can_fill_arguments,
     is_answer_tool,
     is_named,
     is_relevant,
     is_search_tool,
 )
-from offline_model.corpus.terms import stems
-from offline_model.intents.greeting import is_small_talk
-from offline_model.intents.memory import is_about_user
+from offline_model.json_schema.slot_filling import QUERY_FIELDS
 from offline_model.research.query_planning import QueryPlan, plan_queries, reword_query, step_limit
 from offline_model.research.report import write_report
 from offline_model.research.tool_results import ResearchResults, read_results
@@ -62,11 +61,8 @@ def reply(conversation: Conversation) -> Reply | None:
     if not asks_for_knowledge(conversation, tools):
         return None
     plan = plan_queries(conversation.question)
-    must_answer = (
-        must_answer or results.exhausted or not conversation.tools or conversation.tool_choice == "none"
-    )
-    calls = [] if must_answer or tools is None else next_calls(conversation, plan, results, tools)
-    if calls:
+    must_answer |= results.exhausted or not conversation.tools or conversation.tool_choice == "none"
+    if tools and not must_answer and (calls := next_calls(conversation, plan, results, tools)):
         return Reply(calls=tuple(calls))
     if conversation.wants_json:
         return None
@@ -76,7 +72,7 @@ def reply(conversation: Conversation) -> Reply | None:
 def asks_for_knowledge(conversation: Conversation, tools: ResearchTools | None) -> bool:
     """False for small talk, for questions about the user, and for questions that another tool answers."""
     question = conversation.question
-    if is_small_talk(question) or is_about_user(question):
+    if is_small_talk(question):
         return False
     own = {tools.search.name, tools.fetch.name} if tools else set()
     others = [tool for tool in conversation.tools if tool.name not in own and not is_answer_tool(tool)]
@@ -101,31 +97,19 @@ def says_no_steps_left(conversation: Conversation) -> bool:
 
 def find_research_tools(tools: list[Tool]) -> ResearchTools | None:
     """The two tools, if both are offered and each needs one argument only."""
-    search = next(
-        (
-            (tool, name)
-            for tool in tools
-            if is_search_tool(tool)
-            for name in only_argument(tool, QUERY_FIELDS)
-        ),
-        None,
-    )
-    fetch = next(
-        (
-            (tool, name)
-            for tool in tools
-            if set(stems(f"{tool.name} {tool.description}")) & FETCH_WORDS
-            for name in only_argument(tool, URL_FIELDS)
-        ),
-        None,
-    )
+    fetch_tools = [tool for tool in tools if set(stems(f"{tool.name} {tool.description}")) & FETCH_WORDS]
+    search = first_with_argument(QUERY_FIELDS, [tool for tool in tools if is_search_tool(tool)])
+    fetch = first_with_argument(URL_FIELDS, fetch_tools)
     return ResearchTools(*search, *fetch) if search and fetch else None
 
 
-def only_argument(tool: Tool, words: frozenset[str]) -> list[str]:
-    """The argument whose name has one of the words, if the tool requires no other."""
-    names = [name for name in tool.properties if set(stems(name)) & words]
-    return names[:1] if set(tool.required) <= set(names[:1]) else []
+def first_with_argument(words: frozenset[str], tools: list[Tool]) -> tuple[Tool, str] | None:
+    """The first tool that has an argument with one of the words in its name, and that requires no other."""
+    for tool in tools:
+        names = [name for name in tool.properties if set(stems(name)) & words]
+        if names and set(tool.required) <= set(names[:1]):
+            return tool, names[0]
+    return None
 
 
 def next_calls(

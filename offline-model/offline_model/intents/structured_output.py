@@ -4,11 +4,11 @@ import json
 import re
 from typing import Any
 
-from offline_model.conversation.documents import documents_for
-from offline_model.conversation.extraction import json_objects_in
-from offline_model.conversation.messages import Conversation, Reply
-from offline_model.conversation.slot_filling import SlotValues
+from offline_model.conversation import Conversation, Reply
+from offline_model.json_schema.extraction import json_objects_in
 from offline_model.json_schema.generator import generate
+from offline_model.json_schema.slot_filling import SlotValues
+from offline_model.research.documents import documents_for
 
 ORDER = 40
 

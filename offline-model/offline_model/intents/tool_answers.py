@@ -3,9 +3,9 @@
 import json
 import re
 
-from offline_model.conversation.documents import Document, clean_sentences, documents_in, end_sentence
-from offline_model.conversation.messages import Conversation, Reply, ToolResult, parse_json
+from offline_model.conversation import Conversation, Reply, ToolResult, parse_json
 from offline_model.corpus.terms import stems, terms
+from offline_model.research.documents import Document, clean_sentences, documents_in, end_sentence
 
 ORDER = 50
 
@@ -44,8 +44,11 @@ def error_of(result: ToolResult) -> str:
 
 def one_line(text: str) -> str:
     line = " ".join(clean_sentences(text)) or "no details were given"
-    line = line[:MAX_TEXT_CHARACTERS].rstrip()
-    return line if line[-1] in ".!?" else f"{line}."
+    return with_full_stop(line[:MAX_TEXT_CHARACTERS].rstrip())
+
+
+def with_full_stop(text: str) -> str:
+    return text if text[-1] in ".!?" else f"{text}."
 
 
 def quote(conversation: Conversation, documents: list[Document]) -> str:
@@ -83,5 +86,4 @@ def describe(result: ToolResult) -> str:
         return ""
     given = ", ".join(f"{key}: {each}" for key, each in result.call.arguments.items())
     made = f"{result.call.name} ({given})" if given else result.call.name
-    text = text.strip()[:MAX_TEXT_CHARACTERS]
-    return f"{made} returned: {text if text[-1] in '.!?' else text + '.'}"
+    return f"{made} returned: {with_full_stop(text.strip()[:MAX_TEXT_CHARACTERS])}"

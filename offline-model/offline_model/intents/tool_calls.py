@@ -1,24 +1,24 @@
 """Tool calls: choose the tools that the question needs, and fill in their arguments."""
 
-from offline_model.conversation.documents import documents_for
-from offline_model.conversation.messages import Conversation, Reply, Tool, ToolCall
-from offline_model.conversation.slot_filling import SlotValues
-from offline_model.conversation.tool_selection import (
-    can_fill_arguments,
-    is_answer_tool,
-    is_named,
-    is_relevant,
-    is_search_tool,
-)
-from offline_model.corpus.terms import stems
-from offline_model.intents import greeting, memory
+import re
+
+from offline_model.conversation import Conversation, Reply, Tool, ToolCall
+from offline_model.corpus.terms import stems, terms
+from offline_model.intents import small_talk
 from offline_model.json_schema.generator import generate
 from offline_model.json_schema.schemas import InvalidSchema
+from offline_model.json_schema.slot_filling import FORMULA_FIELDS, QUERY_FIELDS, SlotValues
 from offline_model.json_schema.validator import validator_of
+from offline_model.research.documents import documents_for
+from offline_model.research.tool_results import SEARCH_WORDS
 
 ORDER = 30
 
 SEARCH_REQUEST = frozenset(stems("search google browse"))
+ANSWER_WORDS = frozenset(stems("final answer respond response reply submit finish conclude done output"))
+# Words that occur in many tool names and do not distinguish tools.
+GENERIC_WORDS = frozenset(stems("get tool function my run call do make set fetch return input value data"))
+ARITHMETIC = re.compile(r"\d\s*[+*/^-]\s*\d")
 
 
 def reply(conversation: Conversation) -> Reply | None:
@@ -30,9 +30,9 @@ def reply(conversation: Conversation) -> Reply | None:
     left = remaining_calls(conversation, calls)
     if left:
         return Reply(calls=tuple(left))
-    return (
-        None if calls or conversation.results or conversation.wants_json else ask_for_arguments(conversation)
-    )
+    if calls or conversation.results or conversation.wants_json:
+        return None
+    return ask_for_arguments(conversation)
 
 
 def ask_for_arguments(conversation: Conversation) -> Reply | None:
@@ -46,7 +46,7 @@ def ask_for_arguments(conversation: Conversation) -> Reply | None:
 
 def needed_tools(conversation: Conversation) -> list[Tool]:
     """Tools that the question names or is about; else a search tool, unless the question is small talk."""
-    if greeting.reply(conversation) or memory.reply(conversation):
+    if small_talk.reply(conversation):
         return []
     tools = [tool for tool in conversation.tools if not is_answer_tool(tool)]
     named = [tool for tool in tools if is_named(tool, conversation.question)]
@@ -59,9 +59,42 @@ def needed_tools(conversation: Conversation) -> list[Tool]:
     return search_tools[:1]
 
 
+def is_named(tool: Tool, question: str) -> bool:
+    name = re.escape(tool.name)
+    return re.search(rf"(?<!\w){name}(?!\w)", question, re.IGNORECASE) is not None
+
+
+def is_relevant(tool: Tool, question: str) -> bool:
+    """Whether question and tool share a word that is not generic, or a calculator fits its arithmetic."""
+    if is_search_tool(tool):
+        return False
+    about = set(terms(f"{tool.name} {tool.description.split('.')[0]}")) - GENERIC_WORDS
+    is_calculator = bool(argument_words(tool) & FORMULA_FIELDS)
+    return bool(about & set(terms(question))) or (is_calculator and ARITHMETIC.search(question) is not None)
+
+
+def is_search_tool(tool: Tool) -> bool:
+    words = set(stems(f"{tool.name} {tool.description}"))
+    return bool(words & SEARCH_WORDS) and bool(argument_words(tool) & QUERY_FIELDS)
+
+
+def argument_words(tool: Tool) -> set[str]:
+    return {stem for name in tool.properties for stem in stems(name)}
+
+
+def is_answer_tool(tool: Tool) -> bool:
+    """Whether the tool exists to receive the final answer, as some frameworks offer one."""
+    return "final" in stems(tool.description) or not ANSWER_WORDS.isdisjoint(stems(tool.name))
+
+
+def can_fill_arguments(conversation: Conversation, tool: Tool) -> bool:
+    values = SlotValues(conversation)
+    return all(values.has_value(name, tool.properties.get(name, {})) for name in tool.required)
+
+
 def calls_of(conversation: Conversation, tool: Tool) -> list[ToolCall]:
     """One call, or one for each of several places, names or numbers in the question."""
-    values = SlotValues(conversation, [], fill_from_documents=False)
+    values = SlotValues(conversation)
     try:
         arguments = generate(tool.schema, values, conversation.seed)
     except InvalidSchema:
@@ -80,7 +113,7 @@ def forced_calls(conversation: Conversation, tool: Tool) -> list[ToolCall]:
     calls = calls_of(conversation, tool) if can_fill_arguments(conversation, tool) else []
     if calls:
         return calls
-    values = SlotValues(conversation, documents_for(conversation), fill_from_documents=False)
+    values = SlotValues(conversation, documents_for(conversation))
     return [ToolCall(tool.name, generate(tool.schema, values, conversation.seed))]
 
 
@@ -95,3 +128,21 @@ def remaining_calls(conversation: Conversation, calls: list[ToolCall]) -> list[T
         made = [result.call for result in conversation.results if result.call.name == name]
         left += [call for call in of_tool if call not in made][: max(0, len(of_tool) - len(made))]
     return left
+
+
+def call_answer_tool(conversation: Conversation, answer: str) -> Reply:
+    """Give an answer to a tool: the last whose name says that it takes the answer, else an unused one.
+
+    Frameworks put the tool that takes the answer after the others.
+    """
+    tools, asked = conversation.tools, set(terms(conversation.question))
+    called = {result.call.name for result in conversation.results}
+    unused = [tool for tool in tools if called and tool.name not in called]
+    if answer_tools := [tool for tool in tools if is_answer_tool(tool)] or unused:
+        tool = answer_tools[-1]
+    else:
+        tool = max(tools, key=lambda each: len(asked & set(terms(f"{each.name} {each.description}"))))
+    values = SlotValues(
+        conversation, documents_for(conversation), fill_from_documents=is_answer_tool(tool), answer=answer
+    )
+    return Reply(calls=(ToolCall(tool.name, generate(tool.schema, values, conversation.seed)),))

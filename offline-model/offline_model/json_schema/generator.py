@@ -6,15 +6,15 @@ the conversation.
 
 from __future__ import annotations
 
-import itertools
+import json
 from collections.abc import Iterator, Sequence
 from functools import reduce
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
-from offline_model.json_schema.containers import array, object_
 from offline_model.json_schema.scalars import Number, numbers, strings
 from offline_model.json_schema.schemas import InvalidSchema, Schema, merged, resolve, types
-from offline_model.json_schema.validator import is_valid, validator_of
+from offline_model.json_schema.validator import is_valid, pattern_matches, validator_of
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
@@ -26,11 +26,15 @@ SPARSE_DEPTH = 4
 MAX_TRIES = 24
 # Schemas that are visited for one value.
 MAX_VISITS = 5_000
+# Items of an array, and properties of an object.
+MAX_SIZE = 2_000
+# Stands for a value that could not be generated; None is a value.
+NO_VALUE = object()
 
 # The keywords from which the type of a schema without `type` is guessed.
 TYPE_HINTS = {
     "object": {"properties", "required", "additionalProperties", "patternProperties", "minProperties"},
-    "array": {"items", "prefixItems", "minItems", "uniqueItems", "contains"},
+    "array": {"items", "prefixItems", "minItems", "uniqueItems"},
     "number": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"},
 }
 
@@ -53,7 +57,7 @@ def generate(schema: Schema, source: ValueSource, seed: int = 0) -> Any:
         schema = dict(validator.schema)  # type: ignore[arg-type]  # the request's validation allows objects only
         generator = ValueGenerator(schema, validator, source)
         for variant in range(MAX_TRIES):
-            for value in itertools.islice(generator.values(schema, "", 0, seed + variant), MAX_TRIES):
+            for value in islice(generator.values(schema, "", 0, seed + variant), MAX_TRIES):
                 if is_valid(validator, schema, value):
                     return value
     except (RecursionError, OverflowError):
@@ -62,7 +66,10 @@ def generate(schema: Schema, source: ValueSource, seed: int = 0) -> Any:
 
 
 class ValueGenerator:
-    """Walks one schema and yields candidates, best first. jsonschema decides which of them fit."""
+    """Walks one schema and yields candidates, best first. jsonschema decides which of them fit.
+
+    No candidate is made for `contains` and `propertyNames`, which OpenAI's structured outputs do not have.
+    """
 
     def __init__(self, root: Schema, validator: Validator, source: ValueSource) -> None:
         self.root = root
@@ -72,32 +79,30 @@ class ValueGenerator:
 
     def values(self, schema: Any, name: str, depth: int, seed: int) -> Iterator[Any]:
         self.visits_left -= 1
-        if self.visits_left < 0 or depth > MAX_DEPTH:
+        if self.visits_left < 0 or depth > MAX_DEPTH or schema is False:
             return
         if schema is True or schema == {}:
             yield from self.source.texts(name, {})[:3] or ["text"]
-        elif isinstance(schema, dict):
-            yield from self.of_schema(schema, name, depth, seed)
-
-    def of_schema(self, schema: Schema, name: str, depth: int, seed: int) -> Iterator[Any]:
-        if "const" in schema:
+        elif "const" in schema:
             yield schema["const"]
         elif "enum" in schema:
             yield from self.enum(schema, name, seed)
         elif "$ref" in schema:
-            rest = {key: value for key, value in schema.items() if key != "$ref"}
-            target = resolve(self.root, schema["$ref"])
+            target, rest = resolve(self.root, schema["$ref"]), without(schema, "$ref")
             yield from self.values(merged(target, rest), name, depth + 1, seed)
         elif "anyOf" in schema or "oneOf" in schema:
             yield from self.branches(schema, name, depth, seed)
         elif "allOf" in schema:
-            rest = {key: value for key, value in schema.items() if key != "allOf"}
-            yield from self.values(reduce(merged, schema["allOf"], rest), name, depth + 1, seed)
+            whole = reduce(merged, schema["allOf"], without(schema, "allOf"))
+            yield from self.values(whole, name, depth + 1, seed)
         else:
-            if "if" in schema:
-                yield from self.conditional(schema, name, depth, seed)
             for kind in self.kinds(schema, depth):
                 yield from self.of_kind(kind, schema, name, depth, seed)
+
+    def valid_values(self, schema: Any, name: str, depth: int, seed: int) -> Iterator[Any]:
+        for value in islice(self.values(schema, name, depth, seed), 80):
+            if is_valid(self.validator, schema, value):
+                yield value
 
     def enum(self, schema: Schema, name: str, seed: int) -> Iterator[Any]:
         options = list(schema["enum"])
@@ -108,21 +113,16 @@ class ValueGenerator:
     def branches(self, schema: Schema, name: str, depth: int, seed: int) -> Iterator[Any]:
         """One branch after the other; deep in the schema the simplest first, so that recursion ends."""
         key = "anyOf" if "anyOf" in schema else "oneOf"
-        rest = {each: value for each, value in schema.items() if each != key}
         branches = [branch for branch in schema[key] if branch is not False]
         if depth >= SPARSE_DEPTH or not self.source.should_fill(name, schema):
             branches.sort(key=lambda branch: len(str(branch)) if "$ref" not in str(branch) else 10**6)
         else:
             branches.sort(key=lambda branch: isinstance(branch, dict) and branch.get("type") == "null")
         for branch in branches:
-            for value in itertools.islice(self.values(merged(rest, branch), name, depth + 1, seed), 30):
+            whole = merged(without(schema, key), branch)
+            for value in islice(self.values(whole, name, depth + 1, seed), 30):
                 if is_valid(self.validator, schema, value):
                     yield value
-
-    def conditional(self, schema: Schema, name: str, depth: int, seed: int) -> Iterator[Any]:
-        rest = {key: value for key, value in schema.items() if key not in {"if", "then", "else"}}
-        for parts in ([schema["if"], schema.get("then", True)], [schema.get("else", True)]):
-            yield from self.values(reduce(merged, parts, rest), name, depth + 1, seed)
 
     def kinds(self, schema: Schema, depth: int) -> list[str]:
         """The types that a value may have, from `type` or guessed from the other keywords."""
@@ -142,18 +142,9 @@ class ValueGenerator:
             yield None
         elif kind == "array":
             yield from self.object_for_each_item(schema, name, depth, seed)
-            yield from array(
-                schema, name, depth, seed, self.valid_values, self.default_length(schema, name, depth)
-            )
+            yield from self.arrays(schema, name, depth, seed)
         elif kind == "object":
-            yield from object_(
-                schema, depth, seed, self.valid_values, lambda each, part: self.should_fill(each, part, depth)
-            )
-
-    def valid_values(self, schema: Any, name: str, depth: int, seed: int) -> Iterator[Any]:
-        for value in itertools.islice(self.values(schema, name, depth, seed), 80):
-            if is_valid(self.validator, schema, value):
-                yield value
+            yield from self.objects(schema, depth, seed)
 
     def object_for_each_item(self, schema: Schema, name: str, depth: int, seed: int) -> Iterator[list[Any]]:
         """An array of objects, one for each item that the question lists."""
@@ -167,6 +158,25 @@ class ValueGenerator:
         if found and None not in found:
             yield found
 
+    def arrays(self, schema: Schema, name: str, depth: int, seed: int) -> Iterator[list[Any]]:
+        low, high = int(schema.get("minItems", 0)), int(schema.get("maxItems", MAX_SIZE))
+        if low > MAX_SIZE:
+            raise InvalidSchema(f"an array of {low} items is too long")
+        prefix, rest = schema.get("prefixItems", []), schema.get("items", True)
+        if isinstance(rest, list):  # the older form of prefixItems
+            prefix, rest = rest, schema.get("additionalItems", True)
+        unique = bool(schema.get("uniqueItems"))
+        usual = self.default_length(schema, name, depth)
+        for length in dict.fromkeys([max(low, min(usual, high)), max(low, min(1, high)), low]):
+            found: list[Any] = []
+            for index, part in enumerate([*prefix[:length], *[rest] * (length - len(prefix))]):
+                value = self.next_value(part, name, depth + 1, seed + index, found, unique)
+                if value is NO_VALUE:
+                    break
+                found.append(value)
+            if len(found) >= low:
+                yield found
+
     def default_length(self, schema: Schema, name: str, depth: int) -> int:
         """How many items an array has: one for each text that the conversation has, at most three."""
         items = schema.get("items")
@@ -174,5 +184,57 @@ class ValueGenerator:
             return 0 if depth >= SPARSE_DEPTH else 1
         return min(3, len(self.source.texts(name, items)) or 1) if items.get("type") == "string" else 3
 
+    def objects(self, schema: Schema, depth: int, seed: int) -> Iterator[dict[str, Any]]:
+        """First with every property that is wanted, then with the required ones only, then with all."""
+        properties, required = schema.get("properties", {}), schema.get("required", [])
+        low, high = int(schema.get("minProperties", 0)), int(schema.get("maxProperties", MAX_SIZE))
+        if low > MAX_SIZE:
+            raise InvalidSchema(f"an object of {low} properties is too large")
+        optional = [each for each in properties if each not in required]
+        wanted = [each for each in optional if self.should_fill(each, properties[each], depth)]
+        # Names for properties that minProperties asks for without naming them.
+        more = [*optional, *(f"item_{number}" for number in range(1, low + 1))]
+        for chosen in [*([wanted[: max(0, high - len(required))]] if wanted else []), [], optional]:
+            names = [name for name in properties if name in required or name in chosen]
+            names += [name for name in required if name not in properties]
+            names += [name for name in more if name not in names][: max(0, low - len(names))]
+            found: dict[str, Any] = {}
+            for name in names:
+                part = property_schema(schema, name)
+                value = self.next_value(part, name, depth + 1, seed, list(found.values()), False)
+                if value is not NO_VALUE:
+                    found[name] = value
+            if found.keys() >= set(required):
+                yield found
+
     def should_fill(self, name: str, schema: Any, depth: int) -> bool:
         return depth < SPARSE_DEPTH and isinstance(schema, dict) and self.source.should_fill(name, schema)
+
+    def next_value(
+        self, schema: Any, name: str, depth: int, seed: int, taken: list[Any], unique: bool
+    ) -> Any:
+        """The first value that is not in `taken`, else one that is, unless it has to be `unique`."""
+        known = {json.dumps(each, sort_keys=True) for each in taken}
+        fallback: Any = NO_VALUE
+        for turn in range(4 if unique else 1):
+            candidates = self.valid_values(schema, name, depth, seed + turn)
+            for value in islice(candidates, 60 if unique else 6):
+                # Equal numbers in one object are plausible, equal texts are not.
+                if json.dumps(value, sort_keys=True) not in known or not (unique or isinstance(value, str)):
+                    return value
+                fallback = fallback if unique or fallback is not NO_VALUE else value
+        return fallback
+
+
+def without(schema: Schema, keyword: str) -> Schema:
+    return {key: value for key, value in schema.items() if key != keyword}
+
+
+def property_schema(schema: Schema, name: str) -> Any:
+    """The schema of a property: by its name, by the patterns that match it, or for additional properties."""
+    parts = [schema["properties"][name]] if name in schema.get("properties", {}) else []
+    patterns = schema.get("patternProperties", {}).items()
+    parts += [part for pattern, part in patterns if pattern_matches(pattern, name)]
+    if not parts:
+        return schema.get("additionalProperties", True)
+    return parts[0] if len(parts) == 1 else {"allOf": parts}

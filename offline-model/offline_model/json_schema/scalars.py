@@ -36,13 +36,20 @@ FORMAT_EXAMPLES: dict[str, Callable[[int], str]] = {
 
 def numbers(schema: dict[str, Any], offered: Iterable[Number], whole: bool, seed: int) -> Iterator[Number]:
     """Candidates, best first: numbers from the conversation, then numbers that fit the bounds."""
-    for number in offered:
-        yield from as_number(number, whole)
+    for number in itertools.chain(offered, numbers_in_bounds(schema, whole, seed)):
+        # A whole float is the same number in JSON as an integer.
+        if isinstance(number, float) and number.is_integer() and abs(number) <= 2**53:
+            yield int(number)
+        elif isinstance(number, int) or (math.isfinite(number) and not whole):
+            yield number
+
+
+def numbers_in_bounds(schema: dict[str, Any], whole: bool, seed: int) -> Iterator[Number]:
     low = max((schema[key] for key in ("minimum", "exclusiveMinimum") if key in schema), default=None)
     high = min((schema[key] for key in ("maximum", "exclusiveMaximum") if key in schema), default=None)
     step = schema.get("multipleOf")
     if step:
-        yield from multiples(step, low, high, whole, seed)
+        yield from multiples(step, low, high, seed)
         return
     start = low if low is not None else min(1, high) if high is not None else 1
     candidates: list[Number] = [start + seed % 7, start, start + 1, math.ceil(start), math.floor(start)]
@@ -51,31 +58,17 @@ def numbers(schema: dict[str, Any], offered: Iterable[Number], whole: bool, seed
         candidates = [math.floor(middle) + seed % 2 if whole else middle, *candidates]
     if high is not None:
         candidates += [(start + high) / 2, high, high - 1, math.floor(high)]
-    for candidate in candidates:
-        yield from as_number(candidate, whole)
+    yield from candidates
 
 
-def as_number(number: Number, whole: bool) -> Iterator[Number]:
-    """The number if it is of the kind; a whole float as an integer, which is the same number in JSON."""
-    if isinstance(number, float) and not math.isfinite(number):
-        return
-    if isinstance(number, int) or not number.is_integer() or abs(number) > 2**53:
-        if not (whole and isinstance(number, float)):
-            yield number
-    else:
-        yield int(number)
-
-
-def multiples(
-    step: Number, low: Number | None, high: Number | None, whole: bool, seed: int
-) -> Iterator[Number]:
+def multiples(step: Number, low: Number | None, high: Number | None, seed: int) -> Iterator[Number]:
     exact = Fraction(str(step))
     first = math.ceil(Fraction(str(low)) / exact) if low is not None else 0
     if low is None and high is not None:
         first = min(0, math.floor(Fraction(str(high)) / exact))
     for count in [first + seed % 5, *range(first, first + 40)]:
         value = exact * count
-        yield from as_number(int(value) if value.denominator == 1 else float(value), whole)
+        yield int(value) if value.denominator == 1 else float(value)
 
 
 class ShortRepeats(random.Random):
@@ -100,17 +93,12 @@ def strings(schema: dict[str, Any], offered: Iterable[str], seed: int) -> Iterat
     for text in itertools.islice(offered, 40):
         if fixed or low <= len(text) <= high:
             yield text
-    yield from by_format(schema, seed)
+    if make := FORMAT_EXAMPLES.get(schema.get("format", "")):
+        yield from (make(seed + number) for number in range(8))
     yield from by_pattern(schema, low, seed)
     for text in offered:
         yield fitted(text, low, high)
     yield fitted("Not known." if seed == 0 else f"Not known ({seed}).", low, high)
-
-
-def by_format(schema: dict[str, Any], seed: int) -> Iterator[str]:
-    make = FORMAT_EXAMPLES.get(schema.get("format", ""))
-    if make is not None:
-        yield from (make(seed + number) for number in range(8))
 
 
 def by_pattern(schema: dict[str, Any], low: int, seed: int) -> Iterator[str]:
@@ -136,6 +124,4 @@ def fitted(text: str, low: int, high: int) -> str:
         cut = text[:high]
         short = cut.rsplit(" ", 1)[0]
         text = short if low <= len(short) and short else cut
-    while len(text) < low:
-        text = f"{text} {text}"[: max(low, 1)] if len(text) * 2 + 1 > low else f"{text} {text}"
-    return text
+    return text if len(text) >= low else " ".join([text] * (low // len(text) + 1))[:low]

@@ -1,4 +1,4 @@
-"""Schemas: resolve their references, and merge two that both apply into one."""
+"""Schemas: check and resolve their references, and merge two that both apply into one."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,8 +8,6 @@ MAX_DEPTH = 50
 UNSUPPORTED = ("$dynamicRef", "$recursiveRef", "$dynamicAnchor", "unevaluatedProperties")
 # Keywords whose values are data, not schemas.
 DATA_KEYWORDS = {"const", "enum", "default", "examples"}
-# Keywords whose schemas apply to the same value as the schema around them.
-IN_PLACE_KEYWORDS = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else")
 
 Schema = dict[str, Any]
 
@@ -33,7 +31,7 @@ def check_references(schema: Any) -> None:
             if part is not schema and isinstance(part.get(keyword), str):
                 raise InvalidSchema(f"{keyword} is not supported inside a schema")
         if isinstance(part.get("$ref"), str):
-            check_cycle(schema, part, ())
+            resolve(schema, part["$ref"])
 
 
 def subschemas(node: Any, depth: int) -> Iterator[dict[str, Any]]:
@@ -48,22 +46,6 @@ def subschemas(node: Any, depth: int) -> Iterator[dict[str, Any]]:
     elif isinstance(node, list):
         for value in node:
             yield from subschemas(value, depth + 1)
-
-
-def check_cycle(root: Any, part: Any, trail: tuple[str, ...]) -> None:
-    """Follow the references that apply to the same value. The validator would follow a cycle for ever."""
-    if isinstance(part, list):
-        for each in part:
-            check_cycle(root, each, trail)
-    if not isinstance(part, dict):
-        return
-    reference = part.get("$ref")
-    if isinstance(reference, str):
-        if reference in trail or len(trail) > MAX_DEPTH:
-            raise InvalidSchema(f"the reference {reference[:100]!r} leads back to itself")
-        check_cycle(root, resolve(root, reference), (*trail, reference))
-    for keyword in IN_PLACE_KEYWORDS:
-        check_cycle(root, part.get(keyword), trail)
 
 
 def resolve(root: Any, reference: str) -> Any:

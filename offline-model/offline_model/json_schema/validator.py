@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from offline_model.json_schema.schemas import InvalidSchema, check_references
+from offline_model.json_schema.schemas import DATA_KEYWORDS, InvalidSchema, check_references
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
     from jsonschema.protocols import Validator
-from offline_model.json_schema.schemas import DATA_KEYWORDS
 
 # jsonschema is imported inside functions: most requests have no schema, and the start is quicker without.
 # Its keywords for patterns use `re`, which may take for ever for `(a|a)*b`; ours use RE2.

@@ -4,21 +4,18 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from offline_model.conversation.messages import Conversation
+from offline_model.conversation import Conversation
 from offline_model.corpus.terms import SYNTAX_WORDS, stems, terms, topic
 
 DEFAULT_STEPS = 5
 MAX_QUERY_WORDS = 8
 
-NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 EXHAUSTIVE = re.compile(r"\bas deeply as (?:you|possible)|\bexhaustively\b", re.IGNORECASE)
 # "Research as deeply as you can:" says how to search, so it is removed before the terms are read.
 EXHAUSTIVE_PREFIX = re.compile(rf"^[^:\n]{{0,60}}(?:{EXHAUSTIVE.pattern})[^:\n]*:", re.IGNORECASE)
 LITERAL_QUERY = re.compile(r"\bsearch for:\s*([^\n]+)", re.IGNORECASE)
 URL = re.compile(r"https?://[^\s\"'<>)\]]*[^\s\"'<>)\].,;:!?]")
-STEP_LIMIT = re.compile(
-    rf"\bat most (\d+|{'|'.join(NUMBER_WORDS)}) (?:tool )?(?:steps?|calls?)\b", re.IGNORECASE
-)
+STEP_LIMIT = re.compile(r"\bat most (\d{1,6}) (?:tool )?(?:steps?|calls?)\b", re.IGNORECASE)
 # The groups of each alternative are the two things that are compared.
 COMPARISON = re.compile(
     r"\bbetween (.{1,100}?) and (.{1,100})|\bcompar\w+ (?:of )?(.{1,100}?) (?:and|with|to) (.{1,100})"
@@ -114,12 +111,6 @@ def reword_query(conversation: Conversation, query: str) -> str:
 
 def step_limit(conversation: Conversation) -> int:
     """The number of steps that the system prompt allows, else DEFAULT_STEPS."""
-    limits = [
-        found
-        for turn in conversation.turns
-        if turn.role == "system"
-        for found in STEP_LIMIT.findall(turn.text)
-    ]
-    if not limits:
-        return DEFAULT_STEPS
-    return int(limits[-1]) if limits[-1].isdigit() else NUMBER_WORDS.index(limits[-1].lower())
+    prompt = "\n".join(turn.text for turn in conversation.turns if turn.role == "system")
+    limits = STEP_LIMIT.findall(prompt)
+    return int(limits[-1]) if limits else DEFAULT_STEPS

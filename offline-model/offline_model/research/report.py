@@ -2,10 +2,10 @@
 
 from functools import lru_cache
 
-from offline_model.conversation.documents import end_sentence
-from offline_model.conversation.messages import Conversation
+from offline_model.conversation import Conversation
 from offline_model.corpus.ranking import Hit, TokenizedPassage
 from offline_model.corpus.terms import stems
+from offline_model.research.documents import end_sentence
 from offline_model.research.query_planning import QueryPlan
 from offline_model.research.tool_results import ResearchResults, quotable_sentences
 

@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from offline_model.conversation.documents import INJECTED_INSTRUCTION, clean_sentences
-from offline_model.conversation.messages import ToolResult
-from offline_model.conversation.tool_selection import SEARCH_WORDS
+from offline_model.conversation import ToolResult
 from offline_model.corpus.plain_text import prose_sentences
 from offline_model.corpus.terms import stems
+from offline_model.research.documents import INJECTED_INSTRUCTION, MAX_CHARACTERS, clean_sentences
 
-MAX_CHARACTERS = 20_000
 MAX_RESULTS = 50
 
+SEARCH_WORDS = frozenset(stems("search lookup retrieve find wiki wikipedia web internet knowledge browse"))
 RESULT_START = re.compile(r"^\[(\d{1,4})\] ", re.MULTILINE)
 PAGE_HEAD = re.compile(r"\[(\d{1,4})\] [^\n]*\n(?:https?://\S+\n)?")
 NO_RESULTS = re.compile(r"^\W*(?:no|nothing|0)\b.{0,20}\b(?:results?|found|matches)\b", re.IGNORECASE)

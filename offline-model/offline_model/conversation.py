@@ -31,8 +31,7 @@ class Tool:
 
     @property
     def required(self) -> list[str]:
-        names: list[str] = self.schema.get("required", [])
-        return names
+        return list(self.schema.get("required", []))
 
     @property
     def properties(self) -> dict[str, Any]:

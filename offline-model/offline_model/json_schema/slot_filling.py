@@ -1,11 +1,13 @@
 """Slot filling: find values for the fields of a schema in what the conversation says."""
 
 import re
-from functools import cached_property, partial
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
-from offline_model.conversation.documents import Document
-from offline_model.conversation.extraction import (
+from offline_model.conversation import Conversation, parse_json
+from offline_model.corpus.terms import stems
+from offline_model.json_schema.extraction import (
     FORMAT_PATTERNS,
     NUMBER,
     Number,
@@ -19,10 +21,9 @@ from offline_model.conversation.extraction import (
     quoted_in,
     subject_of,
 )
-from offline_model.conversation.messages import Conversation, parse_json
-from offline_model.corpus.terms import stems
 from offline_model.json_schema.scalars import FORMAT_EXAMPLES
 from offline_model.json_schema.schemas import Schema
+from offline_model.research.documents import Document
 
 # The part of a conversation that regular expressions search.
 MAX_CHARACTERS = 50_000
@@ -51,9 +52,9 @@ class SlotValues:
     def __init__(
         self,
         conversation: Conversation,
-        documents: list[Document],
+        documents: Sequence[Document] = (),
         *,
-        fill_from_documents: bool,
+        fill_from_documents: bool = False,
         answer: str = "",
         item: str = "",
     ) -> None:
@@ -73,10 +74,8 @@ class SlotValues:
         parts = [part for part in LIST_SEPARATOR.split(listed.strip(" \n.?!")) if part]
         if len(parts) < 2 or any(len(part.split()) > MAX_WORDS_OF_ITEM for part in parts):
             return []
-        for_item = partial(
-            SlotValues, self.conversation, self.documents, fill_from_documents=self.fill_from_documents
-        )
-        return [for_item(item=part) for part in parts]
+        given, fill = (self.conversation, self.documents), self.fill_from_documents
+        return [SlotValues(*given, fill_from_documents=fill, item=part) for part in parts]
 
     def texts(self, name: str, schema: Schema) -> list[str]:
         found = [*self.stated_values(name), *self.extract(name, schema)]

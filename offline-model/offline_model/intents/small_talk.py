@@ -1,15 +1,20 @@
-"""Memory: answer from what was said earlier in the conversation."""
+"""Small talk: greetings, and questions about what was said earlier in the conversation."""
 
 import re
 from collections.abc import Callable, Iterable
 
-from offline_model.conversation.extraction import sentences_in
-from offline_model.conversation.messages import Conversation, Reply
-from offline_model.conversation.slot_filling import SlotValues
+from offline_model.conversation import Conversation, Reply
 from offline_model.corpus.terms import stems, terms
+from offline_model.json_schema.extraction import sentences_in
+from offline_model.json_schema.slot_filling import SlotValues
 
-ORDER = 70
+ORDER = 60
 
+GREETING = re.compile(
+    r"\W*(?:(?:hello|hi|hey|hallo|greetings|good (?:morning|day|afternoon|evening))(?:\s+there)?"
+    r"|how are you\b.*|thanks?(?: you)?.*|bye|goodbye|who are you|what are you|what can you do|help)\W*",
+    re.IGNORECASE,
+)
 STATEMENT = re.compile(
     r"^(?:my|i am|i'm|i live|i work|i like|i have|we are|our|remember|note that|call me)\b", re.IGNORECASE
 )
@@ -29,6 +34,12 @@ MIN_COVERAGE = 0.75
 
 def reply(conversation: Conversation) -> Reply | None:
     question = conversation.question
+    if GREETING.fullmatch(question):
+        opening = conversation.choose(["Hello!", "Hi!", "Good day!", "Welcome!"])
+        return Reply(
+            f"{opening} I am the offline model of this course. I answer from the course's pages and "
+            "from Python's own documentation, and I say so when they do not have an answer."
+        )
     if EARLIER_MESSAGE.search(question):
         earlier = [turn.text for turn in conversation.turns if turn.role == "user"][:-1]
         if earlier:
@@ -48,7 +59,7 @@ def stated_value(conversation: Conversation) -> Reply | None:
     """The value of a key in the conversation: `Which city?` for {"city": "Paris"}."""
     covers = coverage_test(conversation)
     asked = set(terms(conversation.question))
-    for key, value in SlotValues(conversation, [], fill_from_documents=False).pairs:
+    for key, value in SlotValues(conversation).pairs:
         if describes_tool(key, conversation) or value.endswith("?"):
             continue
         named = stems(key)
@@ -97,8 +108,8 @@ def not_said(question: str) -> Reply | None:
     return None
 
 
-def is_about_user(question: str) -> bool:
-    """Whether a text asks about, or states, something of the user or of the conversation itself."""
-    if EARLIER_MESSAGE.search(question) or OWN_FACT.match(question):
+def is_small_talk(question: str) -> bool:
+    """Whether a text greets, or asks about or states something of the user or of the conversation itself."""
+    if GREETING.fullmatch(question) or EARLIER_MESSAGE.search(question) or OWN_FACT.match(question):
         return True
     return STATEMENT.match(question) is not None and "?" not in question

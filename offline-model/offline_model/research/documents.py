@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from offline_model.conversation.messages import Conversation, ToolResult, parse_json
+from offline_model.conversation import Conversation, ToolResult, parse_json
 from offline_model.corpus.plain_text import sentences, split_sentences, strip_markup
 
 # Instructions for a model inside a text. Answers never quote them.
@@ -31,15 +31,16 @@ class Document:
 
 def documents_for(conversation: Conversation) -> list[Document]:
     """The documents that tools returned, else the best three of the corpus."""
-    returned = [
-        document
-        for result in conversation.results
-        for document in documents_in(result) or text_document(result)
-    ]
+    returned: list[Document] = []
+    for result in conversation.results:
+        found = documents_in(result)
+        if not found and (text := clean_sentences(result.text)):
+            found = [Document(result.call.name, "", text)]
+        returned += found
     if returned:
         return returned
-    found = conversation.corpus.search(conversation.question)
-    return [Document(each.title, each.location, each.sentences) for each in found[:3]]
+    hits = conversation.corpus.search(conversation.question)
+    return [Document(hit.title, hit.location, hit.sentences) for hit in hits[:3]]
 
 
 def documents_in(result: ToolResult) -> list[Document]:
@@ -52,11 +53,6 @@ def documents_in(result: ToolResult) -> list[Document]:
         return []
     documents = [to_document(each) for each in value[:MAX_DOCUMENTS] if isinstance(each, dict)]
     return [each for each in documents if each is not None]
-
-
-def text_document(result: ToolResult) -> list[Document]:
-    text = clean_sentences(result.text)
-    return [Document(result.call.name, "", text)] if text else []
 
 
 def to_document(value: dict[str, Any]) -> Document | None:
