@@ -9,11 +9,9 @@ See:       docs/01-basic-api.md, and http://127.0.0.1:8000/docs in a browser
 import asyncio
 import json
 import logging
-import re
 import sys
-import uuid
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import aclosing, asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Any, cast
 
@@ -29,12 +27,12 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_openai import ChatOpenAI
 from pydantic import AfterValidator, BaseModel, Field, JsonValue, SecretStr, ValidationError
 from pydantic_settings import BaseSettings
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 VERSION = "1.0.0"
 log = logging.getLogger("uvicorn.error")
+# What a call to the model raises when it is too slow, or fails.
+MODEL_ERRORS = (TimeoutError, openai.OpenAIError, httpx2.HTTPError, json.JSONDecodeError)
 
 
 class Settings(BaseSettings):  # each field is the environment variable of the same name in capitals
@@ -70,17 +68,6 @@ class AgentResponse(BaseModel):
     model: str
 
 
-class Problem(BaseModel):
-    """An error in the format of RFC 9457. The log has more about it, under the same request id."""
-
-    type: str = "about:blank"
-    title: str
-    status: int
-    detail: str
-    request_id: str
-    errors: list[dict[str, str]] | None = None
-
-
 class Agent:
     """A prompt, a model, and the last known state of the model."""
 
@@ -113,65 +100,34 @@ def prompt_variables(body: AgentRequest) -> dict[str, str]:
     return {"query": body.query, "context": json.dumps(body.context, ensure_ascii=False)}
 
 
-class RequestContextMiddleware:
-    """Gives every request an id, which its response and its log lines carry."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        if scope["method"] == "HEAD":  # answered like GET; uvicorn leaves out the body
-            scope = {**scope, "method": "GET"}
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else uuid.uuid4().hex
-        scope["state"]["request_id"] = request_id
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
-            await send(message)
-
-        await self.app(scope, receive, send_with_headers)
-
-
-def problem(request: Request, error: Exception) -> dict[str, Any]:
-    """Describe an error, but never by the text of an unexpected exception, which may hold a key."""
-    status, detail, errors = 500, "Something went wrong; the log has the details.", None
+def problem(error: Exception) -> dict[str, Any]:
+    """Describe an error in the format of RFC 9457, in our own words: an exception's text may hold a key."""
+    errors = {}
     if isinstance(error, HTTPException):
         status, detail = error.status_code, error.detail
     elif isinstance(error, RequestValidationError):
         status, detail = 422, "The request is not valid."
-        errors = [{"field": ".".join(map(str, e["loc"][1:])), "message": e["msg"]} for e in error.errors()]
-    title, request_id = HTTPStatus(status).phrase, request.state.request_id
-    body = Problem(title=title, status=status, detail=detail, request_id=request_id, errors=errors)
-    return body.model_dump(exclude_none=True)
+        fields = [{"field": ".".join(map(str, e["loc"][1:])), "message": e["msg"]} for e in error.errors()]
+        errors = {"errors": fields}
+    elif isinstance(error, TimeoutError | openai.APITimeoutError):
+        status, detail = 504, f"The model did not answer within {settings.timeout_seconds:g} s."
+    elif isinstance(error, MODEL_ERRORS):
+        status, detail = 502, "The model failed, or could not be reached."
+        log.error("The model failed: %r", error)
+    else:
+        status, detail = 500, "Something went wrong; the log has the details."
+    title = HTTPStatus(status).phrase
+    return {"type": "about:blank", "title": title, "status": status, "detail": detail} | errors
 
 
 async def problem_response(request: Request, error: Exception) -> Response:
-    body, headers = problem(request, error), getattr(error, "headers", None)
-    if headers == {"Allow": "GET"}:
-        headers = {"Allow": "GET, HEAD"}
+    body, headers = problem(error), getattr(error, "headers", None)
     # json.dumps escapes all but ASCII, so that even a field name with a lone surrogate can be sent.
     return Response(json.dumps(body), body["status"], headers, media_type="application/problem+json")
 
 
-@contextmanager
-def translate_model_errors(request: Request) -> Iterator[None]:
-    """Turn a model that is too slow into a 504 and one that fails into a 502; the log gets the cause."""
-    try:
-        yield
-    except (TimeoutError, openai.APITimeoutError):
-        raise HTTPException(504, f"The model did not answer within {settings.timeout_seconds:g} s.") from None
-    except (openai.OpenAIError, httpx2.HTTPError, json.JSONDecodeError) as error:
-        log.error("request %s: the model failed: %r", request.state.request_id, error)
-        raise HTTPException(502, "The model failed, or could not be reached.") from None
-
-
 @asynccontextmanager
-async def lifespan(api: FastAPI) -> AsyncIterator[dict[str, Agent]]:
+async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Agent]]:
     agent = Agent()
     await agent.check_model()
     yield {"agent": agent}
@@ -182,25 +138,25 @@ async def get_agent(request: Request) -> Agent:
 
 
 CurrentAgent = Annotated[Agent, Depends(get_agent)]
-problem_schema = {"application/problem+json": {"schema": Problem.model_json_schema()}}
-api = FastAPI(
+ERRORS = (HTTPException, RequestValidationError, *MODEL_ERRORS, Exception)
+problem_schema = {"description": "A problem", "content": {"application/problem+json": {}}}
+app = FastAPI(
     title="A basic agent API",
     version=VERSION,
     lifespan=lifespan,
-    responses={"default": {"description": "A problem", "content": problem_schema}},
-    exception_handlers=dict.fromkeys((HTTPException, RequestValidationError, Exception), problem_response),
+    responses={"default": problem_schema},
+    exception_handlers=dict.fromkeys(ERRORS, problem_response),
 )
-api.openapi_version = "3.2.0"  # the first version that can describe the events of a stream
-app = RequestContextMiddleware(api)
+app.openapi_version = "3.2.0"  # the first version that can describe the events of a stream
 
 
-@api.get("/health")
+@app.get("/health")
 async def health(agent: CurrentAgent) -> dict[str, Any]:
     """Liveness: this process runs its event loop. Awaits nothing; shows the last known state of the model."""
     return {"status": "healthy", "version": VERSION, "dependencies": {"model": agent.model_status}}
 
 
-@api.get("/ready")
+@app.get("/ready")
 async def ready(agent: CurrentAgent) -> dict[str, bool]:
     """Readiness: the model answers, so a request sent here now has a chance; else 503."""
     if await agent.check_model() != "ok":
@@ -208,44 +164,39 @@ async def ready(agent: CurrentAgent) -> dict[str, bool]:
     return {"ready": True}
 
 
-@api.post("/v1/stream", response_class=EventSourceResponse)
+@app.post("/v1/stream", response_class=EventSourceResponse)
 async def stream(request: Request, agent: CurrentAgent, body: AgentRequest) -> AsyncIterator[ServerSentEvent]:
     """Stream the answer as `token` events, then `usage`; the last event is `done` or `error`."""
     deadline, reason = asyncio.get_running_loop().time() + settings.timeout_seconds, None
     try:
-        with translate_model_errors(request):
-            async with aclosing(agent.chain.astream(prompt_variables(body))) as chunks:  # type: ignore[type-var]
-                while True:
-                    # The timeout covers the wait for the model, and never a yield (PEP 789 says why).
-                    async with asyncio.timeout_at(deadline):
-                        if (chunk := await anext(chunks, None)) is None:
-                            break
-                    if chunk.text:
-                        yield ServerSentEvent(event="token", data={"text": chunk.text})
-                    if used := chunk.usage_metadata:
-                        tokens = {
-                            "prompt_tokens": used["input_tokens"],
-                            "completion_tokens": used["output_tokens"],
-                        }
-                        yield ServerSentEvent(event="usage", data=tokens)
-                    reason = chunk.response_metadata.get("finish_reason", reason)
+        async with aclosing(agent.chain.astream(prompt_variables(body))) as chunks:  # type: ignore[type-var]
+            while True:
+                # The timeout covers the wait for the model, and never a yield (PEP 789 says why).
+                async with asyncio.timeout_at(deadline):
+                    if (chunk := await anext(chunks, None)) is None:
+                        break
+                if chunk.text:
+                    yield ServerSentEvent(event="token", data={"text": chunk.text})
+                if used := chunk.usage_metadata:
+                    data = {"prompt_tokens": used["input_tokens"], "completion_tokens": used["output_tokens"]}
+                    yield ServerSentEvent(event="usage", data=data)
+                reason = chunk.response_metadata.get("finish_reason", reason)
         if reason is None:
             raise HTTPException(502, "The model's answer broke off.")
         yield ServerSentEvent(event="done", data={"reason": reason})
-    except HTTPException as error:
-        yield ServerSentEvent(event="error", data={"problem": problem(request, error)})
+    except (HTTPException, *MODEL_ERRORS) as error:
+        yield ServerSentEvent(event="error", data={"problem": problem(error)})
 
 
-@api.post("/v1/invoke", response_model=AgentResponse, responses={200: {"content": {"text/event-stream": {}}}})
+@app.post("/v1/invoke", response_model=AgentResponse, responses={200: {"content": {"text/event-stream": {}}}})
 async def invoke(request: Request, agent: CurrentAgent, body: AgentRequest) -> AgentResponse | Response:
     """Return the whole answer; or with `"stream": true` the events of /v1/stream."""
     if body.stream:
         events = stream(request, agent, body)
         encoded = (format_sse_event(event=e.event, data_str=json.dumps(e.data)) async for e in events)
         return EventSourceResponse(encoded)
-    with translate_model_errors(request):
-        async with asyncio.timeout(settings.timeout_seconds):
-            message = await cancel_on_disconnect(request, agent.chain.ainvoke(prompt_variables(body)))
+    async with asyncio.timeout(settings.timeout_seconds):
+        message = await cancel_on_disconnect(request, agent.chain.ainvoke(prompt_variables(body)))
     if message is None:
         return Response(status_code=499)  # nginx's status for a client that has left
     used = message.usage_metadata["total_tokens"] if message.usage_metadata else 0
@@ -267,5 +218,5 @@ async def cancel_on_disconnect(request: Request, answer: Coroutine[Any, Any, AIM
 
 if __name__ == "__main__":
     # h11 limits the size of a request's headers; uvicorn's other parser, httptools, does not.
-    options: dict[str, Any] = {"http": "h11", "h11_max_incomplete_event_size": 65_536}
-    uvicorn.run(app, host=settings.host, port=settings.port, access_log=False, **options)
+    bounds: dict[str, Any] = {"http": "h11", "h11_max_incomplete_event_size": 65_536}
+    uvicorn.run(app, host=settings.host, port=settings.port, access_log=False, **bounds)

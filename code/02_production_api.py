@@ -17,14 +17,14 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from http import HTTPMethod, HTTPStatus
 from multiprocessing import parent_process
 from typing import Annotated, Any, Literal, cast
 
-import h11
+import anyio
 import httpx2
 import limits
 import openai
@@ -42,15 +42,16 @@ from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, Sys
 from langchain_openai import ChatOpenAI
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import FixedWindowRateLimiter
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import MultiProcessCollector
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog import contextvars, processors, stdlib
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
+# What a call to the model raises when it is too slow, or fails.
+MODEL_ERRORS = (TimeoutError, openai.OpenAIError, httpx2.HTTPError, json.JSONDecodeError)
 PERSONA = "Answer briefly and exactly. The situation, as the caller describes it in JSON: "
 split_commas = BeforeValidator(lambda value: [part.strip() for part in value.split(",")] if value else [])
 Key = Annotated[SecretStr, Field(min_length=1)]  # no key is empty: API_KEYS="," is an error
@@ -100,11 +101,9 @@ for logger in (log, logging.getLogger("uvicorn")):
 
 requests_total = prometheus.Counter("agent_requests_total", "Requests", ["method", "endpoint", "status"])
 latency = prometheus.Histogram("agent_request_latency_seconds", "Until the last byte", ["method", "endpoint"])
-first_token = prometheus.Histogram("agent_time_to_first_token_seconds", "Until the first token of a stream")
 tokens_total = prometheus.Counter("agent_tokens_total", "Tokens used", ["model"])
 cache_total = prometheus.Counter("agent_cache_total", "Look-ups: hit, miss, shared", ["outcome"])
 shed_total = prometheus.Counter("agent_shed_total", "Requests shed under load")
-in_flight = prometheus.Gauge("agent_requests_in_flight", "Requests now", multiprocess_mode="livesum")
 
 
 def check_encodable(context: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -143,8 +142,7 @@ class Agent:
         )
         entries, seconds = settings.cache_max_entries, settings.cache_ttl_seconds
         self.cache: TTLCache[str, AIMessage] = TTLCache(entries, seconds)
-        self.slots = asyncio.Semaphore(settings.max_concurrency)
-        self.pending = 0  # calls that have a slot or wait for one
+        self.slots = anyio.Semaphore(settings.max_concurrency)
         self.started_at = time.monotonic()
         self.model_status = "unknown"
 
@@ -156,15 +154,11 @@ class Agent:
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
         """Run MAX_CONCURRENCY calls at once, let as many wait, and shed the rest with a 503."""
-        if self.pending >= 2 * settings.max_concurrency:
+        if self.slots.statistics().tasks_waiting >= settings.max_concurrency:
             shed_total.inc()
             raise HTTPException(503, "Too many requests are waiting.", {"Retry-After": "1"})
-        self.pending += 1
-        try:
-            async with self.slots:
-                yield
-        finally:
-            self.pending -= 1
+        async with self.slots:
+            yield
 
     async def answer(self, key: str, body: AgentRequest) -> AIMessage:
         """Join the call with the same key if one is under way, else make it."""
@@ -205,39 +199,29 @@ def count_tokens(message: AIMessage) -> dict[str, int]:
 
 
 def problem(request: Request, error: Exception) -> dict[str, Any]:
-    """Describe an error in the format of RFC 9457. The log has more about it, under the same request id.
-
-    The text of an unexpected exception is left out: it may hold a key.
-    """
-    status, detail, errors = 500, "Something went wrong; the log has the details.", {}
+    """Describe an error in the format of RFC 9457, in our own words: an exception's text may hold a key."""
+    errors = {}
     if isinstance(error, HTTPException):
         status, detail = error.status_code, error.detail
     elif isinstance(error, RequestValidationError):
         status, detail = 422, "The request is not valid."
         fields = [{"field": ".".join(map(str, e["loc"][1:])), "message": e["msg"]} for e in error.errors()]
         errors = {"errors": fields}
+    elif isinstance(error, TimeoutError | openai.APITimeoutError):
+        status, detail = 504, f"The model did not answer within {settings.timeout_seconds:g} s."
+    elif isinstance(error, MODEL_ERRORS):
+        status, detail = 502, "The model failed, or could not be reached."
+        log.error("the model failed", extra={"error": repr(error)})
+    else:
+        status, detail = 500, "Something went wrong; the log has the details."
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     return body | {"request_id": request.state.request_id} | errors
 
 
 async def problem_response(request: Request, error: Exception) -> Response:
     body, headers = problem(request, error), getattr(error, "headers", None)
-    if headers == {"Allow": "GET"}:
-        headers = {"Allow": "GET, HEAD"}
     # json.dumps escapes all but ASCII, so that even a field name with a lone surrogate can be sent.
     return Response(json.dumps(body), body["status"], headers, media_type="application/problem+json")
-
-
-@contextmanager
-def translate_model_errors() -> Iterator[None]:
-    """Turn a model that is too slow into a 504 and one that fails into a 502; the log gets the cause."""
-    try:
-        yield
-    except (TimeoutError, openai.APITimeoutError):
-        raise HTTPException(504, f"The model did not answer within {settings.timeout_seconds:g} s.") from None
-    except (openai.OpenAIError, httpx2.HTTPError, json.JSONDecodeError) as error:
-        log.error("the model failed", extra={"error": repr(error)})
-        raise HTTPException(502, "The model failed, or could not be reached.") from None
 
 
 class RequestContextMiddleware:
@@ -251,8 +235,6 @@ class RequestContextMiddleware:
             await self.app(scope, receive, send)
             return
         began, status = time.perf_counter(), 500
-        if scope["method"] == "HEAD":  # answered like GET; uvicorn leaves out the body
-            scope = {**scope, "method": "GET"}
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else uuid.uuid4().hex
         headers = {"X-Request-ID": request_id}
@@ -266,11 +248,9 @@ class RequestContextMiddleware:
                 MutableHeaders(scope=message).update(headers)
             await send(message)
 
-        in_flight.inc()
         try:
             await self.app(scope, receive, send_with_headers)
         finally:
-            in_flight.dec()
             record_request(scope, status, time.perf_counter() - began)
 
 
@@ -312,22 +292,18 @@ async def check_rate_limit(request: Request, caller: str) -> None:
         raise HTTPException(429, "Too many requests in this minute.", {"Retry-After": str(wait)})
 
 
-class BoundedRequest(Request):
-    """Reads the body within bounds of size and time."""
-
-    async def body(self) -> bytes:
-        if not hasattr(self, "_body"):
-            body, limit = bytearray(), settings.max_body_bytes
-            try:
-                async with asyncio.timeout(settings.body_seconds):
-                    async for piece in self.stream():
-                        body += piece
-                        if len(body) > limit:
-                            raise HTTPException(413, f"The body is larger than {limit} bytes.")
-            except TimeoutError:
-                raise HTTPException(408, f"The body took longer than {settings.body_seconds:g} s.") from None
-            self._body = bytes(body)
-        return self._body
+async def read_body(request: Request) -> None:
+    """Read the body within bounds of size and time, and keep it in the request, where FastAPI looks first."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(settings.body_seconds):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > settings.max_body_bytes:
+                    raise HTTPException(413, f"The body is larger than {settings.max_body_bytes} bytes.")
+    except TimeoutError:
+        raise HTTPException(408, f"The body took longer than {settings.body_seconds:g} s.") from None
+    request._body = bytes(body)
 
 
 class AuthenticatedRoute(APIRoute):
@@ -339,7 +315,8 @@ class AuthenticatedRoute(APIRoute):
         async def handle_authenticated(request: Request) -> Response:
             request.state.caller = identify(request)
             await check_rate_limit(request, request.state.caller)
-            return await handle(BoundedRequest(request.scope, request.receive))
+            await read_body(request)
+            return await handle(request)
 
         return handle_authenticated
 
@@ -351,8 +328,6 @@ async def lifespan(api: FastAPI) -> AsyncIterator[dict[str, Agent]]:
     gc.collect()
     gc.freeze()  # later collections skip all that the imports made
     yield {"agent": agent}
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]  # drops this worker's gauges
 
 
 async def get_agent(request: Request) -> Agent:
@@ -360,13 +335,14 @@ async def get_agent(request: Request) -> Agent:
 
 
 CurrentAgent = Annotated[Agent, Depends(get_agent)]
+ERRORS = (HTTPException, RequestValidationError, *MODEL_ERRORS, Exception)
 problem_schema = {"description": "A problem", "content": {"application/problem+json": {}}}
 api = FastAPI(
     title=settings.app_name,
     version=settings.app_version,
     lifespan=lifespan,
     responses={"default": problem_schema},
-    exception_handlers=dict.fromkeys((HTTPException, RequestValidationError, Exception), problem_response),
+    exception_handlers=dict.fromkeys(ERRORS, problem_response),
 )
 api.openapi_version = "3.2.0"  # the first version that can describe the events of a stream
 api.state.draining = False
@@ -417,28 +393,23 @@ v1 = APIRouter(prefix="/v1", route_class=AuthenticatedRoute, dependencies=key_in
 @v1.post("/stream", response_class=EventSourceResponse)
 async def stream(request: Request, agent: CurrentAgent, body: AgentRequest) -> AsyncIterator[ServerSentEvent]:
     """Stream the answer as `token` events, then `usage`; the last event is `done` or `error`."""
-    began, waiting, reason = time.perf_counter(), True, None
-    deadline = asyncio.get_running_loop().time() + settings.timeout_seconds
+    deadline, reason = asyncio.get_running_loop().time() + settings.timeout_seconds, None
     try:
-        with translate_model_errors():
-            async with aclosing(agent.stream(body)) as chunks:
-                while True:
-                    # The timeout covers the wait for the model, and never a yield (PEP 789 says why).
-                    async with asyncio.timeout_at(deadline):
-                        if (chunk := await anext(chunks, None)) is None:
-                            break
-                    if chunk.text:
-                        if waiting:
-                            first_token.observe(time.perf_counter() - began)
-                        waiting = False
-                        yield ServerSentEvent(event="token", data={"text": chunk.text})
-                    if used := count_tokens(chunk):
-                        yield ServerSentEvent(event="usage", data=used)
-                    reason = chunk.response_metadata.get("finish_reason", reason)
+        async with aclosing(agent.stream(body)) as chunks:
+            while True:
+                # The timeout covers the wait for the model, and never a yield (PEP 789 says why).
+                async with asyncio.timeout_at(deadline):
+                    if (chunk := await anext(chunks, None)) is None:
+                        break
+                if chunk.text:
+                    yield ServerSentEvent(event="token", data={"text": chunk.text})
+                if used := count_tokens(chunk):
+                    yield ServerSentEvent(event="usage", data=used)
+                reason = chunk.response_metadata.get("finish_reason", reason)
         if reason is None:
             raise HTTPException(502, "The model's answer broke off.")
         yield ServerSentEvent(event="done", data={"reason": reason})
-    except HTTPException as error:
+    except (HTTPException, *MODEL_ERRORS) as error:
         yield ServerSentEvent(event="error", data={"problem": problem(request, error)})
 
 
@@ -455,9 +426,8 @@ async def invoke(request: Request, agent: CurrentAgent, body: AgentRequest) -> A
     if message := agent.cache.get(key):
         cache_total.labels("hit").inc()
     else:
-        with translate_model_errors():
-            async with asyncio.timeout(settings.timeout_seconds):
-                message = await cancel_on_disconnect(request, agent.answer(key, body))
+        async with asyncio.timeout(settings.timeout_seconds):
+            message = await cancel_on_disconnect(request, agent.answer(key, body))
     if message is None:
         return Response(status_code=499)  # nginx's status for a client that has left
     return AgentResponse(
@@ -501,23 +471,10 @@ class DrainingServer(uvicorn.Server):
 uvicorn.supervisors.multiprocess.Server = DrainingServer  # type: ignore[attr-defined]  # uvicorn has no option
 
 
-class HeaderTimeoutProtocol(H11Protocol):
-    """Closes a connection when complete request headers do not arrive within the keep-alive timeout."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        timeout, close = self.timeout_keep_alive, self.timeout_keep_alive_handler
-        self.timeout_keep_alive_task = self.loop.call_later(timeout, close)
-
-    def _unset_keepalive_if_required(self) -> None:
-        if self.conn.their_state is not h11.IDLE:  # else the headers are still incomplete
-            super()._unset_keepalive_if_required()
-
-
 if __name__ == "__main__":
     options: dict[str, Any] = {"host": settings.host, "port": settings.port, "access_log": False}
     options |= {"log_config": None, "timeout_graceful_shutdown": settings.drain_seconds}
-    options |= {"http": HeaderTimeoutProtocol, "h11_max_incomplete_event_size": 65_536}
+    options |= {"http": "h11", "h11_max_incomplete_event_size": 65_536}  # httptools does not bound headers
     options |= {"forwarded_allow_ips": settings.forwarded_allow_ips}
     if settings.web_concurrency == 1:
         DrainingServer(uvicorn.Config(app, **options)).run()

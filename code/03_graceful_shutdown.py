@@ -15,8 +15,8 @@ import re
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import aclosing, asynccontextmanager, suppress
 from http import HTTPStatus
 from multiprocessing import connection, get_context
 from socket import socket
@@ -43,6 +43,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger("uvicorn.error")
+# What a call to the model raises when it is too slow, or fails.
+MODEL_ERRORS = (TimeoutError, openai.OpenAIError, httpx2.HTTPError, json.JSONDecodeError)
 Query = Annotated[str, Body(embed=True, min_length=1, max_length=10_000)]
 
 
@@ -177,8 +179,6 @@ class RequestContextMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if scope["method"] == "HEAD":  # answered like GET; uvicorn leaves out the body
-            scope = {**scope, "method": "GET"}
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else uuid.uuid4().hex
         scope["state"]["request_id"] = request_id
@@ -198,34 +198,27 @@ class RequestContextMiddleware:
 
 
 def problem(request: Request, error: Exception) -> dict[str, Any]:
-    status, detail = 500, "Something went wrong; the log has the details."
     if isinstance(error, HTTPException):
         status, detail = error.status_code, error.detail
     elif isinstance(error, RequestValidationError):
         status, detail = 422, "The request is not valid."
+    elif isinstance(error, TimeoutError | openai.APITimeoutError) and drain.over:
+        status, detail = 503, "The server is stopping."
+    elif isinstance(error, TimeoutError | openai.APITimeoutError):
+        status, detail = 504, f"The model did not answer within {settings.timeout_seconds:g} s."
+    elif isinstance(error, MODEL_ERRORS):
+        status, detail = 502, "The model failed, or could not be reached."
+        log.error("request %s: the model failed: %r", request.state.request_id, error)
+    else:
+        status, detail = 500, "Something went wrong; the log has the details."
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     return body | {"request_id": request.state.request_id}
 
 
 async def problem_response(request: Request, error: Exception) -> Response:
-    body, headers = problem(request, error), getattr(error, "headers", None)
-    if headers == {"Allow": "GET"}:
-        headers = {"Allow": "GET, HEAD"}
+    body = problem(request, error)
+    headers = {"Retry-After": "1"} if body["status"] == 503 else getattr(error, "headers", None)
     return Response(json.dumps(body), body["status"], headers, media_type="application/problem+json")
-
-
-@contextmanager
-def translate_model_errors(request: Request) -> Iterator[None]:
-    """Turn a slow model into a 504, a failing one into a 502, and the end of the drain into a 503."""
-    try:
-        yield
-    except (TimeoutError, openai.APITimeoutError):
-        if drain.over:
-            raise HTTPException(503, "The server is stopping.", {"Retry-After": "1"}) from None
-        raise HTTPException(504, f"The model did not answer within {settings.timeout_seconds:g} s.") from None
-    except (openai.OpenAIError, httpx2.HTTPError, json.JSONDecodeError) as error:
-        log.error("request %s: the model failed: %r", request.state.request_id, error)
-        raise HTTPException(502, "The model failed, or could not be reached.") from None
 
 
 @asynccontextmanager
@@ -234,11 +227,12 @@ async def lifespan(api: FastAPI) -> AsyncIterator[dict[str, ChatOpenAI]]:
     yield {"model": ChatOpenAI(model=settings.model_name, max_retries=0, stream_usage=True, **server)}
 
 
+ERRORS = (HTTPException, RequestValidationError, *MODEL_ERRORS, Exception)
 api = FastAPI(
     title="An agent API with graceful shutdown",
     lifespan=lifespan,
     responses={"default": {"description": "A problem", "content": {"application/problem+json": {}}}},
-    exception_handlers=dict.fromkeys((HTTPException, RequestValidationError, Exception), problem_response),
+    exception_handlers=dict.fromkeys(ERRORS, problem_response),
 )
 api.openapi_version = "3.2.0"  # the first version that can describe the events of a stream
 app = RequestContextMiddleware(api)
@@ -254,7 +248,7 @@ async def health() -> dict[str, str | int]:
 async def ready() -> dict[str, bool]:
     """Readiness: requests may be sent here; 503 from the first signal on."""
     if drain.began:
-        raise HTTPException(503, "The server is stopping.", {"Retry-After": "1"})
+        raise HTTPException(503, "The server is stopping.")
     return {"ready": True}
 
 
@@ -263,35 +257,30 @@ async def stream(request: Request, query: Query) -> AsyncIterator[ServerSentEven
     """Stream the answer as `token` events, then `usage`; the last event is `done` or `error`."""
     deadline, reason = asyncio.get_running_loop().time() + settings.timeout_seconds, None
     try:
-        with translate_model_errors(request):
-            async with aclosing(request.state.model.astream(query)) as chunks:
-                while True:
-                    # The timeout covers the wait for the model, and never a yield (PEP 789 says why).
-                    async with drain.timeout_at(deadline):
-                        if (chunk := await anext(chunks, None)) is None:
-                            break
-                    if chunk.text:
-                        yield ServerSentEvent(event="token", data={"text": chunk.text})
-                    if used := chunk.usage_metadata:
-                        tokens = {
-                            "prompt_tokens": used["input_tokens"],
-                            "completion_tokens": used["output_tokens"],
-                        }
-                        yield ServerSentEvent(event="usage", data=tokens)
-                    reason = chunk.response_metadata.get("finish_reason", reason)
+        async with aclosing(request.state.model.astream(query)) as chunks:
+            while True:
+                # The timeout covers the wait for the model, and never a yield (PEP 789 says why).
+                async with drain.timeout_at(deadline):
+                    if (chunk := await anext(chunks, None)) is None:
+                        break
+                if chunk.text:
+                    yield ServerSentEvent(event="token", data={"text": chunk.text})
+                if used := chunk.usage_metadata:
+                    data = {"prompt_tokens": used["input_tokens"], "completion_tokens": used["output_tokens"]}
+                    yield ServerSentEvent(event="usage", data=data)
+                reason = chunk.response_metadata.get("finish_reason", reason)
         if reason is None:
             raise HTTPException(502, "The model's answer broke off.")
         yield ServerSentEvent(event="done", data={"reason": reason})
-    except HTTPException as error:
+    except (HTTPException, *MODEL_ERRORS) as error:
         yield ServerSentEvent(event="error", data={"problem": problem(request, error)})
 
 
 @api.post("/v1/invoke", response_model=dict[str, str | int])
 async def invoke(request: Request, query: Query) -> dict[str, str | int] | Response:
     """Return the whole answer: `response`, `tokens_used`, `model`."""
-    with translate_model_errors(request):
-        async with drain.timeout_at(asyncio.get_running_loop().time() + settings.timeout_seconds):
-            message = await cancel_on_disconnect(request, request.state.model.ainvoke(query))
+    async with drain.timeout_at(asyncio.get_running_loop().time() + settings.timeout_seconds):
+        message = await cancel_on_disconnect(request, request.state.model.ainvoke(query))
     if message is None:
         return Response(status_code=499)  # nginx's status for a client that has left
     used = message.usage_metadata["total_tokens"] if message.usage_metadata else 0

@@ -14,7 +14,7 @@ import httpx2
 import psutil
 import pytest
 from schemathesis import GenerationMode
-from support.connections import assert_headers_are_bounded, assert_probes_take_head, connect, leave_after
+from support.connections import assert_headers_are_bounded, connect, leave_after
 from support.openapi import OPERATIONS, assert_openapi_holds, assert_responses_match_openapi
 from support.problems import assert_problem
 from support.servers import HUNG, Server, StartServer, calls, log_lines, metrics
@@ -119,10 +119,6 @@ def test_openapi_is_valid_and_asks_for_the_key(start: StartServer) -> None:
             assert asks == path.startswith("/v1/"), f"OpenAPI says the wrong thing of the key for {path}."
 
 
-def test_probes_answer_head_and_a_405_names_it(server: Server) -> None:
-    assert_probes_take_head(server, "/health", "/ready", "/metrics")
-
-
 def test_headers_of_17_mb_are_refused_without_reading_them(server: Server) -> None:
     assert_headers_are_bounded(server)
 
@@ -136,16 +132,6 @@ def test_trailers_without_end_are_not_taken_in(server: Server) -> None:
             connection.sendall(b"X-Filler: " + b"x" * 8_000 + b"\r\n")
             sent += 8_000
     assert sent < 17_000_000, "Trailers of 17 MB were taken in: one client can fill the memory."
-
-
-@pytest.mark.parametrize("beginning", ["", "GET /health HTTP/1.1\r\nHost: x\r\nX-Half: "])
-def test_a_connection_on_which_no_request_comes_is_closed(server: Server, beginning: str) -> None:
-    with connect(server, seconds=20) as connection:
-        connection.sendall(beginning.encode())
-        try:
-            assert connection.recv(100) == b"", "Half a request was answered."
-        except TimeoutError:
-            pytest.fail("A client sent no whole request, and holds its connection for ever.")
 
 
 @OPERATIONS
@@ -512,6 +498,15 @@ def test_a_request_id_is_made_when_none_is_given(server: Server) -> None:
     assert len(made) == 2, "Two requests got one id: the log cannot tell them apart."
 
 
+def test_a_well_formed_request_id_is_kept_and_any_other_is_replaced(api: httpx2.Client) -> None:
+    kept = api.get("/health", headers={"X-Request-ID": "abc-123"}).headers["x-request-id"]
+    assert kept == "abc-123", "The caller's request id was not kept."
+    for malformed in ("", "a b", "x" * 65, "<script>"):
+        made = api.get("/health", headers={"X-Request-ID": malformed}).headers["x-request-id"]
+        assert made != malformed, f"The request id {malformed!r} was taken as it came."
+        assert len(made) == 32, f"A request id was made, and it is not 32 characters long: {made!r}."
+
+
 def test_the_models_failure_is_in_the_log_and_not_in_the_reply(start: StartServer) -> None:
     server = start(MODEL_NAME="offline?fault=401", OPENAI_API_KEY="sk-quoted-by-the-model")
     answer = ask(server, headers={"X-Request-ID": "find-me"}).text
@@ -534,7 +529,6 @@ def test_requests_tokens_and_cache_are_counted(start: StartServer) -> None:
     assert tokens == used, f"The model used {used} tokens, and {tokens} are counted."
     looked_up = [seen.get(("agent_cache_total", outcome)) for outcome in ("miss", "hit")]
     assert looked_up == [1, 1], f"One miss and one hit are counted as {looked_up}."
-    assert seen["agent_requests_in_flight",] == 1, "The request for the metrics is the only one in flight."
 
 
 def test_unknown_paths_and_methods_share_one_series(start: StartServer) -> None:
@@ -553,15 +547,11 @@ def test_a_stream_is_timed_to_its_end(start: StartServer) -> None:
     stream = events(httpx2.post(f"{url}/v1/stream", json={"query": QUESTION}, timeout=20))
     timed = ("agent_request_latency_seconds_sum", "POST", "/v1/stream")
     assert until(lambda: timed in metrics(url)), "The stream has ended, and no metric says how long it took."
-    seen = metrics(url)
-    seconds = seen[timed]
+    seconds = metrics(url)[timed]
     least = len(stream) / 80 * 0.8
     assert seconds > least, (
         f"A stream that took at least {least:.1f} s was measured as {seconds:.3f} s: it stopped too soon."
     )
-    assert seen["agent_time_to_first_token_seconds_count",] == 1, "The first token of a stream was not timed."
-    first = seen["agent_time_to_first_token_seconds_sum",]
-    assert first < seconds, "The first token is said to have come as late as the last."
 
 
 def test_metrics_are_the_sum_of_all_workers(start: StartServer) -> None:
