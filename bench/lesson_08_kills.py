@@ -1,5 +1,7 @@
 """What do kills cost? `python bench/lesson_08_kills.py`, two minutes; needs Dagger."""
 
+import json
+
 from bench.pipelines import run
 from bench.records import measured, save
 
@@ -8,17 +10,18 @@ ROWS = {
     "tasks": "tasks",
     "kills": "agents killed",
     "taken_over": "tasks taken over",
-    "dead_letters": "dead letters",
+    "redriven": "dead letters put back",
     "lost": "tasks lost",
     "done_twice": "done twice in effect",
 }
 
 
 def main() -> None:
-    found = run("examples/failure_recovery.py", "--tasks", str(TASKS))
+    found = json.loads(run("examples/failure_recovery.py", "--tasks", str(TASKS)))
     how = (
         "examples/failure_recovery.py: 4 agents, 1 s of model time a task; every 2 s one agent gets "
-        "SIGKILL and is started again; effects are counted in the log of results; stand-in images"
+        "SIGKILL and is started again, later while three are still starting; effects are counted in the "
+        "log of results; stand-in images"
     )
     save(
         "lesson_08_kills",

@@ -1,5 +1,7 @@
 """How many tasks a second do agents do? `python bench/lesson_08_load.py`, a minute; needs Dagger."""
 
+import json
+
 from bench.pipelines import run
 from bench.records import measured, save
 
@@ -7,8 +9,8 @@ AGENTS = [1, 2, 4, 8]
 
 
 def main() -> None:
-    rates = run("examples/load_testing.py", "--agents", *map(str, AGENTS))
-    values = [round(rates[str(count)], 3) for count in AGENTS]
+    lines = run("examples/load_testing.py", "--agents", *map(str, AGENTS)).splitlines()
+    values = [json.loads(line)["tasks_per_second"] for line in lines]
     linear = [round(value / (count * values[0]), 3) for count, value in zip(AGENTS, values, strict=True)]
     how = (
         "examples/load_testing.py: 8 tasks for each agent, 1 s of model time each, from the start "

@@ -3,6 +3,7 @@
 Runs each composition, and draws the graph of its tasks: the place of a box is the time of its task.
 """
 
+import json
 from typing import Any
 
 from bench.pipelines import run
@@ -87,8 +88,8 @@ def event_time(event: str) -> float:
 
 def main() -> None:
     for composition, more in RUNS.items():
-        options = ("--composition", composition, "--agent-count", "4", *more)
-        found = run("src/main.py", "orchestrate-workflow", *options)
+        options = ("--composition", composition, "--agent-count", "4", "--as-json", *more)
+        found = json.loads(run("src/main.py", "orchestrate-workflow", *options))
         save(f"lesson_08_{composition.replace('-', '_')}", graph(composition, found))
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import uuid
 from typing import Any
 
@@ -102,6 +101,20 @@ def test_a_task_that_kills_three_agents_goes_to_the_dead_letters(fleet: Fleet) -
     assert fleet.counts() == [1, 1]
 
 
+def test_a_dead_letter_can_be_put_back_into_the_queue(fleet: Fleet) -> None:
+    fleet.start("agent-0", MODEL_NAME="offline?fault=500", LEASE_SECONDS="0.3")
+    [dead] = fleet.results("fan-out", "What is a container?", "--name", "again")
+    assert fleet.results("dead-letters") == [dead], "The command dead-letters does not show the task."
+    fleet.programs["agent-0"].kill()
+    fleet.start("agent-1")
+    assert fleet.run("redrive")["tasks"] == ["again-0"]
+    result = fleet.result_of("again-0", "A task was put back into the queue, and nobody does it.")
+    assert (result["answer"] != "", result["deliveries"]) == (True, 1), "It was not done as a new task is."
+    assert fleet.results("dead-letters") == [], "The task was done, and is still a dead letter."
+    assert fleet.counts() == [1], "A task that was put back took effect twice."
+    assert fleet.run("redrive")["tasks"] == []
+
+
 def test_a_task_that_fails_is_tried_again(fleet: Fleet) -> None:
     fleet.start(
         "agent-0", MODEL_NAME=f"offline?fault=500&every=2&tps={uuid.uuid4().int % 1000 + 1000}", **SHORT_LEASE
@@ -114,8 +127,8 @@ def test_a_task_that_fails_is_tried_again(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("AGENT_ID", ""), ("LEASE_SECONDS", "soon")])
 def test_a_bad_setting_is_one_line_that_names_it(fleet: Fleet, name: str, value: str) -> None:
-    agent = fleet.spawn("agent.py", settings={"AGENT_ID": "agent-0", name: value}, output=subprocess.PIPE)
-    said, _ = agent.communicate(timeout=20)
+    agent = fleet.spawn("agent.py", settings={"AGENT_ID": "agent-0", name: value})
+    said = fleet.said(agent)
     assert agent.returncode == 1
     assert said.startswith(f"Bad setting {name}: "), f"The agent does not name the bad setting: {said}"
     assert said.count("\n") == 1, f"The agent says more than one line: {said}"
@@ -182,12 +195,9 @@ def test_a_condition_routes_by_the_first_answer(fleet: Fleet, question: str, ste
 
 def test_an_event_starts_its_workflow(fleet: Fleet) -> None:
     fleet.start("agent-0")
-    listener = fleet.spawn(
-        "coordination.py", "event-driven", "Summarise: {event}", "Shorter: {answer}", output=subprocess.PIPE
-    )
+    listener = fleet.spawn("coordination.py", "event-driven", "Summarise: {event}", "Shorter: {answer}")
     event = fleet.run("publish", "Container 7 was killed.")["event"]
-    output, _ = listener.communicate(timeout=30)
-    first, second = json.loads(output)["results"]
+    first, second = json.loads(fleet.said(listener))["results"]
     assert first["prompt"] == "Summarise: Container 7 was killed."
     assert first["after"] == [event]
     assert first["submitted"] * 1000 >= int(event.partition("-")[0]), "A task began before its event."
@@ -203,7 +213,8 @@ def test_an_event_whose_listener_died_is_handled_once(fleet: Fleet, offline_mode
     fleet.wait_until_asked(mark)
     listener.kill()
     listener.wait()
-    [result] = fleet.results("event-driven", prompt)
+    lost = "A listener was killed in the middle of its workflow, and the event is lost."
+    [result] = fleet.run("event-driven", prompt, seconds=20, otherwise=lost)["results"]
     asked = len(calls(offline_model, mark))
     assert (asked, fleet.counts()) == (1, [1]), (
         f"A listener was killed and started again: the model was asked {asked} times for one event."

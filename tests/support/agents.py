@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from course.engines.redis import RedisServer
 from course.models import base_environment
 from course.polling import until
 from course.processes import Processes, wait_listening
+from support.forked_programs import StartPython
 from support.servers import calls
 
 
@@ -25,10 +25,13 @@ class Fleet:
     """Agents that share a Redis and the offline model."""
 
     processes: Processes
+    start_python: StartPython
+    logs: Path  # the folder for what programs print
     folder: Path  # the lesson under test
     redis_url: str
     model: str  # the offline model's base URL, without /v1
     programs: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
+    started: dict[subprocess.Popen[str], Path] = field(default_factory=dict)  # all programs, with their logs
     urls: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -47,34 +50,34 @@ class Fleet:
         self.programs["queue"] = self.spawn("metrics_exporter.py")
         self.urls["queue"] = wait_listening(self.programs["queue"])
 
-    def spawn(
-        self,
-        program: str,
-        *arguments: str,
-        settings: dict[str, str] | None = None,
-        output: int = subprocess.DEVNULL,
-    ) -> subprocess.Popen[str]:
-        command = [sys.executable, f"src/{program}", *arguments]
-        env = self.env | (settings or {})
-        return self.processes.start(command, env=env, cwd=self.folder, output=output)
+    def spawn(self, *command: str, settings: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start a program of the lesson; `said` gives what it prints."""
+        program, *arguments = command
+        log = self.logs / f"{len(self.started)}.log"
+        process = self.start_python(
+            [f"src/{program}", *arguments], self.env | (settings or {}), self.folder, log
+        )
+        self.started[process] = log
+        return process
 
-    def run(self, *command: str, seconds: float = 40) -> dict[str, Any]:
-        """Run a command of coordination.py; returns what it prints."""
+    def said(self, process: subprocess.Popen[str], seconds: float = 20) -> str:
+        """What a program has printed when it has ended."""
+        process.wait(seconds)
+        return self.started[process].read_text()
+
+    def run(self, *command: str, seconds: float = 40, otherwise: str = "") -> dict[str, Any]:
+        """Run a command of coordination.py; returns what it prints.
+
+        The test fails with the sentence `otherwise` when it does not end in time.
+        """
+        process = self.spawn("coordination.py", *command)
         try:
-            done = subprocess.run(
-                [sys.executable, "src/coordination.py", *command],
-                env=self.env,
-                cwd=self.folder,
-                capture_output=True,
-                text=True,
-                timeout=seconds,
-                check=False,
-            )
+            said = self.said(process, seconds)
         except subprocess.TimeoutExpired:
-            pytest.fail(f"The command `{command[0]}` waits for a result that does not come.")
-        if done.returncode:
-            pytest.fail(f"coordination.py {command[0]} failed: {done.stderr.strip().splitlines()[-1]}")
-        found: dict[str, Any] = json.loads(done.stdout)
+            pytest.fail(otherwise or f"The command `{command[0]}` waits for a result that does not come.")
+        if process.returncode:
+            pytest.fail(f"coordination.py {command[0]} failed: {said.strip().splitlines()[-1]}")
+        found: dict[str, Any] = json.loads(said)
         return found
 
     def results(self, *command: str) -> list[dict[str, Any]]:
@@ -84,11 +87,9 @@ class Fleet:
     def result_of(self, task: str, otherwise: str) -> dict[str, Any]:
         """The result of a submitted task. The test fails with the sentence when there is none in time."""
         name, _, number = task.rpartition("-")
-        command = ("collect", "--name", name, "--times", str(int(number) + 1), "--seconds", "15")
-        try:
-            return self.results(*command)[int(number)]
-        except pytest.fail.Exception:
-            pytest.fail(otherwise)
+        command = ("collect", "--name", name, "--times", str(int(number) + 1))
+        found: dict[str, Any] = self.run(*command, seconds=20, otherwise=otherwise)["results"][int(number)]
+        return found
 
     def wait_until_asked(self, prompt: str) -> None:
         """Wait until an agent has asked the model, and so is in the middle of the task."""
@@ -108,19 +109,27 @@ class Fleet:
         return 0
 
     def stop(self) -> None:
-        for process in self.programs.values():
+        for process in self.started:
+            process.kill()  # SIGTERM would let each finish its task
+        for process in self.started:
             self.processes.stop(process)
 
 
 @pytest.fixture
 def fleet(
-    processes: Processes, redis_server: RedisServer, offline_model: str, lesson_root: Path
+    processes: Processes,
+    start_python: StartPython,
+    redis_server: RedisServer,
+    offline_model: str,
+    lesson_root: Path,
+    tmp_path: Path,
 ) -> Iterator[Fleet]:
     """No agents yet, an empty queue, and the lesson under test."""
     redis_server.start()
     url = f"{redis_server.url.rpartition('/')[0]}/8"  # a database that no other test uses
     with Redis.from_url(url) as redis:
         redis.flushdb()
-    fleet = Fleet(processes, lesson_root / "code" / "08_agent_pipelines", url, offline_model)
+    folder = lesson_root / "code" / "08_agent_pipelines"
+    fleet = Fleet(processes, start_python, tmp_path, folder, url, offline_model)
     yield fleet
     fleet.stop()

@@ -1,6 +1,6 @@
 """Kill one of four agents every two seconds while they work, then give them a task that kills its agent.
 
-MODEL_NAME='offline?ttft=1' PYTHONPATH=src python examples/failure_recovery.py [--tasks 20] [--as-json]
+MODEL_NAME='offline?ttft=1' PYTHONPATH=src python examples/failure_recovery.py [--tasks 20]
 """
 
 import argparse
@@ -9,42 +9,48 @@ import itertools
 import json
 from typing import Any
 
-from agent_ops import Deployment, deployed
+import dagger
+
+from agent_ops import Deployment
 from main import connected
 
 AGENTS, KILL_EVERY, POISON = 4, 2, "a prompt that crashes its agent"
 
 
-async def survive_kills(deployment: Deployment, tasks: int) -> dict[str, float]:
-    """Kill the agents in turn, and start each again, until every task has a result."""
+async def restart(agent: dagger.Service) -> None:
+    await agent.stop(kill=True)
+    await agent.start()
+
+
+async def survive_kills(deployment: Deployment, tasks: int) -> dict[str, Any]:
+    """Kill the agents in turn until every task has a result, and redrive the tasks that were given up."""
     times = ("--name", "recovery", "--times", str(tasks))
-    await deployment.run("coordination.py", "submit", "What is a container?", *times)
-    collecting = asyncio.create_task(deployment.run("coordination.py", "collect", *times))
-    kills, starts = 0, dict[str, asyncio.Task[Any]]()
-    for name, agent in itertools.cycle(deployment.agents.items()):
+    await deployment.run("submit", "What is a container?", *times)
+    collecting = asyncio.create_task(deployment.run("collect", *times))
+    restarts: list[asyncio.Task[None]] = []
+    for agent in itertools.cycle(deployment.agents.values()):
         if (await asyncio.wait({collecting}, timeout=KILL_EVERY))[0]:
             break
-        if name not in starts or starts[name].done():
-            await agent.stop(kill=True)
-            kills += 1
-            starts[name] = asyncio.create_task(agent.start())
-    await asyncio.gather(*starts.values())
-    results = (await collecting)["results"]
-    effects = (await deployment.run("coordination.py", "effects"))["effects"]
+        await asyncio.gather(*restarts[:-2])  # on a slow machine, leave one agent at work
+        restarts.append(asyncio.create_task(restart(agent)))
+    await asyncio.gather(collecting, *restarts)
+    redriven = (await deployment.run("redrive"))["tasks"]
+    results = (await deployment.run("collect", *times))["results"]
+    effects = (await deployment.run("effects"))["effects"]
     return {
         "tasks": tasks,
-        "kills": kills,
+        "kills": len(restarts),
         "taken_over": sum(result["deliveries"] > 1 for result in results),
-        "dead_letters": sum(bool(result["error"]) for result in results),
-        "lost": tasks - len(effects),
+        "redriven": len(redriven),
+        "lost": sum(not result["answer"] for result in results),
         "done_twice": sum(count > 1 for count in effects.values()),
-        "seconds": max(r["ended"] for r in results) - min(r["submitted"] for r in results),
+        "seconds": round(max(r["ended"] for r in results) - min(r["started"] for r in results), 1),
     }
 
 
 async def poison(deployment: Deployment) -> dict[str, Any]:
     """The result of a task that kills every agent that takes it; the dead agents are started again."""
-    result = (await deployment.run("coordination.py", "fan-out", POISON))["results"][0]
+    result = (await deployment.run("fan-out", POISON))["results"][0]
     for agent in deployment.agents.values():
         await agent.start()
     return {"poison": result["error"], "deliveries": result["deliveries"]}
@@ -53,17 +59,9 @@ async def poison(deployment: Deployment) -> dict[str, Any]:
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=20)
-    parser.add_argument("--as-json", action="store_true")
-    options = parser.parse_args()
-    async with (
-        connected() as pipelines,
-        deployed(pipelines.source, pipelines.access(), AGENTS, CRASH_ON=POISON) as deployment,
-    ):
-        found = await survive_kills(deployment, options.tasks) | await poison(deployment)
-    if options.as_json:
-        print(json.dumps(found))
-    else:
-        print(*(f"{name.replace('_', ' ')}: {value}" for name, value in found.items()), sep="\n")
+    tasks = parser.parse_args().tasks
+    async with connected() as pipelines, pipelines.deployed(AGENTS, CRASH_ON=POISON) as deployment:
+        print(json.dumps(await survive_kills(deployment, tasks) | await poison(deployment), indent=2))
 
 
 if __name__ == "__main__":

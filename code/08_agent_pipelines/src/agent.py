@@ -22,9 +22,7 @@ from redis.asyncio import Redis
 
 from task_queue import MAX_DELIVERIES, Delivery, Result, Task, TaskQueue
 
-INSTRUCTIONS = (
-    "Answer in three sentences at most, and name your source ('Source: ...'), or say: I do not know."
-)
+INSTRUCTIONS = "Answer in three sentences and name your source ('Source: ...'), or say: I do not know."
 TASKS = Counter("agent_tasks", "Tasks by outcome", ["agent", "outcome"])
 TAKEOVERS = Counter("agent_takeovers", "Tasks taken over from another agent", ["agent"])
 SECONDS = Histogram("agent_task_seconds", "Seconds from taking a task to its result", ["agent"])

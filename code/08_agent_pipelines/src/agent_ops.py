@@ -3,7 +3,7 @@
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,31 +14,7 @@ from dagger import dag
 PYTHON, REDIS = "python:3.13-slim", "redis:8"
 PROGRAMS = ["agent.py", "coordination.py", "metrics_exporter.py", "task_queue.py"]
 METRICS_PORT = 9100
-
-
-@dataclass(frozen=True)
-class Model:
-    """The model that the agents ask: a service, such as one of this machine, or a public API with a key."""
-
-    name: str = "offline"
-    service: dagger.Service | None = None
-    port: int = 9000
-    base_url: str = ""
-    api_key: dagger.Secret | None = None
-
-    def bind(self, container: dagger.Container) -> dagger.Container:
-        """The container with the variables that the OpenAI client reads. A real key stays a secret."""
-        url = self.base_url
-        if self.service:
-            container, url = (
-                container.with_service_binding("model", self.service),
-                f"http://model:{self.port}/v1",
-            )
-        container = container.with_env_variable("MODEL_NAME", self.name)
-        container = container.with_env_variable("OPENAI_BASE_URL", url) if url else container
-        if self.api_key is None:
-            return container.with_env_variable("OPENAI_API_KEY", "none")
-        return container.with_secret_variable("OPENAI_API_KEY", self.api_key)
+WithModel = Callable[[dagger.Container], dagger.Container]  # lets a container reach the model
 
 
 @dataclass
@@ -61,17 +37,16 @@ class Deployment:
         await asyncio.gather(*(self.agents[name].start() for name in names))
 
     async def run(self, *command: str) -> Any:
-        """Run a program of the lesson beside Redis; returns the JSON that it prints.
+        """Run a command of coordination.py beside Redis; returns the JSON that it prints.
 
         The engine answers a command that it has run before from its cache. The variable makes each call new.
         """
         container = self.programs.with_env_variable("CALL", uuid.uuid4().hex)
-        return json.loads(await container.with_exec(["python", *command]).stdout())
+        return json.loads(await container.with_exec(["python", "coordination.py", *command]).stdout())
 
     async def stop(self) -> None:
-        """Stop the agents, which finish the tasks in their hands, and then Redis."""
-        await asyncio.gather(*(agent.stop() for agent in self.agents.values()))
-        await self.redis.stop(kill=True)
+        """Stop the agents and Redis at once: the results that somebody wanted are there."""
+        await asyncio.gather(*(each.stop(kill=True) for each in (*self.agents.values(), self.redis)))
 
 
 def python_container(source: dagger.Directory) -> dagger.Container:
@@ -96,7 +71,7 @@ def agent_names(count: int) -> list[str]:
 
 @asynccontextmanager
 async def deployed(
-    source: dagger.Directory, model: Model, agent_count: int, **settings: str
+    source: dagger.Directory, with_model: WithModel, agent_count: int, **settings: str
 ) -> AsyncIterator[Deployment]:
     """Redis and agents that run until the end of the `with` block."""
     # Equal services are one service. The id gives each deployment a Redis of its own.
@@ -104,7 +79,7 @@ async def deployed(
     service = redis.with_exposed_port(6379).as_service(use_entrypoint=True)
     programs = python_container(source).with_service_binding("redis", service)
     programs = programs.with_env_variable("REDIS_URL", "redis://redis:6379")
-    agent = model.bind(programs).with_exposed_port(METRICS_PORT)  # which an agent opens when it is ready
+    agent = with_model(programs).with_exposed_port(METRICS_PORT)  # which an agent opens when it is ready
     deployment = Deployment(service, agent, programs)
     await service.start()
     try:

@@ -11,15 +11,13 @@ import json
 import os
 import time
 import uuid
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
-from task_queue import BLOCK_MS, DEAD_LETTERS, GROUP, RESULTS, TASKS, Result, Task, TaskQueue
+from task_queue import BLOCK_MS, Result, Task, TaskQueue, create_group
 
 EVENTS, WORKFLOWS = "events", "workflows"  # a stream, and the consumer group that reads it
 QUESTIONS = ["What is a container?", "What is an image?", "What is a layer?", "What is a volume?"]
@@ -55,13 +53,11 @@ async def conditional(queue: TaskQueue, prompts: Iterable[str], name: str, after
     question, *_ = prompts
     first = await queue.run(Task(f"{name}-question", question, after))
     if "Source:" in first.answer:
-        follow = [Task(f"{name}-check", f"Is this right? {first.answer}", [first.task])]
+        follow = {"check": f"Is this right? {first.answer}"}
     else:
-        fields = ("Docker", "Python")
-        follow = [
-            Task(f"{name}-{field}", f"As an expert in {field}: {question}", [first.task]) for field in fields
-        ]
-    return [first, *await asyncio.gather(*(queue.run(task) for task in follow))]
+        follow = {field: f"As an expert in {field}: {question}" for field in ("Docker", "Python")}
+    tasks = [Task(f"{name}-{step}", prompt, [first.task]) for step, prompt in follow.items()]
+    return [first, *await asyncio.gather(*(queue.run(task) for task in tasks))]
 
 
 async def event_driven(queue: TaskQueue, prompts: Iterable[str], name: str, after: list[str]) -> list[Result]:
@@ -70,11 +66,7 @@ async def event_driven(queue: TaskQueue, prompts: Iterable[str], name: str, afte
     The event is acknowledged when its workflow has ended. A listener that died before is given the event
     again, and the ids of its tasks come from the event, so that no task is done twice.
     """
-    try:
-        await queue.redis.xgroup_create(EVENTS, WORKFLOWS, id="0", mkstream=True)
-    except ResponseError as error:
-        if "BUSYGROUP" not in str(error):
-            raise
+    await create_group(queue.redis, EVENTS, WORKFLOWS)
     event, fields = await next_event(queue)
     filled = [prompt.replace("{event}", fields["text"]) for prompt in prompts]
     results = await sequential(queue, filled, f"event-{event}", [event])
@@ -101,67 +93,42 @@ COMPOSITIONS: dict[str, Callable[[TaskQueue, list[str], str, list[str]], Awaitab
 }
 
 
-async def submit(queue: TaskQueue, prompts: Iterable[str], name: str) -> list[str]:
-    """Submit tasks without waiting for their results; returns their ids."""
-    tasks = [Task(f"{name}-{number}", prompt) for number, prompt in enumerate(prompts)]
-    for task in tasks:
-        await queue.submit(task)
-    return [task.id for task in tasks]
-
-
-async def collect(queue: TaskQueue, count: int, name: str, seconds: float) -> list[Result]:
-    """Wait for the results of tasks that `submit` has submitted, for each at most `seconds`."""
-    return [await queue.wait(f"{name}-{number}", seconds) for number in range(count)]
-
-
-async def wait_until_held(queue: TaskQueue, agent: str, seconds: float = 30) -> str:
-    """The stream entry of a task that the agent is doing now. Raises `TimeoutError` when it takes none."""
-    async with asyncio.timeout(seconds):
-        while True:
-            if held := await queue.redis.xpending_range(TASKS, GROUP, "-", "+", 1, agent):
-                return str(held[0]["message_id"])
-            await asyncio.sleep(0.02)
-
-
-async def effects(queue: TaskQueue) -> dict[str, int]:
-    """How often each task took effect, as counted from the log of results."""
-    log: list[Any] = []
-    for stream in (RESULTS, DEAD_LETTERS):
-        log += await queue.redis.xrange(stream) or []
-    return Counter(json.loads(fields["result"])["task"] for _, fields in log)
-
-
 async def execute(options: argparse.Namespace, queue: TaskQueue) -> dict[str, Any]:
     began, name, arguments = time.time(), options.name, options.arguments
     match options.command:
         case "publish":
             return {"event": await queue.redis.xadd(EVENTS, {"text": " ".join(arguments)})}
         case "submit":
-            return {"tasks": await submit(queue, arguments * options.times, name)}
+            ids = [f"{name}-{number}" for number in range(options.times * len(arguments))]
+            for task_id, prompt in zip(ids, arguments * options.times, strict=True):
+                await queue.submit(Task(task_id, prompt))
+            return {"tasks": ids}
         case "collect":
-            results = await collect(queue, options.times, name, options.seconds)
+            ids = [f"{name}-{number}" for number in range(options.times)]
+            results = [await queue.wait(task_id, options.seconds) for task_id in ids]
         case "held":
-            return {"entry": await wait_until_held(queue, arguments[0])}
+            return {"entry": await queue.wait_until_held(arguments[0])}
         case "effects":
-            return {"effects": await effects(queue)}
+            return {"effects": await queue.effects()}
+        case "dead-letters":
+            results = list((await queue.dead_letters()).values())
+        case "redrive":
+            return {"tasks": await queue.redrive()}
         case composition:
             results = await COMPOSITIONS[composition](queue, arguments or PROMPTS[composition], name, [])
     return {"began": began, "results": [asdict(result) for result in results]}
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = [*COMPOSITIONS, "publish", "submit", "collect", "held", "effects"]
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = [*COMPOSITIONS, "publish", "submit", "collect", "held", "effects", "dead-letters", "redrive"]
     parser.add_argument("command", choices=commands)
     parser.add_argument("arguments", nargs="*", help="prompts; the text of an event; the id of an agent")
     parser.add_argument("--name", default=uuid.uuid4().hex[:8], help="begins the id of each task")
     parser.add_argument("--times", type=int, default=1, help="submit the prompts, or collect, so many times")
     parser.add_argument("--seconds", type=float, default=300, help="the longest wait for a collected result")
     options = parser.parse_args()
-    redis = Redis.from_url(os.environ["REDIS_URL"], decode_responses=True)
-    async with redis:
+    async with Redis.from_url(os.environ["REDIS_URL"], decode_responses=True) as redis:
         queue = TaskQueue(redis)
         await queue.create()
         print(json.dumps(await execute(options, queue)))

@@ -1,4 +1,4 @@
-"""Monitoring: a Prometheus service that scrapes a deployment, and its answers as a summary with charts."""
+"""Monitoring: a Prometheus service that scrapes a deployment, and its answers as a summary and a chart."""
 
 import asyncio
 import json
@@ -18,6 +18,7 @@ QUERIES = {
     "seconds": "sum by (agent) (agent_task_seconds_sum) / sum by (agent) (agent_task_seconds_count)",
     "takeovers": "sum by (agent) (agent_takeovers_total)",
 }
+COLOURS = {"waiting": "gray", "held": "darkorange", "done": "seagreen"}
 Samples = list[dict[str, Any]]
 
 
@@ -44,20 +45,7 @@ class Prometheus:
     async def start(self) -> None:
         """Start it, and wait until it has scraped every target: what it has not seen yet, it cannot tell."""
         await self.service.start()
-        await self.wait_until_ready()
         await self.wait_for("sum(up)", self.targets)
-
-    async def wait_until_ready(self, seconds: float = 30) -> None:
-        """Prometheus opens its port before it has loaded its store, and answers 503 until then."""
-        async with asyncio.timeout(seconds):
-            while True:
-                try:
-                    await self.query("up")
-                    return
-                except dagger.QueryError as error:
-                    if "503" not in str(error):
-                        raise
-                await asyncio.sleep(0.2)
 
     async def ask(self, path: str, **query: str | float) -> Samples:
         """Ask Prometheus's HTTP API. The engine caches downloads by URL, so each URL has a time in it."""
@@ -76,31 +64,44 @@ class Prometheus:
     async def wait_for(self, query: str, value: float, seconds: float = 30) -> None:
         """Wait until a query gives `value`: Prometheus learns of a task at its next scrape."""
         async with asyncio.timeout(seconds):
-            while (await self.query(query)).get("") != value:  # noqa: ASYNC110  # it is scraped
-                await asyncio.sleep(0.5)
+            while True:
+                try:
+                    if (await self.query(query)).get("") == value:
+                        return
+                except dagger.QueryError as error:
+                    if "503" not in str(error):  # until it has loaded its store
+                        raise
+                await asyncio.sleep(0.3)
 
     async def history(self, query: str, since: float) -> list[float]:
         """The values of a query, one a second."""
         samples = await self.ask("query_range", query=query, start=since, end=time.time(), step=1)
         return [float(value) for _, value in samples[0]["values"]] if samples else []
 
-    async def report(self, since: float) -> str:
-        """The summary: a line for each agent, and how many tasks waited and were held in each second."""
+    async def report(self, since: float) -> dagger.Directory:
+        """summary.txt has a row for each agent; chart.svg shows the queue in each second."""
         found = {name: await self.query(query) for name, query in QUERIES.items()}
         lines = [f"{'agent':10}{'tasks':>6}{'seconds each':>14}{'taken over':>12}"]
         for agent, tasks in sorted(found["tasks"].items()):
             seconds, taken = found["seconds"][agent], found["takeovers"].get(agent, 0)
             lines.append(f"{agent:10}{tasks:6.0f}{seconds:14.2f}{taken:12.0f}  {'█' * round(tasks)}")
-        for state in ("waiting", "held", "done"):
-            history = await self.history(f'queue_tasks{{state="{state}"}}', since)
-            lines.append(f"{state:10}{sparkline(history)}  at most {max(history, default=0):.0f}")
-        return "\n".join(lines)
+        histories = {s: await self.history(f'queue_tasks{{state="{s}"}}', since) for s in COLOURS}
+        lines += [f"{state:10}at most {max(values, default=0):.0f}" for state, values in histories.items()]
+        summary = dag.directory().with_new_file("summary.txt", "\n".join(lines))
+        return summary.with_new_file("chart.svg", chart(histories))
 
 
-def sparkline(values: Sequence[float]) -> str:
-    """The values as a row of bars, the highest of which is full."""
-    top = max(values, default=0) or 1
-    return "".join(" ▁▂▃▄▅▆▇█"[round(8 * value / top)] for value in values)
+def chart(histories: dict[str, list[float]]) -> str:
+    """The tasks in each state, second by second, as the lines of an SVG."""
+    top = max([1, *(value for values in histories.values() for value in values)])
+    seconds = max([2, *(len(values) for values in histories.values())]) - 1
+    parts = [f'<text x="10" y="30">{top:.0f} tasks</text><text x="580" y="245">{seconds} s</text>']
+    for place, (state, values) in enumerate(histories.items()):
+        points = [f"{80 + 520 * x / seconds:.0f},{220 - 200 * y / top:.0f}" for x, y in enumerate(values)]
+        line = f'<polyline points="{" ".join(points)}" fill="none" stroke-width="3"/>'
+        label = f'<text x="{80 + 80 * place}" y="245" stroke="none">{state}</text>'
+        parts.append(f'<g stroke="{COLOURS[state]}" fill="{COLOURS[state]}">{line}{label}</g>')
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 260">{"".join(parts)}</svg>'
 
 
 def timeline(results: Sequence[dict[str, Any]], began: float) -> str:

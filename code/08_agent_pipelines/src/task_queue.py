@@ -3,8 +3,10 @@
 An agent renews its lease on a task by heartbeats. When they stop, another agent takes the task over.
 """
 
+import asyncio
 import json
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
@@ -12,9 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 TASKS, RESULTS, DEAD_LETTERS, GROUP = "tasks", "results", "dead-letters", "agents"
-BLOCK_MS = (
-    3000  # a read waits this long in Redis; longer ones would look to the client like a dead connection
-)
+BLOCK_MS = 3000  # how long a read waits in Redis; a longer wait looks to the client like a dead connection
 MAX_DELIVERIES = 3  # a task that this many agents took and did not finish goes to the dead letters
 
 # A client that saw its connection break does not know whether its task arrived, and submits it again.
@@ -33,6 +33,13 @@ redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
 if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 redis.call('XADD', KEYS[2], '*', 'result', ARGV[3])
 redis.call('XADD', KEYS[3], '*', 'result', ARGV[3])
+return 1
+"""
+# The entry is new, so its deliveries are counted from one; the result that said "given up" is gone.
+REDRIVE = """
+if redis.call('XDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('DEL', KEYS[2])
+redis.call('XADD', KEYS[3], '*', 'task', ARGV[2])
 return 1
 """
 
@@ -78,11 +85,7 @@ class TaskQueue:
 
     async def create(self) -> None:
         """Create the stream and its consumer group, unless another agent has."""
-        try:
-            await self.redis.xgroup_create(TASKS, GROUP, id="0", mkstream=True)
-        except ResponseError as error:
-            if "BUSYGROUP" not in str(error):
-                raise
+        await create_group(self.redis, TASKS, GROUP)
 
     # --- For clients ---
 
@@ -103,6 +106,32 @@ class TaskQueue:
     async def run(self, task: Task) -> Result:
         await self.submit(task)
         return await self.wait(task.id)
+
+    async def dead_letters(self) -> dict[str, Result]:
+        """The tasks that were given up, by the entry in the stream of dead letters."""
+        entries: Any = await self.redis.xrange(DEAD_LETTERS)
+        return {entry[0]: read_result(entry) for entry in entries}
+
+    async def redrive(self) -> list[str]:
+        """Put the tasks of all dead letters back into the queue; returns their ids."""
+        letters = await self.dead_letters()
+        for entry, dead in letters.items():
+            task = json.dumps(asdict(Task(dead.task, dead.prompt, dead.after)))
+            await self.script(REDRIVE, [DEAD_LETTERS, result_key(dead.task), TASKS], entry, task)
+        return [dead.task for dead in letters.values()]
+
+    async def effects(self) -> dict[str, int]:
+        """How often each task took effect, as counted from the logs of results and of dead letters."""
+        logs: list[Any] = [await self.redis.xrange(stream) for stream in (RESULTS, DEAD_LETTERS)]
+        return Counter(read_result(entry).task for log in logs for entry in log)
+
+    async def wait_until_held(self, agent: str, seconds: float = 30) -> str:
+        """The stream entry of a task that the agent is doing. Raises `TimeoutError` when it takes none."""
+        async with asyncio.timeout(seconds):
+            while True:
+                if held := await self.redis.xpending_range(TASKS, GROUP, "-", "+", 1, agent):
+                    return str(held[0]["message_id"])
+                await asyncio.sleep(0.02)
 
     # --- For agents ---
 
@@ -131,6 +160,15 @@ class TaskQueue:
 
     async def script(self, source: str, keys: list[str], *arguments: str) -> Any:
         return await cast(Any, self.redis.eval(source, len(keys), *keys, *arguments))
+
+
+async def create_group(redis: "Redis", stream: str, group: str) -> None:
+    """Create a consumer group that reads a stream from its start, unless there is one."""
+    try:
+        await redis.xgroup_create(stream, group, id="0", mkstream=True)
+    except ResponseError as error:
+        if "BUSYGROUP" not in str(error):
+            raise
 
 
 def result_key(task_id: str) -> str:
