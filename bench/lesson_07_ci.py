@@ -53,7 +53,7 @@ def main() -> None:
         {
             "title": "The pipeline, cold and cached, second by second",
             "kind": "timeline",
-            "alt": "Cold, the steps run side by side for a minute or two; cached, none takes a second.",
+            "alt": "Cold, four steps run side by side for most of a minute; cached, no step takes a second.",
             "measured": measured(how, "dagger-io", Docker=run("version", "--format={{.Server.Version}}")),
             "values": {"cold": round(cold, 1), "cached": round(cached, 1), "ratio": round(cached / cold, 3)},
             "lanes": lanes("cold", first) + lanes("cached", second),

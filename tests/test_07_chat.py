@@ -1,6 +1,7 @@
 """Lesson 07: in a chat, the model calls the tools that run in containers."""
 
 import json
+import signal
 import threading
 from typing import Any
 
@@ -8,8 +9,8 @@ import httpx2
 import pytest
 from support.container_tools import ends, renamed_sleep, runs, unique
 from support.problems import assert_problem
-from support.servers import Server, StartServer
-from support.streams import assert_ends_with_error, events
+from support.servers import Server, StartServer, assert_ends_with_zero
+from support.streams import assert_ends_with_error, events, read_events
 
 from course.polling import until
 
@@ -93,6 +94,22 @@ def test_a_slow_model_is_a_504(start: StartServer) -> None:
 def test_an_answer_that_breaks_off_is_an_error(start: StartServer) -> None:
     server = start(MODEL_NAME="offline?fault=drop")
     assert_ends_with_error(stream(server, "What is a container?"), 502)
+
+
+def test_a_stream_that_outlasts_the_drain_ends_with_an_error_event(start: StartServer) -> None:
+    server = start(MODEL_NAME="offline?tps=1", DRAIN_SECONDS="1")
+    body = {"message": "What is a container?", "stream": True}
+    with httpx2.stream("POST", f"{server}/chat", json=body, timeout=100) as response:
+        stream = read_events(response)
+        first = next(stream)
+        server.process.send_signal(signal.SIGTERM)
+        try:
+            *_, last = first, *stream
+        except httpx2.TransportError:
+            pytest.fail("The drain is over, and a stream was cut off without a last event.")
+    assert last.type == "error", f"The drain is over, and the last event of a stream is {last.type!r}."
+    assert last.data["problem"]["status"] == 503
+    assert_ends_with_zero(server)
 
 
 def test_a_reader_who_leaves_cancels_the_tool_call(server: Server) -> None:

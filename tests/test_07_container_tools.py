@@ -1,11 +1,12 @@
 """The claims of lesson 07: tools that run in containers, called over HTTP."""
 
 import json
-import re
 import signal
+import socket
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,11 +14,12 @@ import httpx2
 import psutil
 import pytest
 from support.connections import assert_probes_take_head
-from support.container_tools import call, printed, qdrant, result, unique
+from support.container_tools import SECONDS, call, printed, qdrant, result, unique
 from support.problems import assert_problem
 from support.servers import Server, StartServer, assert_ends_with_zero, metrics
 
 from course.polling import until
+from course.ports import port_of
 
 pytestmark = [pytest.mark.dagger, pytest.mark.timeout(300)]
 DOCUMENT = {"id": "a-1", "title": "A", "content": "text"}
@@ -96,11 +98,21 @@ def test_a_table_is_summarised_with_counts_ranges_and_a_chart(server: Server) ->
     assert len(chart.findall("{*}rect")) == 10
 
 
+def test_a_table_with_values_that_json_or_svg_cannot_have_is_summarised(server: Server) -> None:
+    summary = result(server, "summarise_table", table="a,b\nnan,<x>\ninf,\x0by\n1,z\n", column="b")
+    assert [column["max"] for column in summary["columns"]] == [None, None], (
+        "nan and inf are no JSON numbers."
+    )
+    chart = ElementTree.fromstring(summary["chart"])  # noqa: S314  # the lesson's own
+    assert [text.text for text in chart.findall("{*}text")] == ["b", "<x>", "1", "y", "1", "z", "1"]
+
+
 def test_a_json_table_gives_the_same_summary(server: Server) -> None:
     rows = json.dumps([{"city": "town", "people": n} for n in range(4)])
     summary = result(server, "summarise_table", table=rows, format="json")
     assert [column["values"] for column in summary["columns"]] == [4, 4]
-    assert call(server, "summarise_table", table="{}", format="json").status_code == 502
+    for empty in ("[]", "{}"):
+        assert_problem(call(server, "summarise_table", table=empty, format="json"), 502)
 
 
 # --- Documents ---
@@ -238,24 +250,56 @@ def test_calls_beyond_the_limit_are_refused_at_once(start: StartServer) -> None:
     assert sorted(codes) == [200, 200, 503, 503, 503]
 
 
-def stop_in_a_call(
-    start: StartServer, seconds: float
-) -> tuple[Server, list[httpx2.Response], Callable[[], None]]:
-    """A server that got SIGTERM while a tool call that takes `seconds` was in flight."""
-    server = start(DRAIN_DELAY_SECONDS="1", APP_VERSION=unique())
-    printed(server, "print(1)")
-    word, answers = unique(), list[httpx2.Response]()
-    code = f"import time; time.sleep({seconds}); print('{word}')"
-    asking = threading.Thread(target=lambda: answers.append(call(server, "run_python", code=code)))
-    asking.start()
-    assert until(lambda: re.search(r"tool_calls_total", httpx2.get(f"{server}/metrics").text), 20)
-    server.process.send_signal(signal.SIGTERM)
-    return server, answers, asking.join
+# --- The stop ---
+
+
+@contextmanager
+def call_in_flight(server: Server, answer: threading.Event) -> Iterator[Future[httpx2.Response]]:
+    """A call of test_qdrant in flight: its container has asked a server that waits for `answer`."""
+    asked = threading.Event()
+    with qdrant(asked=asked, answer=answer) as url, ThreadPoolExecutor(1) as pool:
+        reply = pool.submit(call, server, "test_qdrant", url=f"{url}/hang", seconds=20)
+        assert asked.wait(SECONDS), "The call never reached the server that it asks."
+        yield reply
+
+
+def refuses(server: Server) -> bool:
+    """Whether the server takes no new connections."""
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port_of(server))) != 0
+
+
+def stopping(start: StartServer, drain_seconds: int) -> Server:
+    """A server for a test that stops it."""
+    return start(ALLOW_PRIVATE_ADDRESSES="true", DRAIN_SECONDS=str(drain_seconds), APP_VERSION=unique())
 
 
 def test_a_call_in_flight_finishes_after_sigterm(start: StartServer) -> None:
-    server, answers, join = stop_in_a_call(start, 3)
-    assert until(lambda: httpx2.get(f"{server}/ready").status_code == 503, 5)
-    join()
-    assert [answer.status_code for answer in answers] == [200], "The stop cut off a call in flight."
+    server, answer = stopping(start, 60), threading.Event()
+    with call_in_flight(server, answer) as reply:
+        server.process.send_signal(signal.SIGTERM)
+        assert until(lambda: refuses(server), 20), "The server was told to stop, and takes new connections."
+        answer.set()
+        assert reply.result().status_code == 200, "The stop cut off a call in flight."
     assert_ends_with_zero(server)
+
+
+def test_a_call_that_outlasts_the_drain_gets_a_503(start: StartServer) -> None:
+    server = stopping(start, 1)
+    with call_in_flight(server, threading.Event()) as reply:
+        server.process.send_signal(signal.SIGTERM)
+        try:
+            response = reply.result()
+        except httpx2.TransportError:
+            pytest.fail("The drain is over, and a call was cut off without an answer.")
+    assert_problem(response, 503)
+    assert response.headers["retry-after"] == "1", "The 503 does not say when to try again."
+    assert_ends_with_zero(server)
+
+
+def test_ready_fails_at_once_and_calls_are_answered_during_the_delay(start: StartServer) -> None:
+    server = start(DRAIN_DELAY_SECONDS="60", APP_VERSION=unique())
+    printed(server, "print(1)")
+    server.process.send_signal(signal.SIGTERM)
+    assert until(lambda: httpx2.get(f"{server}/ready").status_code == 503, 20)
+    assert printed(server, f"print('{unique()}')").startswith("w")

@@ -67,9 +67,9 @@ def test_the_guides_tool_is_found_and_called(
         processes.stop(server.process)
 
 
-def test_the_lessons_own_tests_pass() -> None:
+def test_the_lessons_own_tests_pass_with_the_guides_tool(folder: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
     done = subprocess.run(
-        command, cwd=LESSON, env=base_environment(), capture_output=True, text=True, check=False
+        command, cwd=folder, env=base_environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -9,33 +9,30 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
-from support.container_tools import result
+from support.container_tools import own_address, result
 
 from course.engines import dagger as dagger_engine
+from course.engines import docker_daemon as daemon
 from course.engines.docker import docker
 from course.models import base_environment
 from course.paths import ROOT
 from course.ports import free_port
+from course.processes import Processes
 
 pytestmark = [pytest.mark.dagger, pytest.mark.docker, pytest.mark.timeout(600)]
 LESSON = ROOT / "code/07_container_tools"
-# The app uses the engine that runs here, because the one of the compose file needs all privileges.
-OVERRIDE = """
-services:
-  app:
-    depends_on: !reset null
-    image: {image}
-    build: !reset null
-    user: "10001:0"
-    environment:
-      _EXPERIMENTAL_DAGGER_RUNNER_HOST: unix:///run/dagger/engine.sock
-    volumes: ["{sockets}:/run/dagger"]
-  engine:
-    profiles: [never]
-"""
+# What `privileged` gives, but for what the course's own Docker refuses; as in tools/dagger/run.sh.
+PRIVILEGES = {
+    "privileged": False,
+    "cap_add": ["ALL"],
+    "security_opt": ["seccomp=unconfined", "apparmor=unconfined", "systempaths=unconfined"],
+    "device_cgroup_rules": ["a *:* rwm"],
+    "cgroup": "host",
+}
 
 
 def pipeline(folder: Path, tar: Path, log: Path) -> subprocess.CompletedProcess[str]:
@@ -104,11 +101,35 @@ def test_the_image_runs_as_a_numeric_user_and_holds_no_secret(image: str) -> Non
     assert not [each for each in config["Env"] if "KEY" in each or "TOKEN" in each]
 
 
-@pytest.mark.skipif(not dagger_engine.SOCKET.exists(), reason="the engine is not the course's own")
-def test_the_compose_file_runs_the_app_with_its_tools(image: str, tmp_path: Path) -> None:
+@pytest.fixture
+def engine_here(tmp_path: Path, processes: Processes) -> dict[str, Any]:
+    """What the engine of the compose file needs besides, on a machine that has the course's own Docker.
+
+    It pulls images from the course's registry, which a read-only server shows to containers.
+    """
+    if daemon.pid_of() is None:
+        return {}
+    mirror = f"{own_address()}:{free_port()}"
+    program, storage = daemon.PROGRAMS / "usr/bin/docker-registry", str(daemon.REGISTRY)
+    env = os.environ | {
+        "REGISTRY_HTTP_ADDR": mirror,
+        "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY": storage,
+        "REGISTRY_STORAGE_MAINTENANCE_READONLY": "{enabled: true}",
+    }
+    processes.start([str(program), "serve", str(daemon.TOOLS / "registry.yml")], env=env)
+    config = tmp_path / "engine.json"
+    registries = {"docker.io": {"mirrors": [mirror]}, mirror: {"http": True}}
+    config.write_text(json.dumps({"registries": registries}))
+    volumes = ["/sys/fs/cgroup:/sys/fs/cgroup:rw", f"{config}:/etc/dagger/engine.json:ro"]
+    return PRIVILEGES | {"volumes": volumes}
+
+
+def test_the_compose_file_runs_the_app_with_its_tools(
+    image: str, engine_here: dict[str, Any], tmp_path: Path
+) -> None:
+    override = tmp_path / "override.json"
+    override.write_text(json.dumps({"services": {"app": {"image": image}, "engine": engine_here}}))
     port = free_port()
-    override = tmp_path / "override.yml"
-    override.write_text(OVERRIDE.format(image=image, sockets=dagger_engine.RUN))
     env = os.environ | {
         "HTTP_PORT": str(port),
         "OPENAI_API_KEY": "not-the-real-one",
@@ -117,11 +138,14 @@ def test_the_compose_file_runs_the_app_with_its_tools(image: str, tmp_path: Path
     files = ["-f", str(LESSON / "docker-compose.yml"), "-f", str(override)]
     compose = ["docker", "compose", "--project-name", f"tools-{uuid.uuid4().hex[:8]}", *files]
     try:
-        up = [*compose, "up", "--detach", "--wait", "app"]
-        done = subprocess.run(up, env=env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert result(f"http://127.0.0.1:{port}", "hello", name="Ada")["greeting"] == "Hello, Ada!"
-        assert httpx2.get(f"http://127.0.0.1:{port}/ready", timeout=10).status_code == 200
+        done = subprocess.run(
+            [*compose, "up", "--detach", "--wait"], env=env, capture_output=True, text=True, check=False
+        )
+        logs = subprocess.run([*compose, "logs", "--tail", "30"], env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr + logs.stdout
+        url = f"http://127.0.0.1:{port}"
+        assert result(url, "hello", name="Ada")["greeting"] == "Hello, Ada!"
+        assert httpx2.get(f"{url}/ready", timeout=10).status_code == 200
     finally:
         subprocess.run([*compose, "down", "--volumes"], env=env, capture_output=True, check=True)
 

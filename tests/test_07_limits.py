@@ -28,6 +28,7 @@ from course.engines import dagger as dagger_engine
 from course.polling import until
 
 pytestmark = [pytest.mark.dagger, pytest.mark.timeout(300)]
+FORTY_PROCESSES = "import os, time\nfor _ in range(40):\n if os.fork() == 0: time.sleep(60)"
 sees_containers = pytest.mark.skipif(sys.platform != "linux", reason="containers run in a virtual machine")
 
 
@@ -47,25 +48,16 @@ def test_a_failing_script_gives_its_exit_code_and_the_end_of_its_stderr(server: 
 @sees_containers
 def test_a_hanging_script_is_ended(server: Server) -> None:
     word = unique()
-    printed(server, "print(1)")
-    began = time.monotonic()
-    try:
-        response = httpx2.post(f"{server}/tools/run_python", json={"code": renamed_sleep(word)}, timeout=30)
-    except httpx2.TimeoutException:
-        pytest.fail("The script hangs, and nothing ends it.")
-    problem = assert_problem(response, 504)
+    problem = assert_problem(call(server, "run_python", code=renamed_sleep(word)), 504)
+    assert problem["detail"] == "The script ran out of time.", "The script hangs, and nothing ends it."
     assert problem["exit_code"] == 124
-    assert time.monotonic() - began < 30
     assert ends(word), "The call has ended, and its container still runs."
 
 
 def test_a_script_that_keeps_writing_is_ended(server: Server) -> None:
     code = f"import os, time # {unique()}\nwhile True: os.write(2, b'.'); time.sleep(0.1)"
-    try:
-        response = httpx2.post(f"{server}/tools/run_python", json={"code": code}, timeout=30)
-    except httpx2.TimeoutException:
-        pytest.fail("A script that keeps writing runs for ever.")
-    assert assert_problem(response, 504)["exit_code"] == 124
+    problem = assert_problem(call(server, "run_python", code=code), 504)
+    assert problem["detail"] == "The script ran out of time.", "A script that keeps writing runs for ever."
 
 
 @sees_containers
@@ -81,10 +73,10 @@ def test_processes_that_a_script_leaves_end_with_it(server: Server) -> None:
 @pytest.mark.parametrize(
     ("code", "exit_code", "said"),
     [
-        ("while True: print('x' * 10_000)", 1, "File too large"),
+        ("while True: print('x' * 10**6)", 1, "File too large"),
         ("print('x' * 1_000_000)", 125, "printed too much"),
         ("x = b'x' * 10**9", 1, "MemoryError"),
-        ("import os\nwhile True: os.fork()", 1, "Resource temporarily unavailable"),
+        (FORTY_PROCESSES, 1, "Resource temporarily unavailable"),
         ("open('/tmp/x', 'wb').write(b'x' * 10**8)", 1, "File too large"),
         ("import os; os.kill(os.getpid(), 9)", 137, ""),
     ],

@@ -55,7 +55,8 @@ app = RequestContextMiddleware(api, settings.max_body_bytes)
 def main() -> int:
     options: dict[str, Any] = {"http": "h11", "h11_max_incomplete_event_size": 65_536, "access_log": False}
     options["timeout_graceful_shutdown"] = settings.drain_seconds
-    server = DrainingServer(uvicorn.Config(app, settings.host, settings.port, **options), settings, shutdown)
+    config = uvicorn.Config(app, settings.host, settings.port, **options)
+    server = DrainingServer(config, settings.drain_delay_seconds, shutdown)
     server.run()
     return server.exit_code
 

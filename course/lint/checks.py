@@ -1,6 +1,8 @@
 """The checks of `make lint`. Each returns its findings, one line each."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -43,7 +45,17 @@ def commands() -> list[list[str]]:
             *map(str, [ROOT / ".gitlab-ci.yml", *ROOT.glob("code/*/.gitlab-ci.yml")]),
         ],
         [*schema, "vendor.github-workflows", *map(str, workflows)],
+        *actionlint(workflows),
     ]
+
+
+def actionlint(workflows: list[Path]) -> list[list[str]]:
+    """Its command, where there is Go, with which it is built; in CI it must be there."""
+    if not (shutil.which("go") or os.environ.get("CI")):
+        return []
+    shellcheck = str(Path(sys.executable).parent / "shellcheck")
+    command = ["go", "-C", str(ROOT / "tools/actionlint"), "tool", "actionlint", "-shellcheck", shellcheck]
+    return [[*command, *map(str, workflows)]]
 
 
 def packages() -> list[tuple[list[str], Path]]:

@@ -14,7 +14,7 @@ import psutil
 
 from course.polling import until
 
-SECONDS = 100  # for a call on a busy machine whose engine has nothing cached
+SECONDS = 200  # for a call on a busy machine whose engine has nothing cached
 
 
 def call(server: str, tool: str, **arguments: Any) -> httpx2.Response:
@@ -37,7 +37,7 @@ def unique() -> str:
     return f"w{uuid.uuid4().hex}"
 
 
-def renamed_sleep(word: str, seconds: int = 60) -> str:
+def renamed_sleep(word: str, seconds: int = 300) -> str:
     """Python code that becomes a process whose command line has the word, so that the host can see it."""
     return f"import os; os.execv('/bin/sleep', ['sleep-{word}', '{seconds}'])"
 
@@ -64,18 +64,19 @@ class QdrantHandler(BaseHTTPRequestHandler):
     """Answers the two REST calls that the tool makes, as Qdrant 1.15 does."""
 
     key = ""
-    hang = threading.Event()
+    asked, answer = threading.Event(), threading.Event()
 
     def do_GET(self) -> None:
         if self.path == "/hang/":
-            self.hang.wait(60)
+            self.asked.set()
+            self.answer.wait(60)
         if self.key and self.headers["api-key"] != self.key:
             self.send_error(401, "Unauthorized")
             return
-        answer: Any = {"title": "qdrant - vector search engine", "version": "1.15.0"}
+        told: Any = {"title": "qdrant - vector search engine", "version": "1.15.0"}
         if self.path == "/collections":
-            answer = {"result": {"collections": [{"name": "papers"}]}, "status": "ok", "time": 0.0001}
-        body = json.dumps(answer).encode()
+            told = {"result": {"collections": [{"name": "papers"}]}, "status": "ok", "time": 0.0001}
+        body = json.dumps(told).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -86,15 +87,21 @@ class QdrantHandler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def qdrant(key: str = "") -> Iterator[str]:
-    """A server that speaks Qdrant's REST calls; gives its URL, at an address that containers reach."""
-    handler = type("Handler", (QdrantHandler,), {"key": key, "hang": threading.Event()})
+def qdrant(
+    key: str = "", asked: threading.Event | None = None, answer: threading.Event | None = None
+) -> Iterator[str]:
+    """A server that speaks Qdrant's REST calls; gives its URL, at an address that containers reach.
+
+    A request to URL/hang sets `asked`, and waits for `answer`.
+    """
+    asked, answer = asked or threading.Event(), answer or threading.Event()
+    handler = type("Handler", (QdrantHandler,), {"key": key, "asked": asked, "answer": answer})
     with ThreadingHTTPServer(("0.0.0.0", 0), handler) as server:  # noqa: S104  # containers must reach it
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
             yield f"http://{own_address()}:{server.server_port}"
         finally:
-            handler.hang.set()  # type: ignore[attr-defined]
+            answer.set()
             server.shutdown()
             thread.join()

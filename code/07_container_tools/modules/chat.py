@@ -1,5 +1,6 @@
 """Chat: the model answers, and may call the container tools on the way."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator
@@ -7,6 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 import openai
+from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletionChunk
 from pydantic import ValidationError
 
@@ -26,67 +28,67 @@ class ModelBrokeOff(Exception):
 class Chat:
     def __init__(self, settings: Settings, toolbox: Toolbox) -> None:
         self.settings, self.toolbox = settings, toolbox
-        self.model = openai.AsyncOpenAI(
-            api_key=settings.openai_api_key.get_secret_value(),
-            base_url=settings.openai_base_url,
-            max_retries=0,  # the caller decides whether to retry
-        )
-        self.tools = [
-            {
-                "type": "function",
-                "function": {
-                    "name": tool.name,
-                    "description": tool.description,
-                    "parameters": tool.input.model_json_schema(),
-                },
-            }
-            for tool in toolbox.tools.values()
-        ]
+        key, url = settings.openai_api_key.get_secret_value(), settings.openai_base_url
+        self.model = openai.AsyncOpenAI(api_key=key, base_url=url, max_retries=0)  # the caller may retry
+        self.tools = []
+        for tool in toolbox.tools.values():
+            told = {"description": tool.description, "parameters": tool.input.model_json_schema()}
+            self.tools.append({"type": "function", "function": {"name": tool.name} | told})
 
     async def events(self, message: str) -> AsyncGenerator[Event]:
-        """Yield `token` and `step` events, then `usage`, and at last `done`. Raises `ModelBrokeOff`."""
+        """Yield `token` and `step` events, then `usage`, and at last `done`, all in TIMEOUT_SECONDS.
+
+        Raises TimeoutError, `ModelBrokeOff` and the errors of openai.
+        """
+        deadline = asyncio.get_running_loop().time() + self.settings.timeout_seconds
+        async with aclosing(self.converse(message)) as events:
+            while True:
+                # The timeout covers the wait for the next event, and never a yield (PEP 789 says why).
+                async with asyncio.timeout_at(deadline):
+                    if (event := await anext(events, None)) is None:
+                        return
+                yield event
+
+    async def converse(self, message: str) -> AsyncGenerator[Event]:
         messages: Any = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": message}]
-        usage, steps = {"prompt_tokens": 0, "completion_tokens": 0}, 0
+        usage, steps, reason = {"prompt_tokens": 0, "completion_tokens": 0}, 0, None
         for left in range(self.settings.max_steps, -1, -1):
-            reply = Reply()
-            async with aclosing(self.complete(messages, offer_tools=left > 0)) as chunks:
-                async for chunk in chunks:
-                    if text := reply.add(chunk):
+            state, reply = ChatCompletionStreamState(), None
+            # With no steps left, the model has to answer without tools.
+            options: dict[str, Any] = {"messages": messages} | ({"tools": self.tools} if left else {})
+            stream: openai.AsyncStream[ChatCompletionChunk] = await self.model.chat.completions.create(
+                model=self.settings.model_name, stream=True, stream_options={"include_usage": True}, **options
+            )
+            async with stream:
+                async for chunk in stream:
+                    state.handle_chunk(chunk)
+                    reply = state.current_completion_snapshot  # the chunks so far, put together
+                    if chunk.choices and (text := chunk.choices[0].delta.content):
                         yield "token", {"text": text}
-            usage = {name: used + reply.usage.get(name, 0) for name, used in usage.items()}
-            if not reply.calls or not reply.reason:
+            if not (reply and reply.choices and (reason := reply.choices[0].finish_reason)):
+                raise ModelBrokeOff
+            usage = {name: count + getattr(reply.usage, name, 0) for name, count in usage.items()}
+            said = reply.choices[0].message
+            if not said.tool_calls:
                 break
-            messages.append(reply.message())
-            for call in reply.calls.values():
+            fields: Any = {"id": True, "type": True, "function": {"name", "arguments"}}
+            calls = [call.model_dump(include=fields) for call in said.tool_calls]
+            messages.append({"role": "assistant", "content": said.content, "tool_calls": calls})
+            for call in said.tool_calls:
                 steps += 1
-                step = {"n": steps, "tool": call["name"], **await self.call(call["name"], call["arguments"])}
+                step = {"n": steps, "tool": call.function.name, **await self.call(call.function)}
                 outcome = json.dumps(step["outcome"])
-                messages.append({"role": "tool", "tool_call_id": call["id"], "content": outcome})
+                messages.append({"role": "tool", "tool_call_id": call.id, "content": outcome})
                 yield "step", step
-        if not reply.reason:
-            raise ModelBrokeOff
         yield "usage", usage
-        yield "done", {"reason": reply.reason}
+        yield "done", {"reason": reason}
 
-    async def complete(self, messages: Any, offer_tools: bool) -> AsyncGenerator[ChatCompletionChunk]:
-        options: dict[str, Any] = {"tools": self.tools} if offer_tools and self.tools else {}
-        stream: openai.AsyncStream[ChatCompletionChunk] = await self.model.chat.completions.create(
-            model=self.settings.model_name,
-            messages=messages,
-            stream=True,
-            stream_options={"include_usage": True},
-            **options,
-        )
-        async with stream:
-            async for chunk in stream:
-                yield chunk
-
-    async def call(self, name: str, arguments: str) -> dict[str, Any]:
+    async def call(self, function: Any) -> dict[str, Any]:
         """Call a tool for the model. Its failure is an outcome, from which the model can go on."""
         began, given = time.perf_counter(), None
         try:
-            given = json.loads(arguments)
-            outcome = await self.toolbox.call(name, given)
+            given = json.loads(function.arguments)
+            outcome = await self.toolbox.call(function.name, given)
         except ToolFailed as failed:
             outcome = {"error": failed.reason, "exit_code": failed.exit_code, "stderr": failed.stderr}
         except (ValidationError, ValueError, KeyError):
@@ -94,36 +96,3 @@ class Chat:
         except (EngineDown, Overloaded):
             outcome = {"error": "Tools cannot be run at the moment."}
         return {"input": given, "outcome": outcome, "seconds": round(time.perf_counter() - began, 3)}
-
-
-class Reply:
-    """One reply of the model, put together from its chunks."""
-
-    def __init__(self) -> None:
-        self.text, self.reason = "", ""
-        self.usage: dict[str, int] = {}
-        self.calls: dict[int, dict[str, str]] = {}
-
-    def add(self, chunk: ChatCompletionChunk) -> str:
-        """Add a chunk; return its text."""
-        if chunk.usage:
-            self.usage = chunk.usage.model_dump(include={"prompt_tokens", "completion_tokens"})
-        if not chunk.choices:
-            return ""
-        choice = chunk.choices[0]
-        self.reason = choice.finish_reason or self.reason
-        self.text += choice.delta.content or ""
-        for part in choice.delta.tool_calls or []:
-            call = self.calls.setdefault(part.index, {"id": "", "name": "", "arguments": ""})
-            call["id"] += part.id or ""
-            if part.function:
-                call["name"] += part.function.name or ""
-                call["arguments"] += part.function.arguments or ""
-        return choice.delta.content or ""
-
-    def message(self) -> dict[str, Any]:
-        calls = [
-            {"id": call["id"], "type": "function", "function": {k: call[k] for k in ("name", "arguments")}}
-            for call in self.calls.values()
-        ]
-        return {"role": "assistant", "content": self.text or None, "tool_calls": calls}

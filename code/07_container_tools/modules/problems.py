@@ -17,50 +17,55 @@ from modules.tools.calls import Overloaded
 from modules.tools.core import ToolFailed
 
 log = logging.getLogger("uvicorn.error")
-RETRY = {"Retry-After": "1"}
-UNEXPECTED = HTTPException(500, "Something went wrong; the log has the details.")
 
 
-def translate(error: Exception) -> tuple[HTTPException, dict[str, Any]]:
-    """The HTTP error for an exception, and what its problem has besides."""
+class Stopping(Exception):
+    """The server was told to stop."""
+
+
+def translate(error: Exception) -> tuple[int, str, dict[str, Any]]:
+    """The status and the detail of the problem for an exception, and what the problem has besides."""
     match error:
         case HTTPException():
-            return error, {}
+            return error.status_code, error.detail, {}
         case ToolFailed():
             status = 504 if error.exit_code == 124 else 502
-            return HTTPException(status, error.reason), {"exit_code": error.exit_code, "stderr": error.stderr}
+            return status, error.reason, {"exit_code": error.exit_code, "stderr": error.stderr}
         case RequestValidationError() | ValidationError():
             skip = isinstance(error, RequestValidationError)  # "body" or "query"
-            fields = [
-                {"field": ".".join(map(str, e["loc"][skip:])), "message": e["msg"]} for e in error.errors()
-            ]
-            return HTTPException(422, "The request is not valid."), {"errors": fields}
+            faults = [(".".join(map(str, each["loc"][skip:])), each["msg"]) for each in error.errors()]
+            errors = [{"field": field, "message": message} for field, message in faults]
+            return 422, "The request is not valid.", {"errors": errors}
+        case Stopping():
+            return 503, "The server is stopping.", {}
         case EngineDown():
-            return HTTPException(503, "Dagger's engine cannot be reached.", RETRY), {}
+            return 503, "Dagger's engine cannot be reached.", {}
         case Overloaded():
-            return HTTPException(503, "Too many tool calls are waiting.", RETRY), {}
+            return 503, "Too many tool calls are waiting.", {}
         case TimeoutError() | openai.APITimeoutError():
-            return HTTPException(504, "The model and its tools did not finish in time."), {}
+            return 504, "The model and its tools did not finish in time.", {}
         case openai.OpenAIError() | ModelBrokeOff():
             log.error("the model failed: %r", error)
-            return HTTPException(502, "The model failed, or could not be reached."), {}
-    return UNEXPECTED, {}
+            return 502, "The model failed, or could not be reached.", {}
+    return 500, "Something went wrong; the log has the details.", {}
 
 
 def problem(request: Request, error: Exception) -> dict[str, Any]:
-    http, more = translate(error)
-    body = {"type": "about:blank", "title": HTTPStatus(http.status_code).phrase, "status": http.status_code}
-    return body | {"detail": http.detail, "request_id": request.state.request_id} | more
+    status, detail, more = translate(error)
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    return body | {"request_id": request.state.request_id} | more
 
 
 async def problem_response(request: Request, error: Exception) -> Response:
-    body, headers = problem(request, error), translate(error)[0].headers
+    body = problem(request, error)
+    headers = {"Retry-After": "1"} if body["status"] == 503 else getattr(error, "headers", None)
     if headers == {"Allow": "GET"}:
         headers = {"Allow": "GET, HEAD"}
     return Response(json.dumps(body), body["status"], headers, media_type="application/problem+json")
 
 
-KNOWN = (HTTPException, RequestValidationError, ValidationError, ToolFailed, EngineDown, Overloaded)
+TOOLS = (ValidationError, ToolFailed, EngineDown, Overloaded)
+MODEL = (TimeoutError, openai.OpenAIError, ModelBrokeOff)
 HANDLERS: dict[Any, Any] = dict.fromkeys(
-    (*KNOWN, TimeoutError, openai.OpenAIError, ModelBrokeOff, Exception), problem_response
+    (HTTPException, RequestValidationError, *TOOLS, *MODEL, Stopping, Exception), problem_response
 )

@@ -14,9 +14,8 @@ from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from modules.chat import Chat
-from modules.problems import problem
-from modules.server import Shutdown
+from modules.problems import Stopping, problem
+from modules.session import EngineDown
 from modules.tools import document_tool, hello_tool, qdrant_tool
 from modules.tools.calls import Toolbox
 
@@ -110,42 +109,27 @@ async def chat(request: Request, body: ChatRequest) -> Response:
 
 async def encoded_events(request: Request, message: str) -> AsyncIterator[bytes]:
     """The chat's events. The last one is `done` or `error`."""
-    agent: Chat = request.state.chat
-    deadline = asyncio.get_running_loop().time() + agent.settings.timeout_seconds
     try:
-        async with aclosing(agent.events(message)) as events:
-            while True:
-                # The timeout covers the wait for the next event, and never a yield (PEP 789 says why).
-                async with asyncio.timeout_at(deadline):
-                    kind, data = await anext(events)
-                if kind == "done":
-                    break
+        async with aclosing(request.state.chat.events(message)) as events:
+            async for kind, data in events:
                 yield format_sse_event(event=kind, data_str=json.dumps(data))
     except Exception as error:  # noqa: BLE001  # whatever it is, the stream must not end as if all were well
-        kind, data = "error", {"problem": problem(request, error)}
-    yield format_sse_event(event=kind, data_str=json.dumps(data))
+        yield format_sse_event(event="error", data_str=json.dumps({"problem": problem(request, error)}))
 
 
 async def whole_answer(request: Request, message: str) -> dict[str, Any]:
-    agent: Chat = request.state.chat
-    answer: dict[str, Any] = {"response": "", "calls": [], "usage": {}}
-    async with asyncio.timeout(agent.settings.timeout_seconds), aclosing(agent.events(message)) as events:
-        async for kind, data in events:
-            if kind == "token":
-                answer["response"] += data["text"]
-            elif kind == "step":
-                answer["calls"].append(data)
-            elif kind == "usage":
-                answer["usage"] = data
-    return answer
+    async with aclosing(request.state.chat.events(message)) as events:
+        got = [event async for event in events]
+    text = "".join(data["text"] for kind, data in got if kind == "token")
+    calls = [data for kind, data in got if kind == "step"]
+    return {"response": text, "calls": calls, "usage": dict(got)["usage"]}
 
 
 @router.get("/health")
 async def health(request: Request, tools: Tools) -> dict[str, Any]:
     """Liveness: this process turns its event loop. Awaits nothing; shows the engine's last known state."""
-    shutdown: Shutdown = request.state.shutdown
     return {
-        "status": "stopping" if shutdown.requested else "healthy",
+        "status": "stopping" if request.state.shutdown.requested else "healthy",
         "version": tools.settings.app_version,
         "uptime_seconds": round(time.monotonic() - STARTED_AT, 2),
         "dependencies": {"engine": tools.session.status},
@@ -156,9 +140,9 @@ async def health(request: Request, tools: Tools) -> dict[str, Any]:
 async def ready(request: Request, tools: Tools) -> dict[str, bool]:
     """Readiness: the engine answers, and the server has not been told to stop."""
     if request.state.shutdown.requested:
-        raise HTTPException(503, "The server is stopping.", {"Retry-After": "1"})
+        raise Stopping
     if await tools.session.check() != "ok":
-        raise HTTPException(503, "Dagger's engine cannot be reached.", {"Retry-After": "1"})
+        raise EngineDown
     return {"ready": True}
 
 

@@ -1,17 +1,20 @@
 """Around the routes: request ids, a bound on the body, metrics, and a graceful stop."""
 
 import asyncio
+import json
 import logging
 import re
 import uuid
 
 import prometheus_client as prometheus
 import uvicorn
+from fastapi import Request
+from fastapi.sse import format_sse_event
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from modules.config import Settings
+from modules.problems import Stopping, problem, problem_response
 
 log = logging.getLogger("uvicorn.error")
 requests_total = prometheus.Counter("agent_requests_total", "Requests", ["method", "endpoint", "status"])
@@ -24,7 +27,7 @@ class Shutdown:
 
 
 class RequestContextMiddleware:
-    """Gives every request an id, bounds its body, and counts it."""
+    """Gives every request an id, bounds its body, counts it, and ends what outlasts the drain with a 503."""
 
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
         self.app, self.max_body_bytes = app, max_body_bytes
@@ -33,7 +36,7 @@ class RequestContextMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        status, received = 500, 0
+        status = received = 0
         if scope["method"] == "HEAD":  # answered like GET; uvicorn leaves out the body
             scope = {**scope, "method": "GET"}
         given = Headers(scope=scope).get("x-request-id", "")
@@ -57,21 +60,31 @@ class RequestContextMiddleware:
 
         try:
             await self.app(scope, receive_bounded, send_with_id)
+        except asyncio.CancelledError:  # by uvicorn, because DRAIN_SECONDS are over
+            request, error = Request(scope), Stopping()
+            if not status:
+                await (await problem_response(request, error))(scope, receive, send_with_id)
+            else:  # only a stream has begun and not ended
+                event = format_sse_event(
+                    event="error", data_str=json.dumps({"problem": problem(request, error)})
+                )
+                await send({"type": "http.response.body", "body": event})
         finally:
             endpoint = getattr(scope.get("route"), "path", "unmatched")
-            requests_total.labels(scope["method"], endpoint, status).inc()
+            requests_total.labels(scope["method"], endpoint, status or 500).inc()
 
 
 class DrainingServer(uvicorn.Server):
     """Fails /ready at the first signal and finishes requests in flight; a second signal ends it at once."""
 
-    def __init__(self, config: uvicorn.Config, settings: Settings, shutdown: Shutdown) -> None:
+    exit_code = 0
+
+    def __init__(self, config: uvicorn.Config, delay: float, stop: Shutdown) -> None:
         super().__init__(config)
-        self.delay, self.graceful_shutdown = settings.drain_delay_seconds, shutdown
-        self.exit_code = 0
+        self.delay, self.stop = delay, stop
 
     def handle_exit(self, sig: int, frame: object) -> None:
-        second, self.graceful_shutdown.requested = self.graceful_shutdown.requested, True
+        second, self.stop.requested = self.stop.requested, True
         loop = asyncio.get_running_loop()
         if second:
             self.exit_code = 128 + sig

@@ -6,5 +6,5 @@ import sys
 from pathlib import Path
 
 given = json.loads(Path(sys.argv[1]).read_text())
-place = f"Python {platform.python_version()} in a container"
-print(json.dumps({"greeting": f"Hello, {given['name']}!", "from": place}))
+greeting = f"Hello, {given['name']}!"
+print(json.dumps({"greeting": greeting, "from": f"Python {platform.python_version()} in a container"}))

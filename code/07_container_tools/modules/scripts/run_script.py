@@ -10,15 +10,16 @@ import os
 import platform
 import random
 import resource
-import selectors
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
 
 TIMED_OUT, PRINTED_TOO_MUCH = 124, 125
 STDERR_BYTES = 2_000  # only the end of a script's error output is kept
+PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 22, 38
 # Of each architecture: its AUDIT_ARCH and the numbers of the system calls socket and io_uring_setup.
 SYSTEM_CALLS = {"x86_64": (0xC000003E, 41, 425), "aarch64": (0xC00000B7, 198, 425)}
 
@@ -42,10 +43,14 @@ def deny_network() -> None:
         (end, 0, 0, refuse),
     ]
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
-    libc = ctypes.CDLL(None, use_errno=True)
     filter_ = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)))
-    if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, filter_, 0, 0):  # no new privileges; set the filter
-        raise OSError(ctypes.get_errno(), "the kernel does not take the seccomp filter")
+    prctl(PR_SET_SECCOMP, 2, filter_, 0, 0)
+
+
+def prctl(option: int, *values: Any) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, *values):
+        raise OSError(ctypes.get_errno(), "the kernel refuses to restrict the script")
 
 
 def restrict(limits: dict[str, int]) -> None:
@@ -63,44 +68,29 @@ def restrict(limits: dict[str, int]) -> None:
     os.setgroups([])
     os.setgid(user)
     os.setuid(user)
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)  # or a set-user-ID program could make the script root
     if not limits["network"]:
         deny_network()
 
 
 def run(limits: dict[str, int], command: list[str]) -> tuple[int, bytes, bytes]:
     """Run the command; return its exit code, its output, and the end of its error output."""
-    deadline = time.monotonic() + limits["seconds"]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd="/tmp",
-        preexec_fn=lambda: restrict(limits),
-    )
-    printed = {"stdout": b"", "stderr": b""}
-    with selectors.DefaultSelector() as pipes:
-        for name in printed:
-            pipes.register(getattr(process, name), selectors.EVENT_READ, name)
-        while pipes.get_map():
-            left = deadline - time.monotonic()
-            ready = pipes.select(max(0, left))
-            if not ready or left <= 0:
-                process.kill()
-                return TIMED_OUT, b"", printed["stderr"] + b"\nThe time limit ended the script.\n"
-            for key, _ in ready:
-                piece = os.read(key.fd, 65_536)
-                printed[key.data] += piece
-                if not piece:
-                    pipes.unregister(key.fileobj)
-            printed["stderr"] = printed["stderr"][-STDERR_BYTES:]
-            if len(printed["stdout"]) > limits["output_bytes"]:
-                process.kill()
-                return PRINTED_TOO_MUCH, b"", printed["stderr"] + b"\nThe script printed too much.\n"
-    try:
-        code = process.wait(max(0.1, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:  # it closed its output and hangs
-        return TIMED_OUT, b"", printed["stderr"] + b"\nThe time limit ended the script.\n"
-    return (128 - code if code < 0 else code), printed["stdout"], printed["stderr"]
+    with TemporaryFile() as output, TemporaryFile() as errors:  # which the limit for files bounds, too
+        process = subprocess.Popen(
+            command, stdout=output, stderr=errors, cwd="/tmp", preexec_fn=lambda: restrict(limits)
+        )
+        why = b""
+        try:
+            code = process.wait(limits["seconds"])
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code, why = TIMED_OUT, b"\nThe time limit ended the script.\n"
+        if output.seek(0, os.SEEK_END) > limits["output_bytes"]:
+            code, why = PRINTED_TOO_MUCH, b"\nThe script printed too much.\n"
+        errors.seek(-min(STDERR_BYTES, errors.seek(0, os.SEEK_END)), os.SEEK_END)
+        output.seek(0)
+        # A process that a signal ended has a negative exit code; shells add 128.
+        return 128 - code if code < 0 else code, b"" if why else output.read(), errors.read() + why
 
 
 if __name__ == "__main__":
@@ -109,7 +99,4 @@ if __name__ == "__main__":
     code, output, errors = run(json.loads(Path(limits).read_text()), [sys.executable, "-I", script, given])
     sys.stdout.buffer.write(output)
     sys.stderr.buffer.write(errors)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # This is the parent of whatever the script has started: the container ends with it, and so do they.
-    os._exit(code if code < 256 else 255)
+    sys.exit(code)  # the container ends with this process, and so does whatever the script has started
