@@ -33,6 +33,7 @@ BINARIES = CACHE / f"v{VERSION}"
 STATE = CACHE / "state"  # the engine's own cache, which survives its restart
 RUN = daemon.RUN / "dagger"
 SOCKET = RUN / "engine.sock"
+CLIENT = RUN / "dagger"  # a link to the program of the user who has started the engine
 CONTAINER = "dagger-engine"
 IMAGE = f"registry.dagger.io/engine:v{VERSION}"  # the name of the original, for which this one stands in
 SIZE = "4 GB of disk (3 GB of them Go's caches) and seven minutes"
@@ -49,7 +50,7 @@ class Dagger(Engine):
     def program(self) -> str | None:
         if fetched_by_sdk():
             return Docker().program()
-        return str(BINARIES / "dagger") if BINARIES.exists() else None
+        return next((str(path) for path in (CLIENT, BINARIES / "dagger") if path.exists()), None)
 
     def version(self) -> str | None:
         if answers():
@@ -92,6 +93,8 @@ class Dagger(Engine):
                 console, "starting Dagger's engine", TOOLS / "run.sh", CONTAINER, IMAGE, STATE, RUN
             )
             wait_until_it_answers()
+            CLIENT.unlink(missing_ok=True)
+            CLIENT.symlink_to(BINARIES / "dagger")
 
     def stop(self, console: Console) -> None:
         if daemon.pid_of() is None or docker("container", "inspect", CONTAINER).returncode:
@@ -112,7 +115,7 @@ class Dagger(Engine):
             return {}
         return QUIET | {
             "_EXPERIMENTAL_DAGGER_RUNNER_HOST": f"unix://{SOCKET}",
-            "_EXPERIMENTAL_DAGGER_CLI_BIN": str(BINARIES / "dagger"),
+            "_EXPERIMENTAL_DAGGER_CLI_BIN": str(CLIENT),
         }
 
 
