@@ -14,7 +14,7 @@ from modules.session import Session
 from modules.tools import load_tools
 from modules.tools.core import Tool, ToolFailed, run_tool
 
-ENGINE_SECONDS = 120  # for a script's container to start on a busy engine, besides the script's own time
+ENGINE_SECONDS = 60  # for a script's container to start on a busy engine, besides the script's own time
 
 calls_total = prometheus.Counter("tool_calls_total", "Tool calls", ["tool", "outcome"])
 call_seconds = prometheus.Histogram("tool_call_seconds", "Seconds of a tool call", ["tool"])
