@@ -135,6 +135,7 @@ class AgentPipelines:
             await deployment.run("submit", "What is a container?", *times)
             await deployment.run("collect", *times)
             await prometheus.wait_for('sum(agent_tasks_total{outcome="done"})', task_count)
+            await prometheus.wait_for('sum(queue_tasks{state="done"})', task_count)
             report = await prometheus.report(began)
             await prometheus.service.stop()
         return report

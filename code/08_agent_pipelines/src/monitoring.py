@@ -74,8 +74,10 @@ class Prometheus:
                 await asyncio.sleep(0.3)
 
     async def history(self, query: str, since: float) -> list[float]:
-        """The values of a query, one a second."""
-        samples = await self.ask("query_range", query=query, start=since, end=time.time(), step=1)
+        """The values of a query, one a second; the last one is that of now."""
+        now = time.time()
+        start = now - int(now - since)
+        samples = await self.ask("query_range", query=query, start=start, end=now, step=1)
         return [float(value) for _, value in samples[0]["values"]] if samples else []
 
     async def report(self, since: float) -> dagger.Directory:
