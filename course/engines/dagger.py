@@ -14,7 +14,6 @@ from rich.console import Console
 
 from course.engines import debian, engine
 from course.engines import docker_daemon as daemon
-from course.engines.built import remove
 from course.engines.docker import Docker, docker, works
 from course.engines.engine import Engine
 from course.errors import CourseError
@@ -109,7 +108,7 @@ class Dagger(Engine):
     def clean(self, console: Console) -> None:
         self.stop(console)
         with console.status("removing Dagger's programs and cache ..."):
-            remove(CACHE)
+            daemon.remove(CACHE)
 
     def environment(self) -> dict[str, str]:
         if not answers():
