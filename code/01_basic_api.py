@@ -68,6 +68,16 @@ class AgentResponse(BaseModel):
     model: str
 
 
+class Problem(BaseModel):
+    """An error in the format of RFC 9457."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    errors: list[dict[str, str]] | None = None
+
+
 class Agent:
     """A prompt, a model, and the last known state of the model."""
 
@@ -101,14 +111,13 @@ def prompt_variables(body: AgentRequest) -> dict[str, str]:
 
 
 def problem(error: Exception) -> dict[str, Any]:
-    """Describe an error in the format of RFC 9457, in our own words: an exception's text may hold a key."""
-    errors = {}
+    """Describe an error in our own words: an exception's text may hold a key."""
+    errors = None
     if isinstance(error, HTTPException):
         status, detail = error.status_code, error.detail
     elif isinstance(error, RequestValidationError):
         status, detail = 422, "The request is not valid."
-        fields = [{"field": ".".join(map(str, e["loc"][1:])), "message": e["msg"]} for e in error.errors()]
-        errors = {"errors": fields}
+        errors = [{"field": ".".join(map(str, e["loc"][1:])), "message": e["msg"]} for e in error.errors()]
     elif isinstance(error, TimeoutError | openai.APITimeoutError):
         status, detail = 504, f"The model did not answer within {settings.timeout_seconds:g} s."
     elif isinstance(error, MODEL_ERRORS):
@@ -117,11 +126,14 @@ def problem(error: Exception) -> dict[str, Any]:
     else:
         status, detail = 500, "Something went wrong; the log has the details."
     title = HTTPStatus(status).phrase
-    return {"type": "about:blank", "title": title, "status": status, "detail": detail} | errors
+    described = Problem(title=title, status=status, detail=detail, errors=errors)
+    return described.model_dump(exclude_none=True)
 
 
 async def problem_response(request: Request, error: Exception) -> Response:
     body, headers = problem(error), getattr(error, "headers", None)
+    if headers == {"Allow": "GET"}:
+        headers = {"Allow": "GET, HEAD"}
     # json.dumps escapes all but ASCII, so that even a field name with a lone surrogate can be sent.
     return Response(json.dumps(body), body["status"], headers, media_type="application/problem+json")
 
@@ -139,23 +151,25 @@ async def get_agent(request: Request) -> Agent:
 
 CurrentAgent = Annotated[Agent, Depends(get_agent)]
 ERRORS = (HTTPException, RequestValidationError, *MODEL_ERRORS, Exception)
-problem_schema = {"description": "A problem", "content": {"application/problem+json": {}}}
+problem_schema = {"application/problem+json": {"schema": Problem.model_json_schema()}}
 app = FastAPI(
     title="A basic agent API",
     version=VERSION,
     lifespan=lifespan,
-    responses={"default": problem_schema},
+    responses={"default": {"description": "A problem", "content": problem_schema}},
     exception_handlers=dict.fromkeys(ERRORS, problem_response),
 )
 app.openapi_version = "3.2.0"  # the first version that can describe the events of a stream
 
 
+@app.head("/health", include_in_schema=False)
 @app.get("/health")
 async def health(agent: CurrentAgent) -> dict[str, Any]:
     """Liveness: this process runs its event loop. Awaits nothing; shows the last known state of the model."""
     return {"status": "healthy", "version": VERSION, "dependencies": {"model": agent.model_status}}
 
 
+@app.head("/ready", include_in_schema=False)
 @app.get("/ready")
 async def ready(agent: CurrentAgent) -> dict[str, bool]:
     """Readiness: the model answers, so a request sent here now has a chance; else 503."""

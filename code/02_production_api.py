@@ -220,6 +220,8 @@ def problem(request: Request, error: Exception) -> dict[str, Any]:
 
 async def problem_response(request: Request, error: Exception) -> Response:
     body, headers = problem(request, error), getattr(error, "headers", None)
+    if headers == {"Allow": "GET"}:
+        headers = {"Allow": "GET, HEAD"}
     # json.dumps escapes all but ASCII, so that even a field name with a lone surrogate can be sent.
     return Response(json.dumps(body), body["status"], headers, media_type="application/problem+json")
 
@@ -234,6 +236,8 @@ class RequestContextMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # answered like GET; uvicorn leaves out the body
+            scope = {**scope, "method": "GET"}
         began, status = time.perf_counter(), 500
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else uuid.uuid4().hex

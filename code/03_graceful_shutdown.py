@@ -179,6 +179,8 @@ class RequestContextMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # answered like GET; uvicorn leaves out the body
+            scope = {**scope, "method": "GET"}
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else uuid.uuid4().hex
         scope["state"]["request_id"] = request_id
@@ -218,6 +220,8 @@ def problem(request: Request, error: Exception) -> dict[str, Any]:
 async def problem_response(request: Request, error: Exception) -> Response:
     body = problem(request, error)
     headers = {"Retry-After": "1"} if body["status"] == 503 else getattr(error, "headers", None)
+    if headers == {"Allow": "GET"}:
+        headers = {"Allow": "GET, HEAD"}
     return Response(json.dumps(body), body["status"], headers, media_type="application/problem+json")
 
 

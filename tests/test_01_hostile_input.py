@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
-from support.connections import assert_headers_are_bounded
+from support.connections import assert_headers_are_bounded, assert_probes_take_head
 from support.openapi import OPERATIONS, assert_openapi_holds, assert_responses_match_openapi
-from support.problems import assert_problem_document
+from support.problems import PROBLEM, assert_problem_document
 from support.servers import StartServer
 
 JSON = {"Content-Type": "application/json"}
@@ -34,6 +34,15 @@ def api(url: str) -> Iterator[httpx2.Client]:
 
 def test_openapi_is_valid_and_describes_problems_as_they_are_sent(url: str) -> None:
     assert_openapi_holds(url)
+    problem = httpx2.get(f"{url}/openapi.json").json()["paths"]["/v1/invoke"]["post"]["responses"]["default"]
+    fields = problem["content"][PROBLEM]["schema"]["properties"]
+    assert {"title", "status", "detail"} <= set(fields), (
+        "A generated client learns nothing of a problem's fields."
+    )
+
+
+def test_probes_answer_head_and_a_405_names_it(url: str) -> None:
+    assert_probes_take_head(url, "/health", "/ready")
 
 
 def test_headers_of_17_mb_are_refused_without_reading_them(url: str) -> None:

@@ -14,7 +14,7 @@ import httpx2
 import psutil
 import pytest
 from schemathesis import GenerationMode
-from support.connections import assert_headers_are_bounded, connect, leave_after
+from support.connections import assert_headers_are_bounded, assert_probes_take_head, connect, leave_after
 from support.openapi import OPERATIONS, assert_openapi_holds, assert_responses_match_openapi
 from support.problems import assert_problem
 from support.servers import HUNG, Server, StartServer, calls, log_lines, metrics
@@ -117,6 +117,10 @@ def test_openapi_is_valid_and_asks_for_the_key(start: StartServer) -> None:
         for operation in operations.values():
             asks = operation.get("security") == [{name: []}]
             assert asks == path.startswith("/v1/"), f"OpenAPI says the wrong thing of the key for {path}."
+
+
+def test_probes_answer_head_and_a_405_names_it(server: Server) -> None:
+    assert_probes_take_head(server, "/health", "/ready", "/metrics")
 
 
 def test_headers_of_17_mb_are_refused_without_reading_them(server: Server) -> None:

@@ -18,7 +18,7 @@ import httpx2
 import psutil
 import pytest
 from schemathesis import GenerationMode
-from support.connections import assert_headers_are_bounded, leave_after
+from support.connections import assert_headers_are_bounded, assert_probes_take_head, leave_after
 from support.forked_programs import StartPython
 from support.openapi import OPERATIONS, assert_openapi_holds, assert_responses_match_openapi
 from support.problems import assert_problem
@@ -416,6 +416,10 @@ def test_answers_and_errors_keep_their_form(start: Start) -> None:
         (server.get("/nowhere"), 404),
     ):
         assert_problem(reply, status)
+
+
+def test_probes_answer_head_and_a_405_names_it(start: Start) -> None:
+    assert_probes_take_head(start(MODEL_NAME="offline").url, "/health", "/ready")
 
 
 def test_openapi_is_valid(start: Start) -> None:
