@@ -586,6 +586,7 @@ async def test_a_killed_replicas_runs_go_on_at_another(stack: Stack) -> None:
 
 
 def test_runs_survive_a_restart_of_redis(stack: Stack) -> None:
+    stack.wait(lambda: stack.ready() == 1, "the replica is ready")
     with streaming(stack.url, "What is kept while Redis restarts?") as (run_id, told):
         seen = [next(told) for _ in range(5)]
         stack.compose("restart", "redis")
