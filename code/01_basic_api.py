@@ -31,7 +31,7 @@ from starlette.exceptions import HTTPException
 
 VERSION = "1.0.0"
 log = logging.getLogger("uvicorn.error")
-# What a call to the model raises when it is too slow, or fails.
+# A call to the model raises these when it is too slow, or fails.
 MODEL_ERRORS = (TimeoutError, openai.OpenAIError, httpx2.HTTPError, json.JSONDecodeError)
 
 

@@ -50,7 +50,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog import contextvars, processors, stdlib
 
-# What a call to the model raises when it is too slow, or fails.
+# A call to the model raises these when it is too slow, or fails.
 MODEL_ERRORS = (TimeoutError, openai.OpenAIError, httpx2.HTTPError, json.JSONDecodeError)
 PERSONA = "Answer briefly and exactly. The situation, as the caller describes it in JSON: "
 split_commas = BeforeValidator(lambda value: [part.strip() for part in value.split(",")] if value else [])

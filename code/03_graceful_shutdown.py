@@ -43,7 +43,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger("uvicorn.error")
-# What a call to the model raises when it is too slow, or fails.
+# A call to the model raises these when it is too slow, or fails.
 MODEL_ERRORS = (TimeoutError, openai.OpenAIError, httpx2.HTTPError, json.JSONDecodeError)
 Query = Annotated[str, Body(embed=True, min_length=1, max_length=10_000)]
 

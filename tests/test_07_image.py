@@ -25,7 +25,7 @@ from course.processes import Processes
 
 pytestmark = [pytest.mark.dagger, pytest.mark.docker, pytest.mark.timeout(600)]
 LESSON = ROOT / "code/07_container_tools"
-# What `privileged` gives, but for what the course's own Docker refuses; as in tools/dagger/run.sh.
+# The rights of `privileged` without those that the course's own Docker refuses; as in tools/dagger/run.sh.
 PRIVILEGES = {
     "privileged": False,
     "cap_add": ["ALL"],
@@ -103,7 +103,7 @@ def test_the_image_runs_as_a_numeric_user_and_holds_no_secret(image: str) -> Non
 
 @pytest.fixture
 def engine_here(tmp_path: Path, processes: Processes) -> dict[str, Any]:
-    """What the engine of the compose file needs besides, on a machine that has the course's own Docker.
+    """Settings that the compose file's engine also needs on a machine that has the course's own Docker.
 
     It pulls images from the course's registry, which a read-only server shows to containers.
     """

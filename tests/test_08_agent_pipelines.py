@@ -51,7 +51,7 @@ def pipeline(dagger_engine: None, lesson: Path, offline_model: str) -> Pipeline:
 
 @pytest.fixture(scope="module")
 def two_runs(pipeline: Pipeline) -> list[dict[str, Any]]:
-    """What a fan-out prints when it runs, and runs again."""
+    """The output of two runs of the same fan-out."""
     options = ("--composition", "fan-out", "--agent-count", "4", "--as-json")
     return [json.loads(pipeline("src/main.py", "orchestrate-workflow", *options)) for _ in range(2)]
 

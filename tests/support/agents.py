@@ -61,7 +61,7 @@ class Fleet:
         return process
 
     def said(self, process: subprocess.Popen[str], seconds: float = 20) -> str:
-        """What a program has printed when it has ended."""
+        """Return the output of a program that has ended."""
         process.wait(seconds)
         return self.started[process].read_text()
 
