@@ -100,3 +100,30 @@ def test_doctor_tells_which_engine_is_used() -> None:
         engines.doctor(console, {"07 Container tools": ["dagger"]})
     version = rf"{re.escape(dagger_engine.VERSION)} \((built by the course|fetched by the SDK)\)"
     assert re.search(rf"✓ dagger +{version} ", said.get())
+
+
+@pytest.mark.serial
+@pytest.mark.dagger
+@pytest.mark.usefixtures("dagger_engine")
+def test_an_engine_that_refuses_its_cache_gets_an_empty_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if docker_daemon.pid_of() is None:
+        pytest.skip("Here the SDK starts the engine, and its cache is not the course's.")
+    spoiled = tmp_path / "state" / "worker" / "workerid"
+    with (console := Console()).capture() as said:
+        Dagger().stop(console)
+        monkeypatch.setattr(dagger_engine, "STATE", tmp_path / "state")
+        try:
+            Dagger().start(console)
+            Dagger().stop(console)
+            spoiled.unlink()
+            spoiled.mkdir()
+            Dagger().start(console)
+            assert dagger_engine.answers()
+        finally:
+            Dagger().stop(console)
+            monkeypatch.undo()
+            Dagger().start(console)
+    assert "! Dagger's engine did not start with its cache. The course removes the cache." in said.get()
+    assert spoiled.is_file()

@@ -9,6 +9,7 @@ import socket
 import time
 import tomllib
 from contextlib import suppress
+from pathlib import Path
 
 from rich.console import Console
 
@@ -89,10 +90,7 @@ class Dagger(Engine):
             if not BINARIES.exists():
                 build(console)
             make_image(console)
-            daemon.run_script(
-                console, "starting Dagger's engine", TOOLS / "run.sh", CONTAINER, IMAGE, STATE, RUN
-            )
-            wait_until_it_answers()
+            run(console, STATE)
             CLIENT.unlink(missing_ok=True)
             CLIENT.symlink_to(BINARIES / "dagger")
 
@@ -100,7 +98,7 @@ class Dagger(Engine):
         if daemon.pid_of() is None or docker("container", "inspect", CONTAINER).returncode:
             console.print("The course's own Dagger is not running.")
             return
-        docker("stop", "--time", "20", CONTAINER)
+        docker("stop", "--time", "60", CONTAINER, seconds=90)  # killed in a write, it may lose its cache
         docker("rm", "--force", CONTAINER)
         shutil.rmtree(RUN, ignore_errors=True)
         console.print("✓ dagger: stopped")
@@ -151,6 +149,21 @@ def make_image(console: Console) -> None:
         ):
             if (done := docker(*command, seconds=600)).returncode:
                 raise CourseError(f"The image of Dagger's engine could not be made:\n{done.stderr[-2000:]}")
+
+
+def run(console: Console, state: Path) -> None:
+    """Start the engine. When it refuses its cache, which a power cut can spoil, it gets an empty one."""
+    had_cache = state.exists()
+    daemon.run_script(console, "starting Dagger's engine", TOOLS / "run.sh", CONTAINER, IMAGE, state, RUN)
+    try:
+        wait_until_it_answers()
+    except CourseError:
+        if not had_cache:
+            raise
+        console.print("! Dagger's engine did not start with its cache. The course removes the cache.")
+        docker("rm", "--force", CONTAINER)
+        daemon.remove(state)
+        run(console, state)
 
 
 def wait_until_it_answers() -> None:
