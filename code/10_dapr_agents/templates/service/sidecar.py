@@ -1,0 +1,126 @@
+"""The Dapr sidecar: state with ETags, events, calls of other agents. It is HTTP, so curl can do the same."""
+
+import hashlib
+import random
+from asyncio import sleep
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx2
+
+from messages import Answer, Event, Outgoing
+
+DAYS_7 = str(7 * 86_400)  # seconds for which an answer is kept, and a duplicate of its event recognised
+ATTEMPTS = 20
+traceparent: ContextVar[str] = ContextVar("traceparent", default="")  # W3C trace context of this request
+
+
+class SidecarError(Exception):
+    """The sidecar, or what it stands for, did not do what it was asked."""
+
+
+class Conflict(SidecarError):
+    """Another writer was first."""
+
+
+class Transaction:
+    """Reads remember their ETags; `commit` writes all or nothing, and only if nobody wrote in between."""
+
+    def __init__(self, sidecar: "Sidecar") -> None:
+        self.sidecar = sidecar
+        self.etags: dict[str, str] = {}
+        self.writes: dict[str, dict[str, Any]] = {}
+
+    async def load(self, key: str) -> Any:
+        """The value of a key; None if it has none."""
+        answer = await self.sidecar.request("GET", f"/v1.0/state/statestore/{key}")
+        if answer.status_code == 204:
+            return None
+        self.etags[key] = answer.headers["etag"]
+        return answer.json()
+
+    def save(self, key: str, value: Any, ttl: str = "") -> None:
+        request = {"key": key, "value": value, "options": {"concurrency": "first-write"}}
+        if key in self.etags:
+            request["etag"] = self.etags[key]
+        self.writes[key] = request | ({"metadata": {"ttlInSeconds": ttl}} if ttl else {})
+
+    async def commit(self) -> None:
+        operations = [{"operation": "upsert", "request": request} for request in self.writes.values()]
+        try:
+            body = {"operations": operations}
+            await self.sidecar.request("POST", "/v1.0/state/statestore/transaction", json=body)
+        except SidecarError as error:
+            raise Conflict from error
+
+
+class Sidecar:
+    def __init__(self, port: int, seconds: float) -> None:
+        self.http = httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=seconds, trust_env=False)
+
+    async def request(self, method: str, path: str, **more: Any) -> httpx2.Response:
+        more["headers"] = more.get("headers", {}) | {"traceparent": traceparent.get()}
+        try:
+            answer = await self.http.request(method, path, **more)
+        except httpx2.HTTPError as error:
+            raise SidecarError(f"{method} {path}: {error!r}") from error
+        if answer.is_error:
+            raise SidecarError(f"{method} {path}: {answer.status_code} {answer.text[:500]}")
+        return answer
+
+    async def connected(self) -> bool:
+        try:
+            await self.request("GET", "/v1.0/healthz/outbound", timeout=1)
+        except SidecarError:
+            return False
+        return True
+
+    async def publish(self, event: Outgoing, event_id: str, user_id: str) -> None:
+        """Publish a CloudEvent. Kafka keeps the order of the events that have the same partition key."""
+        envelope = {"specversion": "1.0", "id": event_id, "source": "learnflow", "type": event.topic}
+        envelope |= {"time": datetime.now(UTC).isoformat(), "datacontenttype": "application/json"}
+        await self.request(
+            "POST",
+            f"/v1.0/publish/pubsub/{event.topic}",
+            params={"metadata.partitionKey": user_id},
+            json=envelope | {"data": event.data},
+            headers={"content-type": "application/cloudevents+json"},
+        )
+
+    async def invoke(self, app: str, body: dict[str, Any], key: str, seconds: float) -> dict[str, Any]:
+        """Call /process of another agent, by the name of its app. The same key is answered once."""
+        path = f"/v1.0/invoke/{app}/method/process"
+        answer = await self.request(
+            "POST", path, json=body, headers={"idempotency-key": key}, timeout=seconds
+        )
+        found: dict[str, Any] = answer.json()
+        return found
+
+    async def once(self, event: Event, handle: Callable[[Event, Transaction], Awaitable[Answer]]) -> Answer:
+        """Answer an event once, however often it is delivered, and publish what follows from it.
+
+        The answer is stored in the same transaction as the state that it changed. A process that dies before
+        the commit has changed nothing; one that dies after it publishes the events again, with the same ids.
+        """
+        digest = hashlib.sha256(f"{event.data.user_id}\0{event.id}".encode()).hexdigest()
+        key = f"event:{digest}"
+        for attempt in range(ATTEMPTS):
+            transaction = Transaction(self)
+            stored = await transaction.load(key)
+            if stored is not None:
+                answer = Answer.model_validate(stored)
+                break
+            answer = await handle(event, transaction)
+            transaction.save(key, answer.model_dump(), ttl=DAYS_7)
+            try:
+                await transaction.commit()
+                break
+            except Conflict:
+                if attempt == ATTEMPTS - 1:
+                    raise
+                await sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 6)))  # noqa: S311  # jitter
+        for number, outgoing in enumerate(answer.events):
+            await self.publish(outgoing, outgoing.id or f"{event.id[:180]}/{number}", event.data.user_id)
+        return answer
