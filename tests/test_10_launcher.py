@@ -184,7 +184,8 @@ def test_a_killed_process_leaves_nothing_of_its_group(system: System) -> None:
     children = psutil.Process(system.launcher.pid_of("second")).children()
     assert [child.name() for child in children] == ["sleep"]
     system.launcher.kill("second")
-    assert not children[0].is_running(), "A child of the killed app still runs."
+    ended = not children[0].is_running() or children[0].status() == psutil.STATUS_ZOMBIE
+    assert ended, "A child of the killed app still runs."
 
 
 @pytest.mark.dapr
@@ -230,7 +231,7 @@ def test_ctrl_c_stops_sidecars_then_apps_then_stores_and_leaves_nothing(
     stopped = [line.split()[0] for line in launcher.lines if line.endswith(" has stopped")]
     assert stopped[:2] == ["app-dapr", "app"], "The app is stopped while its sidecar still delivers events."
     # Placement sometimes ends by itself when the last sidecar leaves it.
-    assert set(stopped[2:-2]) in ({"placement", "scheduler"}, {"scheduler"})
+    assert set(stopped[2:-2]) <= {"placement", "scheduler"}
     assert set(stopped[-2:]) == {"kafka", "postgresql"}
 
 

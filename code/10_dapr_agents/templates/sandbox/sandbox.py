@@ -57,10 +57,11 @@ async def run_code_safely(code: str, given: str, image: str, seconds: float) -> 
         return Outcome("", "it printed too much")
     finally:
         if process.returncode is None:
-            await kill(name)
-            with suppress(ProcessLookupError):  # it ended together with its container
+            # First the client: while it holds the output and does not read it, Docker cannot end the container.
+            with suppress(ProcessLookupError):  # it has just ended
                 process.kill()
             await process.wait()
+            await kill(name)
     if status == 125 or errors.startswith("docker:"):  # docker's own: the code never ran
         raise SandboxUnavailable(errors[:500])
     return Outcome(
