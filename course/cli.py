@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -41,7 +42,9 @@ def lesson(number: str) -> None:
     if lacking := engines.missing(found[0].needs):
         told = "\n".join(each.missing_message for each in lacking)
         raise CourseError(f"{told}\n`make doctor` says which lessons this machine is ready for.")
-    run_lesson(found[0], console)
+    node = engines.KUBERNETES.used(console) if "kubernetes" in found[0].engines else nullcontext()
+    with node:
+        run_lesson(found[0], console)
 
 
 @cli.command()

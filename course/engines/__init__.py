@@ -16,6 +16,7 @@ from course.engines.dapr import Dapr
 from course.engines.docker import Docker
 from course.engines.engine import CACHE, Engine, Program
 from course.engines.kafka import Kafka
+from course.engines.kubernetes import Kubernetes
 from course.engines.postgresql import POSTGRESQL
 from course.engines.redis import REDIS
 from course.errors import CourseError
@@ -26,8 +27,9 @@ TOOLS = (
     Program("bash", "the commands of the pages", "your system's packages (Windows: WSL2)", ("bash",)),
     Program("curl", "the commands of the pages", "your system's packages", ("curl",)),
 )
+KUBERNETES = Kubernetes()
 ENGINES: dict[str, Engine] = {
-    engine.name: engine for engine in (Docker(), Dagger(), REDIS, CHROMIUM, Dapr(), Kafka(), POSTGRESQL)
+    engine.name: engine for engine in (Docker(), Dagger(), REDIS, CHROMIUM, Dapr(), Kafka(), POSTGRESQL, KUBERNETES)
 }
 
 
@@ -55,6 +57,9 @@ def set_up(console: Console, names: Iterable[str] = ()) -> None:
             engine.set_up(console)
         except CourseError as failure:
             failures.append(str(failure))
+    if KUBERNETES.name in names and not failures:  # only when it is named, because it takes a gigabyte of memory
+        KUBERNETES.start(console)
+        KUBERNETES.show_exports(console)
     if failures:
         raise CourseError("\n".join(failures))
 

@@ -1,0 +1,49 @@
+#!/bin/sh
+# Stop what start.sh has started, by the recorded process ids, and remove its network, mounts and control groups.
+set -u
+here=$(dirname "$0")
+. "$here/node.sh"
+
+stop() {
+  [ -f "$RUN/pids/$1" ] || return 0
+  pid=$(cat "$RUN/pids/$1")
+  kill "$pid" 2> /dev/null
+  tries=0
+  while kill -0 "$pid" 2> /dev/null; do
+    tries=$((tries + 1))
+    [ $tries -lt 200 ] || kill -9 "$pid"
+    sleep 0.1
+  done
+  rm "$RUN/pids/$1"
+}
+
+for name in kubelet kube-proxy kube-router scheduler controller-manager; do stop "$name"; done
+if images version > /dev/null 2>&1; then
+  for task in $(images tasks ls -q); do images tasks rm -f "$task" > /dev/null 2>&1; done
+  for container in $(images containers ls -q); do images containers rm "$container" > /dev/null; done
+fi
+for name in kube-apiserver etcd containerd; do stop "$name"; done
+# A container's shim outlives the runtime. Ours have the runtime's socket on their command line.
+for shim in $(grep -lzF -- "$SOCKET" /proc/[0-9]*/cmdline 2> /dev/null | cut -d/ -f3); do
+  [ "$(cat "/proc/$shim/comm" 2> /dev/null)" != containerd-shim ] || kill -9 "$shim"
+done
+# Without the runtime, containers outlive their shims. start.sh has made sure that no other kubelet has this group.
+groups=$(find /sys/fs/cgroup -maxdepth 2 -name kubepods)
+for group in $groups; do find "$group" -name cgroup.procs -exec cat {} + | sort -u | xargs -r kill -9; done
+for mount in $(awk '{print $2}' /proc/mounts | grep -E "^($RUN|$CACHE)/" | sort -r); do umount --lazy "$mount"; done
+# The plugins note the network namespace of each pod.
+notes=$(grep -ls '"networkName":"course-pods"' /var/lib/cni/results/*)
+# shellcheck disable=SC2086  # word splitting is intended
+for pod in $(grep -hoE 'cni-[0-9a-f]+(-[0-9a-f]+){4}' $notes /dev/null | sort -u); do ip netns delete "$pod" 2> /dev/null; done
+# shellcheck disable=SC2086
+rm -f $notes
+ip link delete course-host 2> /dev/null
+ip netns delete "$NAMESPACE" 2> /dev/null
+for group in $groups; do find "$group" -depth -type d -exec rmdir {} \;; done
+rm -rf "$RUN"
+# These have fixed places.
+find /var/log/containers -xtype l -delete 2> /dev/null
+rm -f /var/lib/kubelet/device-plugins/kubelet.sock
+rmdir /run/containerd/runc/k8s.io /run/containerd/runc /var/lib/cni/results /var/lib/cni \
+  /var/lib/kubelet/device-plugins /var/lib/kubelet /var/log/containers 2> /dev/null
+true
