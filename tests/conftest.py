@@ -11,7 +11,9 @@ from pathlib import Path
 import httpcore2
 import pytest
 from httpx2._config import DEFAULT_TIMEOUT_CONFIG
+from rich.console import Console
 from support.agents import fleet  # noqa: F401  # a fixture
+from support.cluster import Cluster, tag_next
 from support.connections import allow_open_files
 from support.engines import build_own, require
 from support.forked_programs import StartPython, start_fork_server
@@ -216,6 +218,24 @@ def dapr(processes: Processes) -> Iterator[dict[str, str]]:
     launcher = Launcher(processes)
     yield launcher.variables()
     launcher.stop()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A Kubernetes cluster: of the context that KUBE_CONTEXT names, or the course's own node."""
+    require("kubernetes")
+    with engines.KUBERNETES.used(Console(quiet=True)):
+        yield Cluster(os.environ["KUBE_CONTEXT"])
+
+
+@pytest.fixture(scope="session")
+def cluster_images(docker: None, cluster: Cluster) -> Iterator[tuple[str, str, str]]:
+    """Images in the cluster: of the research agent, of the offline model, and of the agent's next version."""
+    agent, model = (build_own(image, ROOT) for image in (images.AGENTS[-1], images.MODEL))
+    found = agent, model, tag_next(agent)
+    cluster.load(*found, "redis:8", "haproxy:3.0")
+    yield found
+    run_docker("rmi", "--force", *found)
 
 
 @pytest.fixture(scope="session")

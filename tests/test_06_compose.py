@@ -15,7 +15,7 @@ import subprocess
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ from support.engines import require
 from support.locks import file_lock
 from support.problems import assert_problem
 from support.research import ask, resume, state, streaming, unique_question
+from support.under_load import assert_nobody_noticed, under_load
 
 from course import engines
-from course.clients.load import LONG, SHORT, LoadResult, numbered_question, send_at_constant_rate
+from course.clients.load import LONG, SHORT, numbered_question
 from course.clients.readers import ReceivedEvents, count_missing_or_duplicate, new_client, read, stored
 from course.containers.stack import Stack
 from course.errors import CourseError
@@ -432,54 +433,13 @@ def test_redis_limits_its_memory_and_persists_writes(stack: Stack) -> None:
 # --- Operations, under load ---
 
 
-async def under_load(
-    stack: Stack, operation: Callable[[], Awaitable[None]], readers: int = 6
-) -> tuple[list[ReceivedEvents], LoadResult, LoadResult]:
-    """Read long streams, and ask cached and new questions, while `operation` runs."""
-    stop = asyncio.Event()
-    found: list[ReceivedEvents] = []
-
-    async with new_client() as client:
-        first = await client.post(f"{stack.url}/v1/research", json={"query": SHORT})
-        assert first.status_code == 200, f"Before the operation a question is not answered: {first.text}"
-
-        async def reader() -> None:
-            while not stop.is_set():
-                found.append(await read(client, stack.url, unique_question(LONG), ReceivedEvents()))
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(readers):
-                group.create_task(reader())
-            known = group.create_task(send_at_constant_rate(client, stack.url, 5, lambda _: SHORT, stop))
-            new = group.create_task(
-                send_at_constant_rate(client, stack.url, 0.5, numbered_question, stop, keys=True)
-            )
-            await operation()
-            stop.set()
-        for seen in found:
-            assert count_missing_or_duplicate(seen, await stored(client, stack.url, seen)) == 0, (
-                f"A reader did not see each event once: {seen}"
-            )
-    return found, known.result(), new.result()
-
-
-def assert_nobody_noticed(readings: list[ReceivedEvents], *asked: LoadResult) -> None:
-    for asking in asked:
-        assert not asking.failed, f"{len(asking.failed)} of {asking.sent} requests failed: {asking.failed[0]}"
-        assert asking.sent > 0, "Nobody asked during the operation."
-    assert readings, "Nobody read during the operation."
-    for seen in readings:
-        assert not seen.failed, f"A reader was refused: {seen.failed[0]}"
-        assert seen.types[-1] == "done", "A run was ended with an error."
-
-
 @pytest.mark.serial
 @pytest.mark.timeout(300)
 async def test_more_replicas_take_their_share_under_load(stack: Stack) -> None:
     async def scale() -> None:
         await asyncio.to_thread(stack.up, 4)
 
-    assert_nobody_noticed(*await under_load(stack, scale))
+    assert_nobody_noticed(*await under_load(stack.url, scale))
     before = runs_of_each(stack)
     async with new_client() as client:
         await asyncio.gather(
@@ -517,7 +477,7 @@ async def test_a_rolling_update_and_rollback_fail_no_request(stack: Stack) -> No
             shown = {httpx2.get(f"{stack.url}/health").json()["version"] for _ in range(6)}
             assert shown == {version or "1.0.0"}, f"After the update /health shows the versions {shown}."
 
-    assert_nobody_noticed(*await under_load(stack, update_and_go_back))
+    assert_nobody_noticed(*await under_load(stack.url, update_and_go_back))
 
 
 def update(stack: Stack, version: str, wait: int = 90) -> subprocess.CompletedProcess[str]:

@@ -29,7 +29,9 @@ CHECKLIST = ROOT / "docs" / "best-practice.md"
 def marks_of(path: Path) -> list[pytest.MarkDecorator]:
     """The markers of the engines that a page needs."""
     return [
-        getattr(pytest.mark, name) for name in ("docker", "dagger", "dapr") if name in read_page(path).engines
+        getattr(pytest.mark, name)
+        for name in ("docker", "dagger", "dapr", "kubernetes")
+        if name in read_page(path).engines
     ]
 
 

@@ -28,9 +28,8 @@ TOOLS = (
     Program("curl", "the commands of the pages", "your system's packages", ("curl",)),
 )
 KUBERNETES = Kubernetes()
-ENGINES: dict[str, Engine] = {
-    engine.name: engine for engine in (Docker(), Dagger(), REDIS, CHROMIUM, Dapr(), Kafka(), POSTGRESQL, KUBERNETES)
-}
+ALL = (Docker(), Dagger(), REDIS, CHROMIUM, Dapr(), Kafka(), POSTGRESQL, KUBERNETES)
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in ALL}
 
 
 def find(name: str) -> Engine:
@@ -57,7 +56,7 @@ def set_up(console: Console, names: Iterable[str] = ()) -> None:
             engine.set_up(console)
         except CourseError as failure:
             failures.append(str(failure))
-    if KUBERNETES.name in names and not failures:  # only when it is named, because it takes a gigabyte of memory
+    if KUBERNETES.name in names and not failures:  # it takes a gigabyte of memory
         KUBERNETES.start(console)
         KUBERNETES.show_exports(console)
     if failures:

@@ -1,4 +1,4 @@
-"""Kubernetes: the cluster whose context the learner names; else, on Debian as root, one node that the course builds.
+"""Kubernetes: the cluster whose context the learner names, or one node that the course builds on Debian.
 
 KUBE_CONTEXT is the name of the context. Nothing is ever applied to a context that it does not name.
 """
@@ -49,7 +49,7 @@ def named_context() -> str | None:
 
 
 class Kubernetes(Engine):
-    """A cluster, and kubectl. The course's own node takes a gigabyte of memory, so it runs only while it is used."""
+    """A cluster, and kubectl. The course's own node takes a gigabyte of memory: it runs only while used."""
 
     name = "kubernetes"
     purpose = "many containers on many machines"
@@ -83,7 +83,7 @@ class Kubernetes(Engine):
     def set_up(self, console: Console) -> None:
         if context := named_context():
             if self.version() is None:
-                raise CourseError(f"kubectl is missing, or the cluster of the context {context} does not answer.")
+                raise CourseError(f"kubectl is missing, or the cluster of {context} does not answer.")
         elif not PROGRAMS.exists():
             if not debian.can_install():
                 raise CourseError(self.missing_message)

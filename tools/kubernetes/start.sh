@@ -9,7 +9,7 @@ if [ -n "$(find /sys/fs/cgroup -maxdepth 2 -name kubepods)" ]; then
   echo "A kubelet runs on this machine. Name its context instead: KUBE_CONTEXT=..." >&2
   exit 1
 fi
-mkdir -p "$RUN/pids" "$RUN/log" "$RUN/cni/net.d" "$RUN/volumes" "$CONFIG" "$CACHE/containerd"
+mkdir -p "$RUN/pids" "$RUN/log" "$RUN/cni/net.d" "$RUN/volumes" "$CONFIG"
 
 ip netns add "$NAMESPACE"
 ip link add course-host type veth peer name course-node netns "$NAMESPACE"

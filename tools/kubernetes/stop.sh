@@ -32,7 +32,7 @@ groups=$(find /sys/fs/cgroup -maxdepth 2 -name kubepods)
 for group in $groups; do find "$group" -name cgroup.procs -exec cat {} + | sort -u | xargs -r kill -9; done
 for mount in $(awk '{print $2}' /proc/mounts | grep -E "^($RUN|$CACHE)/" | sort -r); do umount --lazy "$mount"; done
 # The plugins note the network namespace of each pod.
-notes=$(grep -ls '"networkName":"course-pods"' /var/lib/cni/results/*)
+notes=$(grep -ls K8S_POD_NAME /var/lib/cni/results/*)
 # shellcheck disable=SC2086  # word splitting is intended
 for pod in $(grep -hoE 'cni-[0-9a-f]+(-[0-9a-f]+){4}' $notes /dev/null | sort -u); do ip netns delete "$pod" 2> /dev/null; done
 # shellcheck disable=SC2086
@@ -40,7 +40,7 @@ rm -f $notes
 ip link delete course-host 2> /dev/null
 ip netns delete "$NAMESPACE" 2> /dev/null
 for group in $groups; do find "$group" -depth -type d -exec rmdir {} \;; done
-rm -rf "$RUN"
+rm -rf "$RUN" "$CACHE/containerd"
 # These have fixed places.
 find /var/log/containers -xtype l -delete 2> /dev/null
 rm -f /var/lib/kubelet/device-plugins/kubelet.sock

@@ -1,0 +1,270 @@
+"""Lesson 11's manifests: what Kustomize makes of them, and what their probes ask of a real agent."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from support.cluster import FOLDER, Manifests, find, render
+from support.servers import Server, StartServer
+
+from course.polling import until
+
+pytestmark = pytest.mark.kubernetes
+OVERLAYS = ("local", "production")
+UNITS = {"": 1, "m": 0.001, "Mi": 2**20, "Gi": 2**30}
+
+
+@pytest.fixture
+def local(lesson_root: Path) -> Manifests:
+    return render(lesson_root / FOLDER / "overlays" / "local")
+
+
+@pytest.fixture
+def production(lesson_root: Path) -> Manifests:
+    return render(lesson_root / FOLDER / "overlays" / "production")
+
+
+def quantity(text: str) -> float:
+    """A quantity such as 200m or 256Mi."""
+    found = re.fullmatch(r"([\d.]+)([a-zA-Z]*)", text)
+    assert found and found[2] in UNITS, f"{text} is no quantity."
+    return float(found[1]) * UNITS[found[2]]
+
+
+def templates(manifests: Manifests) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The name and the pod's spec of everything that makes pods."""
+    for each in manifests:
+        if "template" in each.get("spec", {}):
+            yield each["metadata"]["name"], each["spec"]["template"]["spec"]
+
+
+def containers(manifests: Manifests) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, spec in templates(manifests):
+        for container in spec["containers"]:
+            yield name, container
+
+
+def agent_container(manifests: Manifests) -> dict[str, Any]:
+    container: dict[str, Any] = find(manifests, "Deployment", "agent")["spec"]["template"]["spec"][
+        "containers"
+    ][0]
+    return container
+
+
+def settings(manifests: Manifests) -> dict[str, str]:
+    found: dict[str, str] = find(manifests, "ConfigMap", "agent-settings")["data"]
+    return found
+
+
+# --- Probes, asked of a real agent ---
+
+
+@pytest.fixture
+def without_model(research_agent: StartServer, closed_port: int) -> Server:
+    """An agent whose model cannot be reached."""
+    return research_agent(OPENAI_BASE_URL=f"http://127.0.0.1:{closed_port}/v1")
+
+
+def probe(manifests: Manifests, name: str) -> str:
+    """The path that a probe of the agent asks for."""
+    assert f"{name}Probe" in agent_container(manifests), f"The agent has no {name} probe."
+    path: str = agent_container(manifests)[f"{name}Probe"]["httpGet"]["path"]
+    return path
+
+
+@pytest.mark.parametrize("name", ["startup", "liveness"])
+def test_an_agent_whose_model_is_down_is_not_restarted(
+    local: Manifests, without_model: Server, name: str
+) -> None:
+    status = httpx2.get(without_model + probe(local, name)).status_code
+    assert status == 200, (
+        f"The {name} probe fails while the model is down: Kubernetes restarts every replica, "
+        "which loses their runs and mends nothing."
+    )
+
+
+def test_an_agent_whose_model_is_down_is_not_ready(
+    local: Manifests, server: Server, without_model: Server
+) -> None:
+    path = probe(local, "readiness")
+    assert until(lambda: httpx2.get(server + path).status_code == 200, 20), (
+        "The readiness probe fails although the model answers: no replica ever gets a request."
+    )
+    assert httpx2.get(without_model + path).status_code == 503, (
+        "The readiness probe succeeds while the model is down: "
+        "a version with a wrong address of its model is rolled out everywhere."
+    )
+
+
+# --- Stopping ---
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_pod_keeps_serving_until_every_node_knows_that_it_stops(
+    request: pytest.FixtureRequest, overlay: str
+) -> None:
+    delay = float(settings(request.getfixturevalue(overlay)).get("DRAIN_DELAY_SECONDS", "0"))
+    assert delay >= 3, (
+        f"The agent refuses requests {delay:g} s after it is told to stop, "
+        "and nodes go on sending them for a few seconds."
+    )
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_grace_period_is_longer_than_delay_and_drain(
+    request: pytest.FixtureRequest, overlay: str
+) -> None:
+    manifests = request.getfixturevalue(overlay)
+    read = settings(manifests)
+    needed = float(read.get("DRAIN_DELAY_SECONDS", "0")) + float(read.get("DRAIN_SECONDS", "20")) + 2
+    pod = find(manifests, "Deployment", "agent")["spec"]["template"]["spec"]
+    grace = pod.get("terminationGracePeriodSeconds", 30)
+    assert grace > needed, (
+        f"Kubernetes kills the agent after {grace} s, and it may need {needed:g} s to end its runs."
+    )
+
+
+def test_an_update_never_has_fewer_replicas_than_before(local: Manifests) -> None:
+    for name in ("agent", "proxy"):
+        rolling = find(local, "Deployment", name)["spec"].get("strategy", {}).get("rollingUpdate", {})
+        assert rolling.get("maxUnavailable") == 0, (
+            f"An update stops a replica of {name} before it has a new one."
+        )
+
+
+# --- Resources ---
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_container_requests_less_than_its_limits(request: pytest.FixtureRequest, overlay: str) -> None:
+    for name, container in containers(request.getfixturevalue(overlay)):
+        resources = container.get("resources", {})
+        for resource in ("cpu", "memory"):
+            assert resource in resources.get("limits", {}), f"{name} can take all {resource} of its node."
+            assert resource in resources.get("requests", {}), (
+                f"{name} requests no {resource}, so that Kubernetes reserves its whole limit."
+            )
+            request_, limit = (quantity(str(resources[kind][resource])) for kind in ("requests", "limits"))
+            assert request_ < limit, f"{name} requests its whole limit of {resource}."
+
+
+def test_the_autoscaler_has_requests_to_compare_with(local: Manifests) -> None:
+    scaler = find(local, "HorizontalPodAutoscaler", "agent")["spec"]
+    assert (scaler["minReplicas"], scaler["maxReplicas"]) == (2, 10)
+    assert scaler["metrics"][0]["resource"]["target"]["averageUtilization"] == 70
+    deployment = find(local, scaler["scaleTargetRef"]["kind"], scaler["scaleTargetRef"]["name"])["spec"]
+    for container in deployment["template"]["spec"]["containers"]:
+        assert "cpu" in container.get("resources", {}).get("requests", {}), (
+            "The autoscaler's 70 % are of the requested processor time, and a container requests none."
+        )
+    assert "replicas" not in deployment, "Each `kubectl apply` sets the autoscaler's number of replicas back."
+
+
+def test_memory_volumes_fit_into_the_memory_limit(local: Manifests) -> None:
+    for name, spec in templates(local):
+        for volume in spec.get("volumes", []):
+            if volume.get("emptyDir", {}).get("medium") == "Memory":
+                size = quantity(volume["emptyDir"].get("sizeLimit", "1024Gi"))
+                limit = quantity(spec["containers"][0]["resources"]["limits"]["memory"])
+                assert size <= limit / 4, f"The volume {volume['name']} of {name} can fill its memory."
+
+
+# --- Images, keys, versions ---
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_agents_image_has_a_version(request: pytest.FixtureRequest, overlay: str) -> None:
+    image = agent_container(request.getfixturevalue(overlay))["image"]
+    name, _, tag = image.rpartition(":")
+    assert name and tag != "latest", (
+        f"The image {image} is another one after each build: an update does not start, and a rollback "
+        "leads nowhere."
+    )
+
+
+def test_the_version_that_health_shows_is_the_images(local: Manifests) -> None:
+    tag = agent_container(local)["image"].rpartition(":")[2]
+    assert settings(local)["APP_VERSION"] == tag
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_keys_are_files_and_in_no_environment(request: pytest.FixtureRequest, overlay: str) -> None:
+    manifests = request.getfixturevalue(overlay)
+    for name, container in containers(manifests):
+        sources = [each for each in container.get("envFrom", []) if "secretRef" in each]
+        sources += [e for e in container.get("env", []) if "secretKeyRef" in e.get("valueFrom", {})]
+        assert not sources, f"A key is in the environment of {name}, which every process there inherits."
+    spec = find(manifests, "Deployment", "agent")["spec"]["template"]["spec"]
+    secrets = [volume["name"] for volume in spec["volumes"] if "secret" in volume]
+    mounted = {mount["name"]: mount["mountPath"] for mount in agent_container(manifests)["volumeMounts"]}
+    assert [mounted.get(name) for name in secrets] == ["/run/secrets"], (
+        "The agent finds no key in /run/secrets."
+    )
+
+
+def test_a_changed_setting_or_key_changes_the_pods(local: Manifests) -> None:
+    pod = find(local, "Deployment", "agent")["spec"]["template"]["spec"]
+    for kind, name in (
+        ("ConfigMap", pod["containers"][0]["envFrom"][0]["configMapRef"]["name"]),
+        ("Secret", next(v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v)),
+    ):
+        assert find(local, kind, name), f"The pods use a {kind} that is not there."
+        assert re.search("-[0-9a-z]{10}$", name), f"A change of the {kind} {name} does not replace the pods."
+
+
+# --- Hardening, for all pods ---
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_pod_is_hardened(request: pytest.FixtureRequest, overlay: str) -> None:
+    manifests = request.getfixturevalue(overlay)
+    for name, spec in templates(manifests):
+        assert spec.get("automountServiceAccountToken") is False, f"{name} has a token for the API server."
+        assert spec.get("enableServiceLinks") is False, f"Names of Services become settings of {name}."
+        assert spec["securityContext"].get("seccompProfile") == {"type": "RuntimeDefault"}
+    for name, container in containers(manifests):
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"] is True, f"An intruder can change the files of {name}."
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_replicas_are_spread_and_one_survives_a_drain(local: Manifests, production: Manifests) -> None:
+    for manifests in (local, production):
+        deployment = find(manifests, "Deployment", "agent")["spec"]
+        keys = {each["topologyKey"] for each in deployment["template"]["spec"]["topologySpreadConstraints"]}
+        assert keys == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
+        budget = find(manifests, "PodDisruptionBudget", "agent")["spec"]
+        assert budget["selector"] == deployment["selector"], "The budget protects other pods than the agents."
+        least = find(manifests, "HorizontalPodAutoscaler", "agent")["spec"]["minReplicas"]
+        assert 1 <= budget["minAvailable"] < least, "No drain can ever end, or one can take all replicas."
+
+
+def test_every_policy_selects_pods(local: Manifests, lesson_root: Path) -> None:
+    """Of the lesson's own pods; whether traffic is let through, test_11_cluster.py tries."""
+    smoke = render(lesson_root / FOLDER / "smoke")
+    labels = [
+        each["spec"]["template"]["metadata"]["labels"]
+        for each in [*local, *smoke]
+        if "template" in each.get("spec", {})
+    ]
+    for policy in (each for each in local if each["kind"] == "NetworkPolicy"):
+        wanted = policy["spec"]["podSelector"].get("matchLabels", {})
+        assert any(wanted.items() <= each.items() for each in labels), (
+            f"The policy {policy['metadata']['name']} selects no pod, so that it forbids nothing."
+        )
+
+
+def test_production_has_a_real_model_and_no_offline_one(production: Manifests) -> None:
+    names = {(each["kind"], each["metadata"]["name"]) for each in production}
+    assert not {("Deployment", "model"), ("Service", "model"), ("NetworkPolicy", "model")} & names
+    assert settings(production)["OPENAI_BASE_URL"] == "https://api.openai.com/v1"
+    egress = find(production, "NetworkPolicy", "agent")["spec"]["egress"]
+    way_out = next(to["ipBlock"] for rule in egress for to in rule["to"] if "ipBlock" in to)
+    assert "169.254.0.0/16" in way_out["except"], (
+        "The agent can ask the cloud's metadata service for credentials."
+    )
+    assert not [each for each in production if each["kind"] == "Secret"], "A key is in the repository."
