@@ -13,7 +13,6 @@ import pytest
 from httpx2._config import DEFAULT_TIMEOUT_CONFIG
 from rich.console import Console
 from support.agents import fleet  # noqa: F401  # a fixture
-from support.cluster import Cluster, tag_next
 from support.connections import allow_open_files
 from support.engines import build_own, require
 from support.forked_programs import StartPython, start_fork_server
@@ -38,6 +37,7 @@ from support.servers import (
 
 from course import engines
 from course.containers import images
+from course.containers.cluster import Cluster, tag_next
 from course.containers.network import TestNetwork
 from course.engines.docker import docker as run_docker
 from course.engines.redis import RedisServer

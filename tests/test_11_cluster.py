@@ -10,12 +10,12 @@ from typing import Any
 import httpx2
 import pytest
 import yaml
-from support.cluster import FOLDER, Cluster, Installation, bare_pod, render
 from support.research import ask, unique_question
 from support.under_load import assert_nobody_noticed, under_load
 
 from course.clients.load import LONG, numbered_question, send_at_constant_rate
 from course.clients.readers import ReceivedEvents, count_missing_or_duplicate, new_client, read, stored
+from course.containers.cluster import FOLDER, Cluster, Installation, bare_pod, find, render
 from course.engines.kubernetes import FOLDER as NODE_FOLDER
 from course.engines.kubernetes import RUN, TOOLS
 from course.polling import until
@@ -101,15 +101,22 @@ def test_the_smoke_job_passes_inside_the_cluster(running: Installation) -> None:
 # --- Pod Security ---
 
 
-def test_every_pod_of_the_lesson_is_admitted(running: Installation) -> None:
-    for each in render(running.write()):
-        if "template" in each.get("spec", {}):
+def test_every_pod_of_the_lesson_is_admitted(cluster: Cluster, lesson_root: Path, tmp_path: Path) -> None:
+    made = Installation(cluster, lesson_root, tmp_path, ("agent:1", "model:1", "agent:2"))
+    manifests = [*render(made.write()), *render(made.folder / "smoke")]
+    try:
+        made.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(find(manifests, "Namespace", made.namespace)))
+        for each in manifests:
+            if "template" not in each.get("spec", {}):
+                continue
             name, spec = each["metadata"]["name"], each["spec"]["template"]["spec"]
-            claims = {claim["metadata"]["name"] for claim in each["spec"].get("volumeClaimTemplates", [])}
+            claims = [claim["metadata"]["name"] for claim in each["spec"].get("volumeClaimTemplates", [])]
             spec["volumes"] = [*spec.get("volumes", []), *({"name": c, "emptyDir": {}} for c in claims)]
             pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"try-{name}"}, "spec": spec}
-            done = running.try_kubectl("create", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(pod))
+            done = made.try_kubectl("create", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(pod))
             assert done.returncode == 0, f"Pod Security refuses the pod of {name}: {reason(done)}"
+    finally:
+        made.remove()
 
 
 def test_a_pod_that_runs_as_root_is_refused(running: Installation) -> None:

@@ -7,14 +7,21 @@ from typing import Any
 
 import httpx2
 import pytest
-from support.cluster import FOLDER, Manifests, find, render
+from support.engines import require
 from support.servers import Server, StartServer
 
+from course.containers.cluster import FOLDER, Manifests, find, render
 from course.polling import until
 
 pytestmark = pytest.mark.kubernetes
 OVERLAYS = ("local", "production")
 UNITS = {"": 1, "m": 0.001, "Mi": 2**20, "Gi": 2**30}
+
+
+@pytest.fixture(autouse=True)
+def kubectl() -> None:
+    """kubectl, which has Kustomize built in."""
+    require("kubernetes")
 
 
 @pytest.fixture

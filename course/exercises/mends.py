@@ -25,10 +25,10 @@ def prove(chosen: list[Exercise], jobs: int) -> Iterator[Claim]:
     todo = []
     for number, lesson in groupby(chosen, key=lambda exercise: exercise.lesson):
         todo += [(place, number, claim) for place, claim in enumerate(claims_of(list(lesson)))]
-    # Lesson 06 starts a whole Compose project for each copy: one at a time, beside the others.
+    # Lessons 06 and 11 start a whole project for each copy: one at a time, beside the others.
     with ThreadPoolExecutor(jobs) as pool, ThreadPoolExecutor(1) as compose:
         running = [
-            (compose if number == "06" else pool).submit(claim)
+            (compose if number in ("06", "11") else pool).submit(claim)
             for _, number, claim in sorted(todo, key=lambda each: each[0])
         ]
         try:

@@ -8,8 +8,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import kubernetes_validate  # type: ignore[import-untyped]
 import yaml
 
+from course import engines
+from course.engines.kubernetes import pinned_version
 from course.errors import CourseError
 from course.exercises.format import exercises
 from course.figures import files
@@ -71,6 +74,43 @@ def packages() -> list[tuple[list[str], Path]]:
     checks = [([*mypy, *config, "."], main.parent) for main in mains]
     modules = sorted(ROOT.glob("code/*/src/main.py"))  # of Dagger, whose folder has examples beside src
     return checks + [([*mypy, *config, ".", "../examples"], main.parent) for main in modules]
+
+
+def manifest_problems() -> list[str]:
+    """Manifests of Kubernetes that do not fit its schema: each file, and what Kustomize makes of them.
+
+    kubernetes-validate has the schemas. kubeconform uses them too, and finds keys that occur twice.
+    """
+    lesson = ROOT / "code" / "11_kubernetes"
+    files = [path for path in lesson.glob("*/*.yaml") if path.name != "kustomization.yaml"]
+    files += [*lesson.glob("*.yaml"), *ROOT.glob("tools/kubernetes/manifests/*.yaml")]
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        kubectl = engines.KUBERNETES.program() or shutil.which("kubectl")
+        for overlay in ("overlays/local", "overlays/production", "smoke") if kubectl else ():
+            built = Path(folder) / f"{Path(overlay).name}.yaml"
+            run = subprocess.run(
+                [str(kubectl), "kustomize", lesson / overlay], capture_output=True, text=True
+            )
+            built.write_text(run.stdout)
+            if run.returncode:
+                found.append(f"code/11_kubernetes/{overlay}: {run.stderr.strip()}")
+            files.append(built)
+        if not kubectl and os.environ.get("CI"):
+            found.append("kubectl is missing: `make engine kubernetes`")
+        schemas = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
+        version = f"{pinned_version().rpartition('.')[0]}.0"
+        validate = [str(Path(sys.executable).parent / "kubernetes-validate"), "--strict", "--quiet"]
+        commands = [[*validate, "--kubernetes-version", version, *map(str, sorted(files))]]
+        if shutil.which("go") or os.environ.get("CI"):
+            schema = f"{schemas}/v{version}-local-strict/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"
+            conform = ["go", "-C", str(ROOT / "tools/kubeconform"), "tool", "kubeconform", "-strict"]
+            commands.append([*conform, "-schema-location", schema, *map(str, sorted(files))])
+        for command in commands:
+            run = subprocess.run(command, capture_output=True, text=True, check=False)
+            if run.returncode:
+                found.append((run.stdout + run.stderr).strip())
+    return found
 
 
 def page_problems() -> list[str]:
@@ -140,6 +180,6 @@ def lint() -> list[str]:
         run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if run.returncode:
             found.append((run.stdout + run.stderr).strip() or f"{Path(command[0]).name} failed")
-    found += unparsable_config_files() + page_problems() + broken_exercises()
+    found += manifest_problems() + unparsable_config_files() + page_problems() + broken_exercises()
     found += lock_files_with_index_url() + undeclared_imports()
     return found + files.problems()

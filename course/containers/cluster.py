@@ -17,21 +17,28 @@ import yaml
 from course import engines
 from course.containers.commands import run as docker
 from course.errors import CourseError
+from course.paths import ROOT
 from course.polling import until
 from course.processes import Processes
-from support.engines import require
 
 FOLDER = Path("code/11_kubernetes")
 SECONDS = 180  # for a rollout on a busy machine
 Manifests = list[dict[str, Any]]
 
 
+def kubectl() -> str:
+    """The path of kubectl. Raises `CourseError` when it is missing."""
+    program = engines.KUBERNETES.program()
+    if program is None:
+        raise CourseError(engines.KUBERNETES.missing_message)
+    return program
+
+
 def render(folder: Path) -> Manifests:
-    """What `kubectl apply -k` would send."""
-    done = subprocess.run(
-        [require("kubernetes"), "kustomize", folder], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"Kustomize cannot build {folder.name}: {done.stderr}"
+    """What `kubectl apply -k` would send. Raises `CourseError` when Kustomize cannot build it."""
+    done = subprocess.run([kubectl(), "kustomize", folder], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CourseError(f"Kustomize cannot build {folder.name}: {done.stderr}")
     return list(yaml.safe_load_all(done.stdout))
 
 
@@ -42,7 +49,8 @@ def find(manifests: Manifests, kind: str, name: str) -> dict[str, Any]:
         for each in manifests
         if each["kind"] == kind and re.fullmatch(rf"{name}(-[0-9a-z]{{10}})?", each["metadata"]["name"])
     ]
-    assert len(found) == 1, f"There is not one {kind} {name}, but {len(found)}."
+    if len(found) != 1:
+        raise CourseError(f"There is not one {kind} {name}, but {len(found)}.")
     return found[0]
 
 
@@ -51,7 +59,7 @@ class Cluster:
 
     def __init__(self, context: str) -> None:
         self.context = context
-        self.kubectl_program = require("kubernetes")
+        self.kubectl_program = kubectl()
         self.ours = context == "course"  # the node that `make engine kubernetes` builds
 
     def try_kubectl(
@@ -76,7 +84,7 @@ class Cluster:
 
     def load(self, *images: str) -> None:
         """Copy images from Docker into the cluster, by the lesson's own script."""
-        script = Path(__file__).parents[2] / FOLDER / "load-images.sh"
+        script = ROOT / FOLDER / "load-images.sh"
         env = os.environ | engines.environment()
         done = subprocess.run(
             [script, self.context, *images], env=env, capture_output=True, text=True, check=False
@@ -220,7 +228,8 @@ class Installation:
         forward = processes.start([*command, "port-forward", "service/proxy", ":80"], output=subprocess.PIPE)
         assert forward.stdout
         found = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
-        assert found, "kubectl port-forward does not start."
+        if found is None:
+            raise CourseError("kubectl port-forward does not start.")
         threading.Thread(target=forward.stdout.read, daemon=True).start()
         self.url = f"http://127.0.0.1:{found[1]}"
         yield
