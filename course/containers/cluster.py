@@ -102,6 +102,7 @@ class Installation:
     def __init__(self, cluster: Cluster, source: Path, folder: Path, images: tuple[str, str, str]) -> None:
         self.cluster, self.images = cluster, images
         self.namespace = f"research-{uuid.uuid4().hex[:8]}"
+        self.replicas = (2, 10)  # the least and the most
         self.folder = folder / "kubernetes"
         shutil.copytree(source / FOLDER, self.folder)
         self.url = ""
@@ -139,10 +140,21 @@ class Installation:
             "secretGenerator": [
                 {"name": "agent-keys", "behavior": "merge", "literals": [f"openai_api_key={key}"]}
             ],
-            "patches": [{"target": {"kind": "HorizontalPodAutoscaler"}, "patch": SCALE_DOWN_SOON}],
+            "patches": [{"target": {"kind": "HorizontalPodAutoscaler"}, "patch": self.autoscaler()}],
         }
         (overlay / "kustomization.yaml").write_text(yaml.safe_dump(content))
         return overlay
+
+    def autoscaler(self) -> str:
+        """A patch that bounds the replicas, and takes them away soon after the load has ended."""
+        values = {
+            "minReplicas": self.replicas[0],
+            "maxReplicas": self.replicas[1],
+            "behavior/scaleDown/stabilizationWindowSeconds": 5,
+            "behavior/scaleDown/policies": [{"type": "Pods", "value": 10, "periodSeconds": 5}],
+        }
+        steps = [{"op": "replace", "path": f"/spec/{path}", "value": value} for path, value in values.items()]
+        return json.dumps(steps)
 
     def apply(self, version: str = "2.0.0", image: str = "", key: str = "offline", **settings: str) -> None:
         """Apply the overlay, without waiting."""
@@ -158,7 +170,7 @@ class Installation:
         return json.loads(self.kubectl("get", *arguments, "--output", "json"))
 
     def wait_ready(self, *names: str) -> None:
-        """Wait until rollouts are complete, and the autoscaler has its two agents."""
+        """Wait until rollouts are complete, and the autoscaler has its fewest agents."""
         for name in names or (
             "statefulset/redis",
             "deployment/model",
@@ -169,7 +181,8 @@ class Installation:
                 self.kubectl("rollout", "status", name, f"--timeout={SECONDS}s", seconds=SECONDS + 30)
             except CourseError as failure:
                 raise CourseError(f"{failure}\n{self.what_happened()}") from None
-        self.wait(lambda: len(self.ready_agents()) >= 2, "two agents are ready")
+        least = self.replicas[0]
+        self.wait(lambda: len(self.ready_agents()) >= least, f"{least} agents are ready")
 
     def what_happened(self) -> str:
         """Pods, the last events and the agents' last lines: where to look when something is wrong."""
@@ -237,12 +250,6 @@ class Installation:
 
     def remove(self) -> None:
         self.cluster.kubectl("delete", "namespace", self.namespace, "--ignore-not-found", "--timeout=150s")
-
-
-SCALE_DOWN_SOON = """
-- {op: replace, path: /spec/behavior/scaleDown/stabilizationWindowSeconds, value: 5}
-- {op: replace, path: /spec/behavior/scaleDown/policies, value: [{type: Pods, value: 10, periodSeconds: 5}]}
-"""
 
 
 def bare_pod(name: str, image: str, **security: Any) -> dict[str, Any]:
