@@ -339,7 +339,7 @@ def taken_port() -> Iterator[int]:
             "two apps have the appID",
         ),
         (
-            "version: 1\napps: [{appDirPath: ., appID: a, appPort: 5000}, "
+            "version: 1\napps: [{appDirPath: ., appID: a, appPort: 5000, command: [a]}, "
             "{appDirPath: ., appID: b, daprHTTPPort: 5000}]",
             "Port 5000 is stated twice: appPort of a, daprHTTPPort of b",
         ),
