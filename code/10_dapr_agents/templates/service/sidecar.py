@@ -25,6 +25,10 @@ class SidecarError(Exception):
     """The sidecar, or what it stands for, did not do what it was asked."""
 
 
+class NonRetryableError(SidecarError):
+    """The request was refused. Dapr retries no step of a workflow that raises an error of this name."""
+
+
 class Conflict(SidecarError):
     """Another writer was first."""
 
@@ -71,7 +75,8 @@ class Sidecar:
         except httpx2.HTTPError as error:
             raise SidecarError(f"{method} {path}: {error!r}") from error
         if answer.is_error:
-            raise SidecarError(f"{method} {path}: {answer.status_code} {answer.text[:500]}")
+            kind = NonRetryableError if answer.is_client_error else SidecarError
+            raise kind(f"{method} {path}: {answer.status_code} {answer.text[:500]}")
         return answer
 
     async def connected(self) -> bool:
