@@ -34,6 +34,7 @@ from support.servers import (
     forget_calls,
     start_server,
 )
+from support.tutors import agents  # noqa: F401  # a fixture
 
 from course import engines
 from course.containers import images

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -184,8 +185,7 @@ def test_a_killed_process_leaves_nothing_of_its_group(system: System) -> None:
     children = psutil.Process(system.launcher.pid_of("second")).children()
     assert [child.name() for child in children] == ["sleep"]
     system.launcher.kill("second")
-    ended = not children[0].is_running() or children[0].status() == psutil.STATUS_ZOMBIE
-    assert ended, "A child of the killed app still runs."
+    assert until(lambda: not runs(children[0])), "A child of the killed app still runs."
 
 
 @pytest.mark.dapr
@@ -248,6 +248,21 @@ def test_kill_9_of_the_launcher_leaves_nothing(
     assert_gone(started, folder)
 
 
+@pytest.mark.dapr
+def test_without_its_reaper_the_launcher_ends_and_leaves_no_process(
+    processes: Processes, dapr: dict[str, str], tmp_path: Path
+) -> None:
+    run_file = write_run_file(tmp_path, {"appID": "app", "appPort": free_port(), "env": {"TOPIC": "orders"}})
+    launcher = Launcher(processes, run_file, "--restart", **dapr).wait_ready()
+    started = psutil.Process(launcher.process.pid).children(recursive=True)
+    next(each for each in started if each.name() == "sh").kill()
+    os.kill(launcher.pid_of("app"), signal.SIGKILL)  # the launcher would tell the reaper
+    assert launcher.ended() == 1
+    launcher.wait_for(r"^✗ The shell that would remove \S+ has ended\.$")
+    assert until(lambda: not any(map(runs, started)), 60), "The launcher has left processes behind."
+    shutil.rmtree(launcher.wait_for(r"remove (\S+) has")[1])
+
+
 def run_folder(launcher: Launcher) -> Path:
     """The temporary folder of the launcher's run, which its sidecars' options name."""
     sidecar = psutil.Process(launcher.pid_of("app-dapr")).cmdline()
@@ -260,9 +275,17 @@ def listening(process: psutil.Process) -> list[int]:
     return [each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN]
 
 
+def runs(process: psutil.Process) -> bool:
+    """Whether a process runs. A zombie has ended, and only its parent has not asked for its exit code yet."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def assert_gone(started: list[psutil.Process], folder: Path) -> None:
-    running = until(lambda: not [each for each in started if each.is_running()], 60)
-    assert running, f"Still running: {[each for each in started if each.is_running()]}"
+    ended = until(lambda: not any(map(runs, started)), 60)
+    assert ended, f"Still running: {list(filter(runs, started))}"
     assert until(lambda: not folder.exists(), 30), "The folder of the run is left behind."
 
 
@@ -316,7 +339,7 @@ def taken_port() -> Iterator[int]:
             "two apps have the appID",
         ),
         (
-            "version: 1\napps: [{appDirPath: ., appID: a, appPort: 5000}, "
+            "version: 1\napps: [{appDirPath: ., appID: a, appPort: 5000, command: [a]}, "
             "{appDirPath: ., appID: b, daprHTTPPort: 5000}]",
             "Port 5000 is stated twice: appPort of a, daprHTTPPort of b",
         ),

@@ -37,7 +37,7 @@ async def run(run_file: Path | None, restart: bool) -> None:
             say(f"export {name}={address}")
         count = len(processes.services)
         say(f"✓ {count} processes are healthy after {time.monotonic() - began:.1f} s. Ctrl-C stops them.")
-        await asyncio.Event().wait()
+        await processes.failed  # until this task is cancelled, or the launcher cannot go on
 
 
 async def main() -> int:

@@ -64,6 +64,7 @@ class Processes:
     def __init__(self, restart: bool = False) -> None:
         self.restart = restart
         self.services: list[Service] = []
+        self.failed: asyncio.Future[None]  # gets the exception of a task, which nobody else waits for
         self.tasks: set[asyncio.Task[None]] = set()
         self.folder = Path(tempfile.mkdtemp(prefix="dapr-agents-"))
         self.folder.chmod(0o711)  # PostgreSQL, which refuses to be root, passes through it
@@ -73,6 +74,7 @@ class Processes:
         )
 
     async def __aenter__(self) -> "Processes":
+        self.failed = asyncio.get_running_loop().create_future()
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -80,9 +82,7 @@ class Processes:
             task.cancel()
         for stage in sorted({service.stage for service in self.services}, reverse=True):
             await asyncio.gather(*(stop(each) for each in self.services if each.stage == stage))
-        assert self.reaper.stdin
-        self.reaper.stdin.close()
-        self.reaper.wait()
+        self.reaper.communicate()  # closes its pipe
 
     async def start(self, *services: Service) -> None:
         """Start services at the same time, and return when all are healthy."""
@@ -159,11 +159,19 @@ class Processes:
     def keep(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(self.done)
+
+    def done(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not self.failed.done():
+            self.failed.set_exception(error)
 
     def report(self, event: str, group: int) -> None:
         assert self.reaper.stdin
-        self.reaper.stdin.write(f"{event} {group}\n")
+        try:
+            self.reaper.stdin.write(f"{event} {group}\n")
+        except BrokenPipeError:
+            raise Failure(f"The shell that would remove {self.folder} has ended.") from None
 
 
 async def together(*works: Coroutine[Any, Any, None]) -> None:

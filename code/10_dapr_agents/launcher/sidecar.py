@@ -44,7 +44,8 @@ def require_stated_ports(apps: list[App]) -> None:
     """Raise `Failure` when a port of the run file is taken, or stated twice."""
     stated: dict[int, str] = {}
     for app in apps:
-        for name in ("appPort", *PORTS):
+        # An app without a command runs already, and has its port.
+        for name in (*(["appPort"] if app.command else []), *PORTS):
             if port := getattr(app, name):
                 purpose = f"{name} of {app.appID}"
                 if port in stated:

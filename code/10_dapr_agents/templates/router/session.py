@@ -8,9 +8,10 @@ import asyncio
 import json
 import logging
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import grpc  # type: ignore[import-untyped]
 from dapr.ext.workflow import (
@@ -91,33 +92,47 @@ class Sessions:
     """Runs workflows in this process, starts them, and asks Dapr about their state."""
 
     def __init__(self, settings: Settings) -> None:
-        port = str(settings.dapr_grpc_port)
+        host, port, seconds = "127.0.0.1", str(settings.dapr_grpc_port), settings.workflow_seconds
         self.settings = settings
-        self.runtime = WorkflowRuntime(
-            host="127.0.0.1", port=port, worker_ready_timeout=settings.workflow_seconds
-        )
+        self.runtime = WorkflowRuntime(host=host, port=port, worker_ready_timeout=seconds)
         self.runtime.register_workflow(session)
         self.runtime.register_activity(self.ask_agent, name="ask_agent")
-        self.client = DaprWorkflowClient(host="127.0.0.1", port=port)
+        self.client = DaprWorkflowClient(host=host, port=port)
 
-    async def start(self) -> None:
+    async def __aenter__(self) -> Self:
+        self.connecting = asyncio.create_task(self.connect())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.connecting.cancel()
+        await asyncio.to_thread(self.runtime.shutdown)
+
+    async def connect(self) -> None:
         """Connect to the sidecar, which may start later than this process."""
         while True:
             try:
                 return await asyncio.to_thread(self.runtime.start)
             except RuntimeError:
                 log.warning("no sidecar runs workflows yet; trying again")
-                await self.stop()
-
-    async def stop(self) -> None:
-        await asyncio.to_thread(self.runtime.shutdown)
+                await asyncio.to_thread(self.runtime.shutdown)
 
     async def ask_agent(self, context: WorkflowActivityContext, asked: dict[str, Any]) -> dict[str, Any]:
         """Call an agent through the sidecar. It may run twice; the key makes the agent answer once."""
         app = getattr(self.settings, f"{asked['agent']}_app")
         sidecar = Sidecar(self.settings.dapr_http_port, ACTIVITY_SECONDS)
         async with sidecar.http:
-            return await sidecar.invoke(app, asked["body"], asked["key"], ACTIVITY_SECONDS)
+            path, headers = f"/v1.0/invoke/{app}/method/process", {"idempotency-key": asked["key"]}
+            answer = await sidecar.request("POST", path, json=asked["body"], headers=headers)
+        found: dict[str, Any] = answer.json()
+        return found
+
+
+@contextmanager
+def errors_translated() -> Iterator[None]:
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise SidecarError("The sidecar did not do what a session asked for.") from error
 
 
 router = APIRouter(prefix="/sessions")
@@ -126,23 +141,17 @@ router = APIRouter(prefix="/sessions")
 @router.post("", status_code=202)
 async def start_session(request: Request, given: Start) -> dict[str, str]:
     """Start a learning session."""
-    session_id = uuid.uuid4().hex
-    sessions: Sessions = request.state.sessions
-    try:
-        await sessions.client.schedule_new_workflow(session, input=given.model_dump(), instance_id=session_id)
-    except grpc.RpcError as error:
-        raise SidecarError("a workflow could not be started") from error
+    client, session_id = request.state.sessions.client, uuid.uuid4().hex
+    with errors_translated():
+        await client.schedule_new_workflow(session, input=given.model_dump(), instance_id=session_id)
     return {"session_id": session_id}
 
 
 @router.get("/{session_id}")
 async def read_session(request: Request, session_id: SessionId) -> dict[str, Any]:
     """The state of a session: its status, the step that it is at, and in the end its result."""
-    sessions: Sessions = request.state.sessions
-    try:
-        state = await sessions.client.get_workflow_state(session_id)
-    except grpc.RpcError as error:
-        raise SidecarError("the state of a workflow could not be read") from error
+    with errors_translated():
+        state = await request.state.sessions.client.get_workflow_state(session_id)
     if state is None:
         raise HTTPException(404, "There is no such session.")
     at = json.loads(state.serialized_custom_status or "{}")
@@ -156,10 +165,7 @@ async def submit(request: Request, session_id: SessionId, submission: Submission
     found = await read_session(request, session_id)
     if found["status"] not in ("running", "pending"):
         raise HTTPException(409, f"The session is {found['status']}.")
-    sessions: Sessions = request.state.sessions
-    data = submission.model_dump()
-    try:
-        await sessions.client.raise_workflow_event(session_id, "submission", data=data)
-    except grpc.RpcError as error:
-        raise SidecarError("the submission could not be handed on") from error
+    client, data = request.state.sessions.client, submission.model_dump()
+    with errors_translated():
+        await client.raise_workflow_event(session_id, "submission", data=data)
     return {"session_id": session_id}

@@ -57,21 +57,15 @@ async def run_code_safely(code: str, given: str, image: str, seconds: float) -> 
         return Outcome("", "it printed too much")
     finally:
         if process.returncode is None:
-            # First the client: while it holds the output and does not read it, Docker cannot end the container.
+            # First the client: while it holds output that nobody reads, Docker cannot end the container.
             with suppress(ProcessLookupError):  # it has just ended
                 process.kill()
             await process.wait()
             await kill(name)
     if status == 125 or errors.startswith("docker:"):  # docker's own: the code never ran
         raise SandboxUnavailable(errors[:500])
-    return Outcome(
-        output,
-        errors.strip().splitlines()[-1][:500]
-        if status and errors.strip()
-        else f"exit code {status}"
-        if status
-        else "",
-    )
+    last_line = errors.strip().rpartition("\n")[2][:500]
+    return Outcome(output, (last_line or f"exit code {status}") if status else "")
 
 
 async def read(stream: asyncio.StreamReader) -> str:

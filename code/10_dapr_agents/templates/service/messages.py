@@ -1,9 +1,8 @@
 """What an agent receives and what it answers. All bounds are here: a longer message is refused."""
 
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, Field, StringConstraints
 
 UserId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.@/+-]{0,63}$")]
@@ -34,7 +33,7 @@ class Event(BaseModel):
     """A CloudEvent (version 1.0). Dapr sets `topic`; a call of /process has none."""
 
     id: str = Field(min_length=1, max_length=200)
-    time: datetime
+    time: AwareDatetime
     topic: str = ""
     data: Query
 

@@ -1,9 +1,13 @@
-"""The Dapr sidecar: state with ETags, events, calls of other agents. It is HTTP, so curl can do the same."""
+"""The Dapr sidecar: state with ETags, and events. It is HTTP, so curl can do the same.
+
+Dapr's own client for Python has no `concurrency` and no time to live in a transaction; the HTTP API has both.
+"""
 
 import hashlib
 import random
 from asyncio import sleep
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +23,10 @@ traceparent: ContextVar[str] = ContextVar("traceparent", default="")  # W3C trac
 
 class SidecarError(Exception):
     """The sidecar, or what it stands for, did not do what it was asked."""
+
+
+class NonRetryableError(SidecarError):
+    """The request was refused. Dapr retries no step of a workflow that raises an error of this name."""
 
 
 class Conflict(SidecarError):
@@ -49,9 +57,9 @@ class Transaction:
 
     async def commit(self) -> None:
         operations = [{"operation": "upsert", "request": request} for request in self.writes.values()]
+        path, body = "/v1.0/state/statestore/transaction", {"operations": operations}
         try:
-            body = {"operations": operations}
-            await self.sidecar.request("POST", "/v1.0/state/statestore/transaction", json=body)
+            await self.sidecar.request("POST", path, json=body)
         except SidecarError as error:
             raise Conflict from error
 
@@ -67,15 +75,15 @@ class Sidecar:
         except httpx2.HTTPError as error:
             raise SidecarError(f"{method} {path}: {error!r}") from error
         if answer.is_error:
-            raise SidecarError(f"{method} {path}: {answer.status_code} {answer.text[:500]}")
+            kind = NonRetryableError if answer.is_client_error else SidecarError
+            raise kind(f"{method} {path}: {answer.status_code} {answer.text[:500]}")
         return answer
 
     async def connected(self) -> bool:
-        try:
+        with suppress(SidecarError):
             await self.request("GET", "/v1.0/healthz/outbound", timeout=1)
-        except SidecarError:
-            return False
-        return True
+            return True
+        return False
 
     async def publish(self, event: Outgoing, event_id: str, user_id: str) -> None:
         """Publish a CloudEvent. Kafka keeps the order of the events that have the same partition key."""
@@ -89,38 +97,26 @@ class Sidecar:
             headers={"content-type": "application/cloudevents+json"},
         )
 
-    async def invoke(self, app: str, body: dict[str, Any], key: str, seconds: float) -> dict[str, Any]:
-        """Call /process of another agent, by the name of its app. The same key is answered once."""
-        path = f"/v1.0/invoke/{app}/method/process"
-        answer = await self.request(
-            "POST", path, json=body, headers={"idempotency-key": key}, timeout=seconds
-        )
-        found: dict[str, Any] = answer.json()
-        return found
-
     async def once(self, event: Event, handle: Callable[[Event, Transaction], Awaitable[Answer]]) -> Answer:
         """Answer an event once, however often it is delivered, and publish what follows from it.
 
         The answer is stored in the same transaction as the state that it changed. A process that dies before
         the commit has changed nothing; one that dies after it publishes the events again, with the same ids.
         """
-        digest = hashlib.sha256(f"{event.data.user_id}\0{event.id}".encode()).hexdigest()
-        key = f"event:{digest}"
+        key = f"event:{hashlib.sha256(f'{event.data.user_id} {event.id}'.encode()).hexdigest()}"
         for attempt in range(ATTEMPTS):
             transaction = Transaction(self)
-            stored = await transaction.load(key)
-            if stored is not None:
+            if stored := await transaction.load(key):
                 answer = Answer.model_validate(stored)
                 break
             answer = await handle(event, transaction)
             transaction.save(key, answer.model_dump(), ttl=DAYS_7)
-            try:
+            with suppress(Conflict):
                 await transaction.commit()
                 break
-            except Conflict:
-                if attempt == ATTEMPTS - 1:
-                    raise
-                await sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 6)))  # noqa: S311  # jitter
+            await sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 6)))  # noqa: S311  # jitter
+        else:
+            raise SidecarError("Other writers were always faster.")
         for number, outgoing in enumerate(answer.events):
             await self.publish(outgoing, outgoing.id or f"{event.id[:180]}/{number}", event.data.user_id)
         return answer

@@ -4,7 +4,7 @@ Mastery is by Bayesian knowledge tracing: A. T. Corbett and J. R. Anderson, "Kno
 acquisition of procedural knowledge", User Modeling and User-Adapted Interaction 4 (1995), pages 253-278.
 """
 
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, Field
@@ -43,9 +43,14 @@ def trace(known: float, score: float) -> float:
 
 
 def day_of(moment: datetime, timezone: str) -> date:
-    """The learner's day. Raises ValueError for a timezone that does not exist."""
+    """The learner's day, and today at the latest. Raises ValueError for a timezone that does not exist.
+
+    The clock of a sender that is ahead must not end the learner's streak for all days until then.
+    """
     try:
-        return moment.astimezone(ZoneInfo(timezone)).date()
+        return min(moment, datetime.now(UTC)).astimezone(ZoneInfo(timezone)).date()
+    except OverflowError:
+        return date.min  # the year 1, in a timezone where it has not begun
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"There is no timezone {timezone}.") from error
 

@@ -12,11 +12,14 @@ class StandIn:
     def __init__(self) -> None:
         self.state: dict[str, tuple[int, Any]] = {}  # the number of writes of a key serves as its ETag
         self.published: list[dict[str, Any]] = []
+        self.down = False  # what it stands for: PostgreSQL and Kafka
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
         path = request.url.path
         if path.startswith("/v1.0/healthz"):
             return httpx2.Response(204)
+        if self.down:
+            return httpx2.Response(500, json={"errorCode": "ERR_STATE_STORE"})
         if path.startswith("/v1.0/publish/"):
             self.published.append(json.loads(request.content))
             return httpx2.Response(204)
