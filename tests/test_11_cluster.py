@@ -259,9 +259,16 @@ async def test_streams_of_a_killed_pod_are_complete_at_another(running: Installa
 
 def test_a_leaking_pod_is_killed_and_replaced_and_others_answer(running: Installation) -> None:
     pod = running.ready_agents()[0]
-    leak = (
-        "open('/proc/1/oom_score_adj', 'w').write('1000')\nleak = []\nwhile True: leak.append(b'x' * 2**20)"
-    )
+    # Twenty processes take 32 MB each. The kernel kills the agent first, because its score is the highest.
+    leak = """
+import os, signal
+open("/proc/1/oom_score_adj", "w").write("1000")
+for _ in range(20):
+    if os.fork() == 0:
+        leak = b"x" * 2**25
+        break
+signal.pause()
+"""
     done = running.try_kubectl("exec", pod, "--", "python", "-c", leak)
     assert done.returncode != 0, "A container takes more memory than its limit."
 

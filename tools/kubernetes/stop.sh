@@ -17,7 +17,9 @@ stop() {
   rm "$RUN/pids/$1"
 }
 
-for name in kubelet kube-proxy kube-router scheduler controller-manager; do stop "$name"; done
+agents="kubelet kube-proxy kube-router scheduler controller-manager"
+for name in $agents; do kill "$(cat "$RUN/pids/$name" 2> /dev/null || echo none)" 2> /dev/null; done
+for name in $agents; do stop "$name"; done
 if images version > /dev/null 2>&1; then
   for task in $(images tasks ls -q); do images tasks rm -f "$task" > /dev/null 2>&1; done
   for container in $(images containers ls -q); do images containers rm "$container" > /dev/null; done
