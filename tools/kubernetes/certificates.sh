@@ -1,6 +1,7 @@
 #!/bin/sh
 # Make a certificate authority, certificates for each part of the cluster, and their kubeconfig files, in half a second.
 set -eu
+# shellcheck source=/dev/null
 . "$(dirname "$0")/node.sh"
 mkdir -p "$CERTIFICATES" "$CONFIG"
 cd "$CERTIFICATES"

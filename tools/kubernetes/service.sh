@@ -2,10 +2,11 @@
 # Start one service of the node in its network namespace; its process id is in RUN/pids. Usage: service.sh NAME
 set -eu
 here=$(dirname "$0")
+# shellcheck source=/dev/null
 . "$here/node.sh"
 name=$1
 
-certificates="--authentication-kubeconfig=$CONFIG/$name.kubeconfig --authorization-kubeconfig=$CONFIG/$name.kubeconfig"
+identity="--authentication-kubeconfig=$CONFIG/$name.kubeconfig --authorization-kubeconfig=$CONFIG/$name.kubeconfig"
 # shellcheck disable=SC2086  # word splitting is intended
 case $name in
   etcd) # without fsync: a node that loses its power starts from nothing anyway
@@ -32,7 +33,7 @@ case $name in
       --proxy-client-cert-file="$CERTIFICATES/front-proxy-client.crt" \
       --proxy-client-key-file="$CERTIFICATES/front-proxy-client.key" ;;
   controller-manager) # the autoscaler decides every five seconds, and forgets a peak after twenty
-    set -- kube-controller-manager --kubeconfig="$CONFIG/$name.kubeconfig" $certificates --bind-address=127.0.0.1 \
+    set -- kube-controller-manager --kubeconfig="$CONFIG/$name.kubeconfig" $identity --bind-address=127.0.0.1 \
       --leader-elect=false --use-service-account-credentials=true --root-ca-file="$CERTIFICATES/ca.crt" \
       --service-account-private-key-file="$CERTIFICATES/service-accounts.key" --client-ca-file="$CERTIFICATES/ca.crt" \
       --requestheader-client-ca-file="$CERTIFICATES/front-proxy-ca.crt" --allocate-node-cidrs=false \
@@ -42,7 +43,7 @@ case $name in
       --horizontal-pod-autoscaler-cpu-initialization-period=10s \
       --horizontal-pod-autoscaler-initial-readiness-delay=5s ;;
   scheduler)
-    set -- kube-scheduler --kubeconfig="$CONFIG/$name.kubeconfig" $certificates --bind-address=127.0.0.1 \
+    set -- kube-scheduler --kubeconfig="$CONFIG/$name.kubeconfig" $identity --bind-address=127.0.0.1 \
       --leader-elect=false ;;
   kubelet)
     set -- kubelet --config="$CONFIG/kubelet.yaml" --kubeconfig="$CONFIG/kubelet.kubeconfig" --node-ip=$NODE_IP \

@@ -4,6 +4,7 @@
 # and the host has a route to its pods and Services.
 set -eu
 here=$(dirname "$0")
+# shellcheck source=/dev/null
 . "$here/node.sh"
 if [ -n "$(find /sys/fs/cgroup -maxdepth 2 -name kubepods)" ]; then
   echo "A kubelet runs on this machine. Name its context instead: KUBE_CONTEXT=..." >&2

@@ -2,6 +2,7 @@
 # Stop what start.sh has started, by the recorded process ids, and remove its network, mounts and control groups.
 set -u
 here=$(dirname "$0")
+# shellcheck source=/dev/null
 . "$here/node.sh"
 
 stop() {
@@ -26,17 +27,17 @@ if images version > /dev/null 2>&1; then
 fi
 for name in kube-apiserver etcd containerd; do stop "$name"; done
 # A container's shim outlives the runtime. Ours have the runtime's socket on their command line.
-for shim in $(grep -lzF -- "$SOCKET" /proc/[0-9]*/cmdline 2> /dev/null | cut -d/ -f3); do
+grep -lzF -- "$SOCKET" /proc/[0-9]*/cmdline 2> /dev/null | cut -d/ -f3 | while read -r shim; do
   [ "$(cat "/proc/$shim/comm" 2> /dev/null)" != containerd-shim ] || kill -9 "$shim"
 done
 # Without the runtime, containers outlive their shims. start.sh has made sure that no other kubelet has this group.
 groups=$(find /sys/fs/cgroup -maxdepth 2 -name kubepods)
 for group in $groups; do find "$group" -name cgroup.procs -exec cat {} + | sort -u | xargs -r kill -9; done
-for mount in $(awk '{print $2}' /proc/mounts | grep -E "^($RUN|$CACHE)/" | sort -r); do umount --lazy "$mount"; done
+awk '{print $2}' /proc/mounts | grep -E "^($RUN|$CACHE)/" | sort -r | xargs -r -n 1 umount --lazy
 # The plugins note the network namespace of each pod.
 notes=$(grep -ls K8S_POD_NAME /var/lib/cni/results/*)
 # shellcheck disable=SC2086  # word splitting is intended
-for pod in $(grep -hoE 'cni-[0-9a-f]+(-[0-9a-f]+){4}' $notes /dev/null | sort -u); do ip netns delete "$pod" 2> /dev/null; done
+grep -hoE 'cni-[0-9a-f]+(-[0-9a-f]+){4}' $notes /dev/null | sort -u | xargs -r -n 1 ip netns delete 2> /dev/null
 # shellcheck disable=SC2086
 rm -f $notes
 ip link delete course-host 2> /dev/null
