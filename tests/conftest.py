@@ -14,7 +14,7 @@ from httpx2._config import DEFAULT_TIMEOUT_CONFIG
 from rich.console import Console
 from support.agents import fleet  # noqa: F401  # a fixture
 from support.connections import allow_open_files
-from support.engines import build_own, require
+from support.engines import build_own, leftovers, require
 from support.forked_programs import StartPython, start_fork_server
 from support.launcher import Launcher
 from support.locks import file_lock
@@ -40,6 +40,7 @@ from course import engines
 from course.containers import images
 from course.containers.cluster import Cluster, tag_next
 from course.containers.network import TestNetwork
+from course.engines import kubernetes
 from course.engines.docker import docker as run_docker
 from course.engines.redis import RedisServer
 from course.models import base_environment, start_model
@@ -225,8 +226,12 @@ def dapr(processes: Processes) -> Iterator[dict[str, str]]:
 def cluster() -> Iterator[Cluster]:
     """A Kubernetes cluster: of the context that KUBE_CONTEXT names, or the course's own node."""
     require("kubernetes")
+    ran = kubernetes.READY.exists()
     with engines.KUBERNETES.used(Console(quiet=True)):
         yield Cluster(os.environ["KUBE_CONTEXT"])
+    if not ran and not os.environ.get("KEEP"):
+        left = leftovers()
+        assert not left, f"The node has stopped, and this is left: {left}"
 
 
 @pytest.fixture(scope="session")
