@@ -1,7 +1,6 @@
-"""How many replicas do 10, 1,000 and 100,000 streams need? `python bench/lesson_11_scale.py`, five minutes.
+"""How long do runs wait for a place? `python bench/lesson_11_scale.py`, five minutes; needs Redis.
 
-It measures what a run costs an agent and Redis, and how long runs wait when they come at random, and compares
-the wait with a queueing model. From both it computes what many streams need. It needs Redis.
+Runs come at random to one agent. The mean wait is compared with what a queueing model says.
 """
 
 import asyncio
@@ -10,13 +9,12 @@ import statistics
 import sys
 import tempfile
 import time
-from math import ceil
 from pathlib import Path
 
 import httpx2
 import psutil
 
-from bench.queueing import mean_wait, servers_for
+from bench.queueing import mean_wait
 from bench.records import measured, save
 from bench.research import Replica, replica
 from course.clients.load import numbered_question
@@ -28,10 +26,6 @@ from course.processes import Processes
 PLACES, ALONE, SECONDS = 8, 12, 60  # places for runs at the agent; runs on their own; seconds of each load
 LOADS = (0.5, 0.7, 0.9)  # share of the places that are in use on average
 MODEL = "offline?tps=40"
-STREAMS = (10, 1_000, 100_000)
-WAITING = 0.01  # the share of callers that may have to wait
-POD, TARGET = 0.5, 0.7  # processors of a pod, and the share of them to use
-MOST = 32  # runs at a time in one pod: MAX_CONCURRENCY
 
 
 async def timed(client: httpx2.AsyncClient, url: str, number: int) -> tuple[float, int]:
@@ -93,18 +87,6 @@ async def main() -> None:
         "redis_ms": round(redis_cost * 1000, 2),
         "difference_at_most": round(max(abs(a - b) for a, b in zip(waits, model, strict=True)), 3),
     }
-    for streams in STREAMS:
-        places = servers_for(streams, WAITING)
-        rate = streams / mean
-        values |= {
-            f"places_{streams}": places,
-            f"spare_{streams}": round(100 * (places / streams - 1), 2),
-            f"runs_a_second_{streams}": round(rate, 1),
-            f"pods_{streams}": max(2, ceil(places / MOST), ceil(rate * cost / (POD * TARGET))),
-            f"processors_{streams}": round(rate * cost, 2),
-            f"redis_{streams}": max(1, ceil(rate * redis_cost / TARGET)),
-            f"events_a_second_{streams}": round(rate * values["events"]),
-        }
     how = (
         f"one agent with {PLACES} places and Redis; {ALONE} runs one after the other, then runs that come at "
         f"random for {SECONDS} s at each load; the model sends {MODEL.partition('=')[2]} tokens a second; "
