@@ -7,9 +7,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib import resources
 from pathlib import Path
 
-import kubernetes_validate  # type: ignore[import-untyped]
 import yaml
 
 from course import engines
@@ -99,14 +99,16 @@ def manifest_problems() -> list[str]:
             files.append(built)
         if not kubectl and os.environ.get("CI"):
             found.append("kubectl is missing: `make engine kubernetes`")
-        schemas = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
+        schemas = Path(str(resources.files("kubernetes_validate"))) / "kubernetes-json-schema"
         version = f"{pinned_version().rpartition('.')[0]}.0"
         validate = [str(Path(sys.executable).parent / "kubernetes-validate"), "--strict", "--quiet"]
         commands = [[*validate, "--kubernetes-version", version, *map(str, sorted(files))]]
         if shutil.which("go") or os.environ.get("CI"):
             for path in (schemas / f"v{version}-local-strict").iterdir():
                 schema = json.loads(path.read_text())
-                schema.pop("$id", None)  # an address on the web, where kubeconform would look for other schemas
+                schema.pop(
+                    "$id", None
+                )  # an address on the web, where kubeconform would look for other schemas
                 (Path(folder) / path.name).write_text(json.dumps(schema).replace('"/api/', '"'))
             places = f"{folder}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"
             conform = ["go", "-C", str(ROOT / "tools/kubeconform"), "tool", "kubeconform", "-strict"]
