@@ -96,10 +96,10 @@ def main() -> None:
     for name, found in times.items():
         p50[name], p99[name] = statistics.median(found), found[int(0.99 * len(found))]
     how = (
-        f"{EVENTS} questions of {USERS} learners at once, from Kafka through triage and concepts to the answer "
-        f"in Kafka, {ROUNDS} rounds in turn, median and spread; plain: the same agents' code behind aiokafka "
-        f"and psycopg, without Dapr; latency: {RATE} questions a second for {SECONDS} s; examples were run in "
-        f"the sandbox before; generate: median of {GENERATED}; start: median of {STARTS}, all 14 processes"
+        f"{EVENTS} questions of {USERS} learners at once, from Kafka through triage and concepts to the "
+        f"answer in Kafka, {ROUNDS} rounds in turn, median and spread; plain: the same agents' code behind "
+        f"aiokafka and psycopg, without Dapr; latency: {RATE} questions a second for {SECONDS} s; examples were "
+        f"run in the sandbox before; generate: median of {GENERATED}; start: median of {STARTS}, all 14 processes"
     )
     versions = {"Dapr": Dapr(), "Kafka": Kafka(), "PostgreSQL": POSTGRESQL}
     save(

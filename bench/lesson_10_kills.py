@@ -111,8 +111,8 @@ def main() -> None:
     values = {name: found.get(name, 0) for name in rows}
     how = (
         f"kill -9 of each of five agents and five sidecars in turn, {KILLS} times each; before each kill ten "
-        "events are published and a learning session starts; lost: an event without an answer; applied twice: "
-        "an attempt counted twice, or two answers to one event that differ"
+        "events are published and a learning session starts; lost: an event without an answer; applied "
+        "twice: an attempt counted twice, or two answers to one event that differ"
     )
     versions = {"Dapr": Dapr(), "Kafka": Kafka(), "PostgreSQL": POSTGRESQL}
     save(

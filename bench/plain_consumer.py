@@ -1,8 +1,8 @@
 """An agent of lesson 10 without Dapr: its folder's agent.py behind an aiokafka consumer, and PostgreSQL.
 
 It does the same work for each event: looks for a stored answer, handles the event, stores the answer in a
-transaction, and publishes what follows. Partitions are handled side by side, the events of one in their order,
-as Dapr does. `lesson_10_events.py` runs it in the folder of a generated service.
+transaction, and publishes what follows. Partitions are handled side by side, the events of one in their
+order, as Dapr does. `lesson_10_events.py` runs it in the folder of a generated service.
 """
 
 import asyncio
