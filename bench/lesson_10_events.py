@@ -98,8 +98,9 @@ def main() -> None:
     how = (
         f"{EVENTS} questions of {USERS} learners at once, from Kafka through triage and concepts to the "
         f"answer in Kafka, {ROUNDS} rounds in turn, median and spread; plain: the same agents' code behind "
-        f"aiokafka and psycopg, without Dapr; latency: {RATE} questions a second for {SECONDS} s; examples were "
-        f"run in the sandbox before; generate: median of {GENERATED}; start: median of {STARTS}, all 14 processes"
+        f"aiokafka and psycopg, without Dapr; latency: {RATE} questions a second for {SECONDS} s; examples "
+        f"were run in the sandbox before; generate: median of {GENERATED}; start: median of {STARTS}, all 14 "
+        "processes"
     )
     versions = {"Dapr": Dapr(), "Kafka": Kafka(), "PostgreSQL": POSTGRESQL}
     save(

@@ -184,9 +184,7 @@ def test_two_replicas_share_events_and_each_counts_once_and_in_order(
     publish_round()
     modules = [f"topic {number}" for number in range(rounds)]
     for user in users:
-        assert until(lambda user=user: agents.attempts(user, modules[-1]), SECONDS), (
-            "An event did not arrive."
-        )
+        assert until(partial(agents.attempts, user, modules[-1]), SECONDS), "An event did not arrive."
         topics = agents.process("progress", user)["result"]["topics"]
         assert {name: topic["attempts"] for name, topic in topics.items()} == dict.fromkeys(modules, 1), (
             "Two replicas have lost events, or counted one twice."
