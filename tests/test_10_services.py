@@ -107,6 +107,7 @@ def test_what_follows_from_an_event_is_in_its_learners_order(
     progress: httpx2.Client, sidecar: Sidecar
 ) -> None:
     assert deliver(progress, attempt("1")) == "SUCCESS"
+    assert until(sidecar.published), "Nothing follows from the event."
     keys = {each.url.params.get("metadata.partitionKey") for each in sidecar.published()}
     assert keys == {"ada"}, "An event has no partition key, so a learner's events can overtake each other."
 
@@ -114,6 +115,7 @@ def test_what_follows_from_an_event_is_in_its_learners_order(
 def test_the_trace_goes_on_to_the_sidecar(progress: httpx2.Client, sidecar: Sidecar) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     progress.post("/dapr-subscriber", json=attempt("1"), headers={"traceparent": trace}).raise_for_status()
+    assert until(sidecar.published), "Nothing follows from the event."
     told = {each.headers.get("traceparent") for each in sidecar.requests if "healthz" not in each.url.path}
     assert told == {trace}, "The sidecar begins a trace of its own, and nobody sees what caused the event."
 
@@ -173,8 +175,12 @@ def test_a_clock_that_is_wrong_ends_no_streak(progress: httpx2.Client) -> None:
     ):
         data = {"user_id": "ada", "context": {"module": "loops", "score": 1, "timezone": timezone}}
         assert deliver(progress, attempt(timezone, moment, data=data)) == "SUCCESS"
-    found = progress.post("/process", json={"user_id": "ada"}).json()["result"]
-    assert found["topics"]["loops"]["attempts"] == 6
+
+    def known() -> Any:
+        return progress.post("/process", json={"user_id": "ada"}).json()["result"]
+
+    assert until(lambda: known()["topics"]["loops"]["attempts"] == 6), "An attempt was not counted."
+    found = known()
     assert found["streak"] >= 2, "A clock that was ahead, and went back, ended the streak."
 
 

@@ -5,9 +5,9 @@ PostgreSQL and Dapr's two services, and it needs no Dapr command line:
 
     python launch.py dapr.yaml             # Ctrl-C stops everything
     python launch.py dapr.yaml --restart   # a process that dies is started again
-    python launch.py                       # only what apps need: prints the variables that name it
+    python launch.py                       # only what apps need
 
-What a variable names already (KAFKA_BROKERS, POSTGRES_URL, ...) is used, and not started.
+It prints the variables that name what apps need, such as KAFKA_BROKERS. What a variable names already (KAFKA_BROKERS, POSTGRES_URL, ...) is used, and not started.
 """
 
 import argparse
@@ -33,7 +33,7 @@ async def run(run_file: Path | None, restart: bool) -> None:
         addresses = await infrastructure.start(processes)
         services = [each for app in apps for each in services_of(app, addresses, processes.folder)]
         await processes.start(*services)
-        for name, address in {} if apps else addresses.items():
+        for name, address in addresses.items():
             say(f"export {name}={address}")
         count = len(processes.services)
         say(f"✓ {count} processes are healthy after {time.monotonic() - began:.1f} s. Ctrl-C stops them.")

@@ -100,7 +100,7 @@ def http_server(answer: Callable[[httpx2.Request], httpx2.Response]) -> Iterator
             with suppress(BrokenPipeError):  # the client has gone
                 self.wfile.write(response.content)
 
-        do_POST = do_GET  # noqa: N815  # its base class calls it so
+        do_POST = do_GET  # the base class has these names
 
         def log_message(self, *_: object) -> None:
             """Tests print nothing."""
