@@ -186,9 +186,10 @@ def test_a_clock_that_is_wrong_ends_no_streak(progress: httpx2.Client) -> None:
 
 # --- The workflow: what it asks for, when it is replayed ---
 
+GRADE = {"exercise_id": "loops-total", "topic": "loops", "score": 1.0}
 ANSWERS = {
     "concepts": {"response": "A loop repeats."},
-    "exercise": {"response": "Write total.", "result": {"exercise_id": "loops-total", "score": 1.0}},
+    "exercise": {"response": "Write total.", "result": GRADE},
     "progress": {"result": {"mastery": 0.6}},
 }
 
