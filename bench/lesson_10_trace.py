@@ -103,7 +103,7 @@ def lanes(spans: Spans, trace: str) -> list[dict[str, Any]]:
         start, seconds = (span["timestamp"] - mine[0]["timestamp"]) / 1e6, span["duration"] / 1e6
         label = {"label": f"{seconds * 1_000:.0f} ms", "tone": tone}
         bar = {"start": round(start, 4), "end": round(start + seconds, 4)} | label
-        sender = "you" if span is mine[0] else agent.removesuffix("-agent")
+        sender = "caller" if span is mine[0] else agent.removesuffix("-agent")
         found.append({"name": f"{sender}: {words.format(topic=topic)}", "spans": [bar]})
     return found
 

@@ -1,6 +1,7 @@
 """Lesson 10's agents, generated and run beside real sidecars, Kafka, PostgreSQL and the sandbox."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import shutil
@@ -183,9 +184,7 @@ def test_two_replicas_share_events_and_each_counts_once_and_in_order(
     publish_round()
     modules = [f"topic {number}" for number in range(rounds)]
     for user in users:
-        assert until(lambda user=user: agents.attempts(user, modules[-1]), SECONDS), (
-            "An event did not arrive."
-        )
+        assert until(partial(agents.attempts, user, modules[-1]), SECONDS), "An event did not arrive."
         topics = agents.process("progress", user)["result"]["topics"]
         assert {name: topic["attempts"] for name, topic in topics.items()} == dict.fromkeys(modules, 1), (
             "Two replicas have lost events, or counted one twice."
@@ -218,8 +217,9 @@ def test_a_sidecar_may_come_later_than_its_agent(
     assert until(lambda: httpx2.get(f"{url}/ready").status_code == 200, SECONDS)
     agents.publish("learning.requests", {"user_id": unique("ada"), "query": "Explain loops"})
     assert until(lambda: handled(app), SECONDS), "The agent gets no events from a sidecar that came later."
-    path = httpx2.post(f"{url}/sessions", json=start, timeout=SECONDS).raise_for_status().json()["session_id"]
-    assert until(lambda: httpx2.get(f"{url}/sessions/{path}").json().get("step") == "explain", SECONDS), (
+    late = dataclasses.replace(agents, apps={"triage": app})
+    session = Session(late, unique("ada"), "loops")
+    assert until(lambda: session.state().get("step") == "explain", SECONDS), (
         "The agent runs no workflows with a sidecar that came later."
     )
     launcher.stop()

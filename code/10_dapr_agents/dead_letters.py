@@ -50,7 +50,7 @@ def describe(record: ConsumerRecord) -> dict[str, Any]:
     """The parts of an event; one that is no JSON has its place in the topic as its id."""
     try:
         event = json.loads(record.value or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         event = None
     if not isinstance(event, dict):
         event = {"data": (record.value or b"").decode(errors="replace")}

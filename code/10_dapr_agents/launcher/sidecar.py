@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -16,27 +17,9 @@ from launcher.run_file import App
 
 STAGE_OF_APPS, STAGE_OF_SIDECARS = 3, 4  # a sidecar stops first, and its app gets no more events
 PORTS = ("daprHTTPPort", "daprGRPCPort", "daprInternalGRPCPort", "metricsPort")
-FLAGS = {
-    "appID": "app-id",
-    "appPort": "app-port",
-    "daprHTTPPort": "dapr-http-port",
-    "daprGRPCPort": "dapr-grpc-port",
-    "daprInternalGRPCPort": "dapr-internal-grpc-port",
-    "metricsPort": "metrics-port",
-    "appProtocol": "app-protocol",
-    "appMaxConcurrency": "app-max-concurrency",
-    "enableAppHealthCheck": "enable-app-health-check",
-    "appHealthCheckPath": "app-health-check-path",
-    "appHealthProbeInterval": "app-health-probe-interval",
-    "appHealthProbeTimeout": "app-health-probe-timeout",
-    "appHealthThreshold": "app-health-threshold",
-    "enableApiLogging": "enable-api-logging",
-    "logLevel": "log-level",
-    "maxBodySize": "max-body-size",
-    "readBufferSize": "read-buffer-size",
-    "placementHostAddress": "placement-host-address",
-    "schedulerHostAddress": "scheduler-host-address",
-}
+# These properties are no options of daprd, or are handed over in another way.
+OTHER = {"appDirPath", "command", "env", "resourcesPath", "resourcesPaths", "configFilePath"}
+OTHER |= {"appLogDestination", "daprdLogDestination"}
 LOCAL = ("dapr-listen-addresses", "dapr-internal-grpc-listen-address", "metrics-listen-address")
 
 
@@ -89,9 +72,8 @@ def app_process(app: App) -> Service:
 
 def sidecar(app: App, addresses: Mapping[str, str], folder: Path) -> Service:
     command = [dapr_program("daprd"), *(f"--{name}=127.0.0.1" for name in LOCAL)]
-    for name, flag in FLAGS.items():
-        if (value := getattr(app, name)) is not None:
-            command.append(f"--{flag}={json.dumps(value) if isinstance(value, bool) else value}")
+    for name, value in app.model_dump(exclude=OTHER, exclude_none=True).items():
+        command.append(f"{option(name)}={json.dumps(value) if isinstance(value, bool) else value}")
     command += [f"--resources-path={path}" for path in app.resourcesPaths]
     command.append(f"--config={configuration(app, folder)}")
     destination = app.daprdLogDestination or "file"
@@ -105,6 +87,11 @@ def sidecar(app: App, addresses: Mapping[str, str], folder: Path) -> Service:
         log=log_file(app, "daprd", destination),
         shown=destination != "file",
     )
+
+
+def option(name: str) -> str:
+    """The option of daprd for a property: --dapr-http-port for daprHTTPPort."""
+    return "--" + re.sub("(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
 
 
 def configuration(app: App, folder: Path) -> Path:

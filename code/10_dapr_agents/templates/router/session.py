@@ -75,8 +75,9 @@ def session(context: DaprWorkflowContext, given: dict[str, Any]) -> Generator[An
     try:
         code = submitted.get_result()["code"]
         grade = yield step("grade", "exercise", "grade", exercise_id=exercise_id, code=code)
-        # The grade also reaches the progress agent as an event. Both have this id, so it counts once.
-        progress = yield step("grade/progress", "progress", "attempt", score=grade["result"]["score"])
+        # The grade also reaches the progress agent as an event. Both have this id and content: one counts.
+        counted = {"module": grade["result"]["topic"], "score": grade["result"]["score"]}
+        progress = yield step("grade/progress", "progress", "attempt", **counted)
     except TaskFailedError as error:  # after the last retry: undo what the session has begun
         yield step("withdraw", "exercise", "withdraw", exercise_id=exercise_id)
         return {"outcome": "failed", "reason": error.details.error_type, "explanation": explained["response"]}
