@@ -108,7 +108,7 @@ def manifest_problems() -> list[str]:
                 schema = json.loads(path.read_text())
                 schema.pop(
                     "$id", None
-                )  # an address on the web, where kubeconform would look for other schemas
+                )  # else kubeconform asks the web for references
                 (Path(folder) / path.name).write_text(json.dumps(schema).replace('"/api/', '"'))
             places = f"{folder}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"
             conform = ["go", "-C", str(ROOT / "tools/kubeconform"), "tool", "kubeconform", "-strict"]
