@@ -1,7 +1,7 @@
 """Lesson 11's manifests: what Kustomize makes of them, and what their probes ask of a real agent."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ from support.engines import require
 from support.servers import Server, StartServer
 
 from course.containers.cluster import FOLDER, Manifests, find, render
+from course.paths import ROOT
 from course.polling import until
 
 pytestmark = pytest.mark.kubernetes
+Rendered = Callable[[str], Manifests]
 OVERLAYS = ("local", "production")
 UNITS = {"": 1, "m": 0.001, "Mi": 2**20, "Gi": 2**30}
 
@@ -25,13 +27,19 @@ def kubectl() -> None:
 
 
 @pytest.fixture
-def local(lesson_root: Path) -> Manifests:
-    return render(lesson_root / FOLDER / "overlays" / "local")
+def rendered(lesson_root: Path) -> Rendered:
+    """A function that returns what an overlay of the lesson under test makes."""
+    return lambda overlay: render(lesson_root / FOLDER / "overlays" / overlay)
 
 
 @pytest.fixture
-def production(lesson_root: Path) -> Manifests:
-    return render(lesson_root / FOLDER / "overlays" / "production")
+def local(rendered: Rendered) -> Manifests:
+    return rendered("local")
+
+
+@pytest.fixture
+def production(rendered: Rendered) -> Manifests:
+    return rendered("production")
 
 
 def quantity(text: str) -> float:
@@ -70,9 +78,21 @@ def settings(manifests: Manifests) -> dict[str, str]:
 
 
 @pytest.fixture
-def without_model(research_agent: StartServer, closed_port: int) -> Server:
+def agent(start_script: Callable[..., StartServer]) -> StartServer:
+    """A function that starts the course's own research agent, beside a broken copy of the manifests, too."""
+    folder = ROOT / "research-agent"
+    return start_script(str(folder / "main.py"), str(folder))
+
+
+@pytest.fixture
+def server(agent: StartServer) -> Server:
+    return agent()
+
+
+@pytest.fixture
+def without_model(agent: StartServer, closed_port: int) -> Server:
     """An agent whose model cannot be reached."""
-    return research_agent(OPENAI_BASE_URL=f"http://127.0.0.1:{closed_port}/v1")
+    return agent(OPENAI_BASE_URL=f"http://127.0.0.1:{closed_port}/v1")
 
 
 def probe(manifests: Manifests, name: str) -> str:
@@ -110,10 +130,8 @@ def test_an_agent_whose_model_is_down_is_not_ready(
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_a_pod_keeps_serving_until_every_node_knows_that_it_stops(
-    request: pytest.FixtureRequest, overlay: str
-) -> None:
-    delay = float(settings(request.getfixturevalue(overlay)).get("DRAIN_DELAY_SECONDS", "0"))
+def test_a_pod_keeps_serving_until_every_node_knows_that_it_stops(rendered: Rendered, overlay: str) -> None:
+    delay = float(settings(rendered(overlay)).get("DRAIN_DELAY_SECONDS", "0"))
     assert delay >= 3, (
         f"The agent refuses requests {delay:g} s after it is told to stop, "
         "and nodes go on sending them for a few seconds."
@@ -121,10 +139,8 @@ def test_a_pod_keeps_serving_until_every_node_knows_that_it_stops(
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_grace_period_is_longer_than_delay_and_drain(
-    request: pytest.FixtureRequest, overlay: str
-) -> None:
-    manifests = request.getfixturevalue(overlay)
+def test_the_grace_period_is_longer_than_delay_and_drain(rendered: Rendered, overlay: str) -> None:
+    manifests = rendered(overlay)
     read = settings(manifests)
     needed = float(read.get("DRAIN_DELAY_SECONDS", "0")) + float(read.get("DRAIN_SECONDS", "20")) + 2
     pod = find(manifests, "Deployment", "agent")["spec"]["template"]["spec"]
@@ -146,8 +162,8 @@ def test_an_update_never_has_fewer_replicas_than_before(local: Manifests) -> Non
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_container_requests_less_than_its_limits(request: pytest.FixtureRequest, overlay: str) -> None:
-    for name, container in containers(request.getfixturevalue(overlay)):
+def test_every_container_requests_less_than_its_limits(rendered: Rendered, overlay: str) -> None:
+    for name, container in containers(rendered(overlay)):
         resources = container.get("resources", {})
         for resource in ("cpu", "memory"):
             assert resource in resources.get("limits", {}), f"{name} can take all {resource} of its node."
@@ -183,8 +199,8 @@ def test_memory_volumes_fit_into_the_memory_limit(local: Manifests) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_agents_image_has_a_version(request: pytest.FixtureRequest, overlay: str) -> None:
-    image = agent_container(request.getfixturevalue(overlay))["image"]
+def test_the_agents_image_has_a_version(rendered: Rendered, overlay: str) -> None:
+    image = agent_container(rendered(overlay))["image"]
     name, _, tag = image.rpartition(":")
     assert name and tag != "latest", (
         f"The image {image} is another one after each build: an update does not start, and a rollback "
@@ -198,8 +214,8 @@ def test_the_version_that_health_shows_is_the_images(local: Manifests) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_keys_are_files_and_in_no_environment(request: pytest.FixtureRequest, overlay: str) -> None:
-    manifests = request.getfixturevalue(overlay)
+def test_keys_are_files_and_in_no_environment(rendered: Rendered, overlay: str) -> None:
+    manifests = rendered(overlay)
     for name, container in containers(manifests):
         sources = [each for each in container.get("envFrom", []) if "secretRef" in each]
         sources += [e for e in container.get("env", []) if "secretKeyRef" in e.get("valueFrom", {})]
@@ -226,8 +242,8 @@ def test_a_changed_setting_or_key_changes_the_pods(local: Manifests) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_pod_is_hardened(request: pytest.FixtureRequest, overlay: str) -> None:
-    manifests = request.getfixturevalue(overlay)
+def test_every_pod_is_hardened(rendered: Rendered, overlay: str) -> None:
+    manifests = rendered(overlay)
     for name, spec in templates(manifests):
         assert spec.get("automountServiceAccountToken") is False, f"{name} has a token for the API server."
         assert spec.get("enableServiceLinks") is False, f"Names of Services become settings of {name}."
