@@ -210,6 +210,8 @@ def lock() -> None:
     tools = "code/07_container_tools"
     images |= {"container-tools": tools, "tool-scripts": f"{tools}/modules/scripts"}
     images |= {"container-tools-ci": f"{tools}/ci", "agents": "code/08_agent_pipelines"}
+    services = "code/10_dapr_agents/templates"
+    images |= {"dapr-service": f"{services}/service", "dapr-workflow-service": f"{services}/router"}
     for group in ("installer", "lessons", "dev", *images):
         lock = f"{images[group]}/requirements.txt" if group in images else f"requirements/{group}.txt"
         command = ["uv", "pip", "compile", "--quiet", "--upgrade", "--group", group, *options.split()]

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from course.engines import debian, engine
 from course.engines import docker_daemon as daemon
+from course.engines.built import remove
 from course.engines.docker import Docker, docker, works
 from course.engines.engine import Engine
 from course.errors import CourseError
@@ -106,7 +107,7 @@ class Dagger(Engine):
     def clean(self, console: Console) -> None:
         self.stop(console)
         with console.status("removing Dagger's programs and cache ..."):
-            daemon.remove(CACHE)
+            remove(CACHE)
 
     def environment(self) -> dict[str, str]:
         if not answers():
