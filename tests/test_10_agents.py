@@ -361,17 +361,42 @@ def test_a_submission_gets_what_it_earns(lesson_root: Path, code: str, passed: i
     assert graded.passed == passed, f"{code!r} passed {graded.passed} cases: {graded.faults}"
 
 
+def labelled(label: str, all_states: bool = True) -> str:
+    """The ids of the containers with a label."""
+    command = ["docker", "ps", "--quiet", "--filter", f"label={label}", *(["--all"] if all_states else [])]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.docker
 @pytest.mark.usefixtures("docker")
-def test_a_container_that_never_ends_is_killed(lesson_root: Path) -> None:
-    sandbox = load(lesson_root, "sandbox/sandbox")
+def test_a_container_that_never_ends_is_killed(
+    lesson_root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sandbox, label = load(lesson_root, "sandbox/sandbox"), f"test={tmp_path}"
+    monkeypatch.setattr(sandbox, "LIMITS", [*sandbox.LIMITS, "--label", label])
     slow = asyncio.run(sandbox.run_code_safely("while True: pass", "", "python:3.13-slim", 5))
+    late = asyncio.run(sandbox.run_code_safely("while True: pass", "", "python:3.13-slim", 0.05))
     loud = asyncio.run(sandbox.run_code_safely("while True: print('x' * 999)", "", "python:3.13-slim", 60))
-    assert (slow.error, loud.error) == ("it took too long", "it printed too much")
-    left = subprocess.run(
-        ["docker", "ps", "--quiet", "--filter", "name=sandbox-"], capture_output=True, text=True, check=True
+    assert (slow.error, late.error) == ("it took too long", "it took too long")
+    assert loud.error == "it printed too much"
+    assert not labelled(label), "A container was left behind."
+
+
+@pytest.mark.docker
+@pytest.mark.usefixtures("docker")
+def test_a_container_ends_when_its_agent_was_killed(lesson_root: Path, tmp_path: Path) -> None:
+    label = f"test={tmp_path}"
+    program = (
+        f"import asyncio, sandbox; sandbox.GRACE = 1; sandbox.LIMITS += ['--label', {label!r}]\n"
+        "asyncio.run(sandbox.run_code_safely('while True: pass', '', 'python:3.13-slim', 5))"
     )
-    assert not left.stdout, "A container was left behind."
+    folder = lesson_root / FOLDER / "templates" / "sandbox"
+    agent = subprocess.Popen([sys.executable, "-c", program], cwd=folder)
+    started = until(lambda: labelled(label, all_states=False), SECONDS)
+    agent.kill()
+    agent.wait()
+    assert started
+    assert until(lambda: not labelled(label), SECONDS), "The container outlives its agent."
 
 
 def test_without_docker_nothing_is_run(
