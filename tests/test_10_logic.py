@@ -125,7 +125,7 @@ def test_no_text_breaks_the_parser(lines: list[str]) -> None:
 
 
 def test_hints_have_no_code_at_any_level(hints: ModuleType, tracebacks: ModuleType) -> None:
-    types = {*hints.MEANING, *hints.STRATEGY, "StopIteration"}
+    types = {*hints.HINTS, "StopIteration"}
     for name in types:
         raised = tracebacks.parse(
             f'Traceback (most recent call last):\n  File "a.py", line 3, in f\n{name}: x'

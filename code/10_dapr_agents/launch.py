@@ -7,7 +7,8 @@ PostgreSQL and Dapr's two services, and it needs no Dapr command line:
     python launch.py dapr.yaml --restart   # a process that dies is started again
     python launch.py                       # only what apps need
 
-It prints the variables that name what apps need, such as KAFKA_BROKERS. What a variable names already (KAFKA_BROKERS, POSTGRES_URL, ...) is used, and not started.
+It prints the variables that name what apps need, such as KAFKA_BROKERS. What a variable names already is
+used, and not started.
 """
 
 import argparse

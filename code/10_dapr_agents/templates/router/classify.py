@@ -4,33 +4,12 @@ C. D. Manning, P. Raghavan and H. Schütze, "Introduction to Information Retriev
 """
 
 import re
+import tomllib
 from collections import Counter
 from math import exp, log
+from pathlib import Path
 
-PHRASES = {
-    "concept": [
-        "how do for loops work", "what is a list", "explain list comprehensions",
-        "what does self mean in a class", "difference between a tuple and a list",
-        "when should i use a dictionary",
-        "explain recursion to me",
-        "what are decorators", "why do functions return values", "how does scope work in python",
-        "tell me about generators", "what is an exception", "explain variables and types",
-    ],
-    "debug": [
-        "my code does not work", "i get an error", "why does this raise a type error",
-        "it crashes with a key error",
-        "my program hangs in an endless loop", "this prints the wrong result", "help me fix this bug",
-        "index out of range in my loop", "name is not defined", "syntax error near the colon",
-        "i get a traceback and do not understand it", "unexpected output none", "my function fails",
-    ],
-    "exercise": [
-        "give me an exercise about loops", "i want to practice functions", "a coding challenge please",
-        "another task", "quiz me on dictionaries", "something harder to practice",
-        "i need a problem to solve",
-        "train recursion with me", "grade my submission", "check my solution", "next exercise",
-        "homework for strings", "give me a hint for this exercise",
-    ],
-}  # fmt: skip
+PHRASES: dict[str, list[str]] = tomllib.loads(Path(__file__).with_name("phrases.toml").read_text("utf-8"))
 TRACEBACK = re.compile(r"^\W*Traceback \(most recent call last\)|^\s*File \".+\", line \d+", re.MULTILINE)
 MAX_WORDS = 200  # of a query; the rest says no more about its kind
 
