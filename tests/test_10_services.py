@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,11 @@ def deliver(client: httpx2.Client, event: dict[str, Any]) -> str:
 def test_health_says_connected_while_the_sidecar_answers_and_no_longer(
     services: Path, sidecar: Sidecar, processes: Processes
 ) -> None:
-    server = http_server(sidecar)
-    port = server.__enter__()
-    with running(processes, services / "progress", port) as client:
+    with ExitStack() as stack, ExitStack() as server:
+        port = server.enter_context(http_server(sidecar))
+        client = stack.enter_context(running(processes, services / "progress", port))
         assert client.get("/health").json() == {"status": "healthy", "dapr": "connected"}
-        server.__exit__(None, None, None)
+        server.close()  # the sidecar is gone
         told = client.get("/health").json()
         assert told["dapr"] != "connected", "The health says that the sidecar is connected, and it is gone."
         assert told["status"] == "healthy", "A restart of the service brings no sidecar back."
