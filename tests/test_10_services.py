@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,11 @@ def deliver(client: httpx2.Client, event: dict[str, Any]) -> str:
 def test_health_says_connected_while_the_sidecar_answers_and_no_longer(
     services: Path, sidecar: Sidecar, processes: Processes
 ) -> None:
-    server = http_server(sidecar)
-    port = server.__enter__()
-    with running(processes, services / "progress", port) as client:
+    with ExitStack() as stack, ExitStack() as server:
+        port = server.enter_context(http_server(sidecar))
+        client = stack.enter_context(running(processes, services / "progress", port))
         assert client.get("/health").json() == {"status": "healthy", "dapr": "connected"}
-        server.__exit__(None, None, None)
+        server.close()  # the sidecar is gone
         told = client.get("/health").json()
         assert told["dapr"] != "connected", "The health says that the sidecar is connected, and it is gone."
         assert told["status"] == "healthy", "A restart of the service brings no sidecar back."
@@ -156,7 +157,8 @@ def test_an_event_that_no_agent_can_read_is_given_up_and_changes_nothing(
 
 
 def test_bad_requests_are_refused(progress: httpx2.Client) -> None:
-    for body in ({"user_id": "ada", "context": {"code": "x" * 20_001}}, {"user_id": "a b"}, {}, [], "x"):
+    bad: list[Any] = [{"user_id": "ada", "context": {"code": "x" * 20_001}}, {"user_id": "a b"}, {}, [], "x"]
+    for body in bad:
         assert progress.post("/process", json=body).status_code == 422
     assert progress.post("/process", content=b"x" * 3_000_000).status_code == 413
     unknown = progress.post("/process", json={"user_id": "nobody"}).json()
@@ -169,12 +171,10 @@ def test_a_clock_that_is_wrong_ends_no_streak(progress: httpx2.Client) -> None:
     moments = [today - timedelta(days=1), today + timedelta(days=900), today, today - timedelta(days=400)]
     for number, moment in enumerate(moments):
         assert deliver(progress, attempt(str(number), moment.isoformat())) == "SUCCESS"
-    for moment, timezone in (
-        ("0001-01-01T00:00:00Z", "America/New_York"),
-        ("9999-12-31T23:59:59Z", "Asia/Tokyo"),
-    ):
+    ends = [("0001-01-01T00:00:00Z", "America/New_York"), ("9999-12-31T23:59:59Z", "Asia/Tokyo")]
+    for end, timezone in ends:
         data = {"user_id": "ada", "context": {"module": "loops", "score": 1, "timezone": timezone}}
-        assert deliver(progress, attempt(timezone, moment, data=data)) == "SUCCESS"
+        assert deliver(progress, attempt(timezone, end, data=data)) == "SUCCESS"
 
     def known() -> Any:
         return progress.post("/process", json={"user_id": "ada"}).json()["result"]
@@ -194,20 +194,24 @@ ANSWERS = {
 }
 
 
+def new_task() -> CompletableTask[Any]:
+    return CompletableTask()  # type: ignore[no-untyped-call]
+
+
 class Replay:
     """A workflow's context that writes down what the workflow asks for; each step has a stored result."""
 
     def __init__(self, submits: bool = True) -> None:
         self.submits, self.asked = submits, list[Any]()
         self.instance_id, self.current_utc_datetime = "0" * 32, datetime(2026, 3, 1)
-        self.submission, self.timer = CompletableTask[Any](), CompletableTask[Any]()
+        self.submission, self.timer = new_task(), new_task()
 
     def set_custom_status(self, status: str) -> None:
         self.asked.append(json.loads(status)["step"])
 
     def call_activity(self, name: str, *, input: dict[str, Any], retry_policy: Any) -> CompletableTask[Any]:
         self.asked.append((name, input))
-        task = CompletableTask[Any]()
+        task = new_task()
         task.complete(ANSWERS[input["agent"]])
         return task
 
