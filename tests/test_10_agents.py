@@ -239,9 +239,8 @@ def test_three_failures_raise_an_alert(agents: Agents) -> None:
 # --- The workflow ---
 
 EVENTS = 20  # under way while a process is killed
-WORK: dict[
-    str, tuple[str, dict[str, Any], str]
-] = {  # by agent: the topic of its events, their data, and the topic of what follows from them
+# By agent: the topic of its events, their data, and the topic of what follows from them.
+WORK: dict[str, tuple[str, dict[str, Any], str]] = {
     "triage": ("learning.requests", {"query": "Explain how loops work"}, "concept.requests"),
     "concepts": ("concept.requests", {"query": "Explain how loops work"}, "concept.responses"),
     "debug": ("debug.requests", {"query": "It does not work"}, "debug.responses"),
