@@ -379,9 +379,8 @@ def test_a_container_that_never_ends_is_killed(
     sandbox, label = load(lesson_root, "sandbox/sandbox"), f"test={tmp_path}"
     monkeypatch.setattr(sandbox, "LIMITS", [*sandbox.LIMITS, "--label", label])
     slow = asyncio.run(sandbox.run_code_safely("while True: pass", "", "python:3.13-slim", 5))
-    late = asyncio.run(sandbox.run_code_safely("while True: pass", "", "python:3.13-slim", 0.05))
     loud = asyncio.run(sandbox.run_code_safely("while True: print('x' * 999)", "", "python:3.13-slim", 60))
-    assert (slow.error, late.error) == ("it took too long", "it took too long")
+    assert slow.error == "it took too long"
     assert loud.error == "it printed too much"
     assert not labelled(label), "A container was left behind."
 
