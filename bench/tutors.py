@@ -107,9 +107,9 @@ class Traffic:
 
     async def publish(self, topic: str, user: str, query: str = "", **context: Any) -> str:
         event_id = uuid.uuid4().hex
-        event = {"specversion": "1.0", "id": event_id, "source": "bench", "type": topic, "topic": topic}
+        event: dict[str, Any] = {"specversion": "1.0", "id": event_id, "source": "bench", "type": topic}
         event |= {"time": datetime.now(UTC).isoformat(), "datacontenttype": "application/json"}
-        event |= {"data": {"user_id": user, "query": query, "context": context}}
+        event |= {"topic": topic, "data": {"user_id": user, "query": query, "context": context}}
         self.sent[event_id] = time.perf_counter()
         await self.producer.send_and_wait(topic, json.dumps(event).encode(), key=user.encode())
         return event_id

@@ -18,8 +18,8 @@ from urllib.request import ProxyHandler, build_opener
 
 from course.errors import CourseError
 
-# Reads which groups start and end until the pipe closes, then kills those that are left. An id that has ended is
-# forgotten, because the system soon gives it to another program. The word "release" lets all live.
+# Reads which groups start and end until the pipe closes, then kills those that are left. An id that has ended
+# is forgotten, because the system soon gives it to another program. The word "release" lets all live.
 REAPER = """
 while read -r event id; do
   case $event in

@@ -88,7 +88,8 @@ def test_a_poison_message_goes_to_the_dead_letters_and_can_be_replayed(agents: A
 def test_a_poison_message_holds_up_no_other(agents: Agents) -> None:
     user = unique("ada")
     data = {"user_id": user, "query": "attempt", "context": {"module": "loops", "score": 1}}
-    event = {"specversion": "1.0", "id": "", "source": "test", "type": "test", "topic": "progress.requests"}
+    event: dict[str, Any] = {"specversion": "1.0", "id": "", "source": "test", "type": "test"}
+    event |= {"topic": "progress.requests"}
     event |= {"time": "2026-01-02T03:04:05Z", "data": data}
     huge = event | {"id": unique("huge"), "data": data | {"query": "x" * 600_000}}
     nested = event | {"id": unique("nested"), "data": "["}
@@ -166,17 +167,19 @@ def test_two_replicas_share_events_and_each_counts_once_and_in_order(
     users = [unique("ada") for _ in range(9)]
     rounds = 0
 
-    def publish_round() -> None:
+    def publish_round() -> bool:
+        """Publish an event for each user; true when enough were published for both replicas to have some."""
         nonlocal rounds
         for user in users:
             context = {"module": f"topic {rounds}", "score": 1}
             agents.publish("progress.requests", {"user_id": user, "context": context})
         rounds += 1
+        return rounds > 8
 
     publish_round()
     launcher, second = agents.start_more(processes, tmp_path, "progress")
     began = handled(agents.apps["progress"])
-    shared = until(lambda: publish_round() or (rounds > 8 and handled(second) > 20), SECONDS)
+    shared = until(lambda: publish_round() and handled(second) > 20, SECONDS)
     assert shared, "The second replica gets no events."
     assert handled(agents.apps["progress"]) > began, "The first replica gets no more events."
     publish_round()
@@ -237,7 +240,8 @@ def test_three_failures_raise_an_alert(agents: Agents) -> None:
 # --- The workflow ---
 
 EVENTS = 20  # under way while a process is killed
-WORK = {  # by agent: the topic of its events, their data, and the topic of what follows from them
+# By agent: the topic of its events, their data, and the topic of what follows from them.
+WORK: dict[str, tuple[str, dict[str, Any], str]] = {
     "triage": ("learning.requests", {"query": "Explain how loops work"}, "concept.requests"),
     "concepts": ("concept.requests", {"query": "Explain how loops work"}, "concept.responses"),
     "debug": ("debug.requests", {"query": "It does not work"}, "debug.responses"),
@@ -360,17 +364,41 @@ def test_a_submission_gets_what_it_earns(lesson_root: Path, code: str, passed: i
     assert graded.passed == passed, f"{code!r} passed {graded.passed} cases: {graded.faults}"
 
 
+def labelled(label: str, all_states: bool = True) -> str:
+    """The ids of the containers with a label."""
+    command = ["docker", "ps", "--quiet", "--filter", f"label={label}", *(["--all"] if all_states else [])]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.docker
 @pytest.mark.usefixtures("docker")
-def test_a_container_that_never_ends_is_killed(lesson_root: Path) -> None:
-    sandbox = load(lesson_root, "sandbox/sandbox")
+def test_a_container_that_never_ends_is_killed(
+    lesson_root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sandbox, label = load(lesson_root, "sandbox/sandbox"), f"test={tmp_path}"
+    monkeypatch.setattr(sandbox, "LIMITS", [*sandbox.LIMITS, "--label", label])
     slow = asyncio.run(sandbox.run_code_safely("while True: pass", "", "python:3.13-slim", 5))
     loud = asyncio.run(sandbox.run_code_safely("while True: print('x' * 999)", "", "python:3.13-slim", 60))
-    assert (slow.error, loud.error) == ("it took too long", "it printed too much")
-    left = subprocess.run(
-        ["docker", "ps", "--quiet", "--filter", "name=sandbox-"], capture_output=True, text=True, check=True
+    assert slow.error == "it took too long"
+    assert loud.error == "it printed too much"
+    assert not labelled(label), "A container was left behind."
+
+
+@pytest.mark.docker
+@pytest.mark.usefixtures("docker")
+def test_a_container_ends_when_its_agent_was_killed(lesson_root: Path, tmp_path: Path) -> None:
+    label = f"test={tmp_path}"
+    program = (
+        f"import asyncio, sandbox; sandbox.GRACE = 1; sandbox.LIMITS += ['--label', {label!r}]\n"
+        "asyncio.run(sandbox.run_code_safely('while True: pass', '', 'python:3.13-slim', 5))"
     )
-    assert not left.stdout, "A container was left behind."
+    folder = lesson_root / FOLDER / "templates" / "sandbox"
+    agent = subprocess.Popen([sys.executable, "-c", program], cwd=folder)
+    started = until(lambda: labelled(label, all_states=False), SECONDS)
+    agent.kill()
+    agent.wait()
+    assert started
+    assert until(lambda: not labelled(label), SECONDS), "The container outlives its agent."
 
 
 def test_without_docker_nothing_is_run(

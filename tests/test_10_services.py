@@ -157,8 +157,9 @@ def test_an_event_that_no_agent_can_read_is_given_up_and_changes_nothing(
 
 
 def test_bad_requests_are_refused(progress: httpx2.Client) -> None:
-    bad: list[Any] = [{"user_id": "ada", "context": {"code": "x" * 20_001}}, {"user_id": "a b"}, {}, [], "x"]
-    for body in bad:
+    too_long = {"user_id": "ada", "context": {"code": "x" * 20_001}}
+    bodies: list[Any] = [too_long, {"user_id": "a b"}, {}, [], "x"]
+    for body in bodies:
         assert progress.post("/process", json=body).status_code == 422
     assert progress.post("/process", content=b"x" * 3_000_000).status_code == 413
     unknown = progress.post("/process", json={"user_id": "nobody"}).json()
@@ -171,10 +172,10 @@ def test_a_clock_that_is_wrong_ends_no_streak(progress: httpx2.Client) -> None:
     moments = [today - timedelta(days=1), today + timedelta(days=900), today, today - timedelta(days=400)]
     for number, moment in enumerate(moments):
         assert deliver(progress, attempt(str(number), moment.isoformat())) == "SUCCESS"
-    ends = [("0001-01-01T00:00:00Z", "America/New_York"), ("9999-12-31T23:59:59Z", "Asia/Tokyo")]
-    for end, timezone in ends:
+    edges = {"America/New_York": "0001-01-01T00:00:00Z", "Asia/Tokyo": "9999-12-31T23:59:59Z"}
+    for timezone, edge in edges.items():
         data = {"user_id": "ada", "context": {"module": "loops", "score": 1, "timezone": timezone}}
-        assert deliver(progress, attempt(timezone, end, data=data)) == "SUCCESS"
+        assert deliver(progress, attempt(timezone, edge, data=data)) == "SUCCESS"
 
     def known() -> Any:
         return progress.post("/process", json={"user_id": "ada"}).json()["result"]

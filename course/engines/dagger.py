@@ -163,7 +163,7 @@ def run(console: Console, state: Path) -> None:
             raise
         console.print("! Dagger's engine did not start with its cache. The course removes the cache.")
         docker("rm", "--force", CONTAINER)
-        daemon.remove(state)
+        remove(state)
         run(console, state)
 
 

@@ -8,6 +8,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 
+GRACE = 10  # seconds in which Docker makes and starts a container
 MAX_OUTPUT = 65_536  # bytes; a container that prints more is killed
 LIMITS = [
     *("--network", "none", "--read-only", "--tmpfs", "/tmp:size=16m,noexec"),  # noqa: S108  # the container's
@@ -36,7 +37,8 @@ async def run_code_safely(code: str, given: str, image: str, seconds: float) -> 
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
-            *("python", "-I", "-B", "-c", code),
+            # Should this process be killed, the container ends by itself.
+            *("timeout", "--signal=KILL", str(seconds + GRACE), "python", "-I", "-B", "-c", code),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -61,7 +63,7 @@ async def run_code_safely(code: str, given: str, image: str, seconds: float) -> 
             with suppress(ProcessLookupError):  # it has just ended
                 process.kill()
             await process.wait()
-            await kill(name)
+            await remove(name)
     if status == 125 or errors.startswith("docker:"):  # docker's own: the code never ran
         raise SandboxUnavailable(errors[:500])
     last_line = errors.strip().rpartition("\n")[2][:500]
@@ -78,7 +80,10 @@ async def read(stream: asyncio.StreamReader) -> str:
     return found.decode(errors="replace")
 
 
-async def kill(name: str) -> None:
+async def remove(name: str) -> None:
+    """End the container, also one that Docker has made and not started yet."""
     quiet = asyncio.subprocess.DEVNULL
-    killer = await asyncio.create_subprocess_exec("docker", "kill", name, stdout=quiet, stderr=quiet)
-    await killer.wait()
+    remover = await asyncio.create_subprocess_exec(
+        "docker", "rm", "--force", name, stdout=quiet, stderr=quiet
+    )
+    await remover.wait()
