@@ -9,8 +9,9 @@ from rich.console import Console
 
 from course import engines
 from course.containers import images
-from course.containers.cluster import Cluster, Installation
+from course.containers.cluster import Cluster
 from course.containers.commands import run as docker
+from course.containers.installations import Installation
 from course.paths import ROOT
 from course.processes import Processes
 

@@ -17,8 +17,9 @@ from bench.cluster import AGENT, NEXT
 from bench.records import measured, save
 from course import engines
 from course.containers import images
-from course.containers.cluster import Cluster, Installation
+from course.containers.cluster import Cluster
 from course.containers.commands import run as docker
+from course.containers.installations import Installation
 from course.engines.kubernetes import READY, pinned_version
 from course.paths import ROOT
 

@@ -15,7 +15,7 @@ from bench.cluster import installed
 from bench.records import measured, save
 from course.clients.load import LONG, SHORT, numbered_question, send_at_constant_rate
 from course.clients.readers import ReceivedEvents, count_missing_or_duplicate, new_client, read, stored
-from course.containers.cluster import Installation
+from course.containers.installations import Installation
 
 REPLICAS, STREAMS, CACHED_PER_SECOND, NEW_PER_SECOND = 4, 100, 40, 2
 MODEL = "offline?tps=5"  # a run takes longer than a drain: some are handed over

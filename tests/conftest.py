@@ -38,7 +38,8 @@ from support.tutors import agents  # noqa: F401  # a fixture
 
 from course import engines
 from course.containers import images
-from course.containers.cluster import Cluster, tag_next
+from course.containers.cluster import Cluster
+from course.containers.installations import tag_next
 from course.containers.network import TestNetwork
 from course.engines import kubernetes
 from course.engines.docker import docker as run_docker

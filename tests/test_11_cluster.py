@@ -15,7 +15,8 @@ from support.under_load import assert_nobody_noticed, under_load
 
 from course.clients.load import LONG, numbered_question, send_at_constant_rate
 from course.clients.readers import ReceivedEvents, count_missing_or_duplicate, new_client, read, stored
-from course.containers.cluster import FOLDER, Cluster, Installation, bare_pod, find, render
+from course.containers.cluster import FOLDER, Cluster, bare_pod, find, render
+from course.containers.installations import Installation
 from course.engines.kubernetes import FOLDER as NODE_FOLDER
 from course.engines.kubernetes import RUN, TOOLS
 from course.polling import until
@@ -121,7 +122,7 @@ def test_every_pod_of_the_lesson_is_admitted(cluster: Cluster, lesson_root: Path
 
 def test_a_pod_that_runs_as_root_is_refused(running: Installation) -> None:
     root: dict[str, Any] = {"runAsNonRoot": False, "runAsUser": 0}
-    pod = yaml.safe_dump(bare_pod("root", running.images[0], **root))
+    pod = yaml.safe_dump(bare_pod("root", running.images[0], "root", **root))
     done = running.try_kubectl("create", "--dry-run=server", "-f", "-", stdin=pod)
     assert "violates PodSecurity" in done.stderr, "The namespace admits a pod that runs as root."
 
@@ -153,7 +154,7 @@ def reach(installation: Installation, pod: str, *places: str) -> dict[str, bool]
 
 def test_only_the_proxy_reaches_the_agent(running: Installation) -> None:
     places = ("agent:8000", "agent-alive:8000", "model:9000", "redis:6379")
-    address = running.pods()[0]["status"]["podIP"]
+    address = running.pods("agent")[0]["status"]["podIP"]
     with running.stranger() as stranger:
         found = reach(running, stranger, *places, f"{address}:8000")
     assert not any(found.values()), (
@@ -164,7 +165,7 @@ def test_only_the_proxy_reaches_the_agent(running: Installation) -> None:
 
 
 def test_the_agent_reaches_its_model_and_redis_and_nothing_else(running: Installation) -> None:
-    agent, other = (pod["metadata"]["name"] for pod in running.pods()[:2])
+    agent, other = (pod["metadata"]["name"] for pod in running.pods("agent")[:2])
     address = running.json("pod", other)["status"]["podIP"]
     api = running.cluster.kubectl("get", "service", "kubernetes", "-o", "jsonpath={.spec.clusterIP}")
     found = reach(running, agent, "model:9000", "redis:6379", f"{address}:8000", f"{api}:443", "proxy:80")
@@ -195,7 +196,7 @@ def test_an_image_that_does_not_exist_takes_no_traffic(running: Installation) ->
     running.kubectl("set", "image", "deployment/agent", f"agent={ABSENT}")
 
     def waiting() -> str:
-        states = [s for pod in running.pods() for s in pod["status"].get("containerStatuses", [])]
+        states = [s for pod in running.pods("agent") for s in pod["status"].get("containerStatuses", [])]
         return " ".join(each["state"].get("waiting", {}).get("reason", "") for each in states)
 
     running.wait(lambda: re.search("ErrImage|ImagePullBackOff", waiting()), "the image cannot be pulled")
@@ -211,7 +212,7 @@ def test_a_version_that_is_never_ready_takes_no_traffic(running: Installation) -
     running.apply("3.0.0", OPENAI_BASE_URL="http://model:9999/v1")
 
     def started() -> bool:
-        new = [pod for pod in running.pods() if pod["metadata"]["name"] not in before]
+        new = [pod for pod in running.pods("agent") if pod["metadata"]["name"] not in before]
         return any(s.get("started") for pod in new for s in pod["status"].get("containerStatuses", []))
 
     running.wait(started, "the new version runs")
@@ -284,7 +285,7 @@ signal.pause()
 
 
 def test_a_drain_leaves_one_replica(running: Installation) -> None:
-    node = running.pods()[0]["spec"]["nodeName"]
+    node = running.pods("agent")[0]["spec"]["nodeName"]
     selected = f"--pod-selector=app=agent,pod-template-hash={hash_of(running)}"
     drain = ("drain", node, selected, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=20s")
     try:
@@ -299,7 +300,7 @@ def test_a_drain_leaves_one_replica(running: Installation) -> None:
 
 
 def hash_of(installation: Installation) -> str:
-    return str(installation.pods()[0]["metadata"]["labels"]["pod-template-hash"])
+    return str(installation.pods("agent")[0]["metadata"]["labels"]["pod-template-hash"])
 
 
 def test_pods_serve_while_the_container_runtime_restarts(running: Installation, cluster: Cluster) -> None:
@@ -318,8 +319,8 @@ def test_pods_serve_while_the_container_runtime_restarts(running: Installation, 
     )
     with running.stranger():  # the runtime starts pods again
         running.wait(lambda: running.ready_agents() == before, "the same pods are ready")
-    restarts = [pod["status"]["containerStatuses"][0]["restartCount"] for pod in running.pods()]
-    assert all(pod["metadata"]["name"] in before for pod in running.pods()), restarts
+    restarts = [pod["status"]["containerStatuses"][0]["restartCount"] for pod in running.pods("agent")]
+    assert all(pod["metadata"]["name"] in before for pod in running.pods("agent")), restarts
 
 
 # --- Scaling ---

@@ -1,11 +1,9 @@
-"""Lesson 11 on a Kubernetes cluster: a copy of its manifests in a namespace of its own, and kubectl."""
+"""A Kubernetes cluster, and a namespace of it: kubectl, and waiting until something is true."""
 
 import json
 import os
 import re
-import shutil
 import subprocess
-import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,11 +13,9 @@ from typing import Any
 import yaml
 
 from course import engines
-from course.containers.commands import run as docker
 from course.errors import CourseError
 from course.paths import ROOT
 from course.polling import until
-from course.processes import Processes
 
 FOLDER = Path("code/11_kubernetes")
 SECONDS = 180  # for a rollout on a busy machine
@@ -93,72 +89,14 @@ class Cluster:
             raise CourseError(f"The images could not be loaded: {done.stderr[-2000:]}")
 
 
-class Installation:
-    """Lesson 11 in a namespace of its own: a copy of the overlay `local`, with an overlay for tests above it.
+class Namespace:
+    """A namespace of its own for an installation of the lesson; `image` has Python."""
 
-    `images` are names with tags: of the agent, the model, and the agent's next version.
-    """
+    apps = ("agent", "proxy")  # whose logs tell what happened
 
-    def __init__(self, cluster: Cluster, source: Path, folder: Path, images: tuple[str, str, str]) -> None:
-        self.cluster, self.images = cluster, images
-        self.namespace = f"research-{uuid.uuid4().hex[:8]}"
-        self.replicas = (2, 10)  # the least and the most
-        self.folder = folder / "kubernetes"
-        shutil.copytree(source / FOLDER, self.folder)
-        self.url = ""
-
-    def write(self, version: str = "2.0.0", image: str = "", key: str = "offline", **settings: str) -> Path:
-        """Write the overlay for tests: short drains, no rate limit, an autoscaler that soon scales down."""
-        settings = {
-            "APP_VERSION": version,
-            "MODEL_NAME": "offline?tps=40",
-            "DRAIN_DELAY_SECONDS": "4",
-            "DRAIN_SECONDS": "4",
-            "RATE_LIMIT_RPM": "1000000",
-            "MAX_RUNS_PER_CALLER": "1000000",
-            "MAX_READERS_PER_CALLER": "1000000",
-            "MAX_CONCURRENCY": "64",
-        } | settings
-        overlay = self.folder / "overlays" / "test"
-        overlay.mkdir(exist_ok=True)
-        agent, model, _ = self.images
-        names = {"research-agent": image or agent, "offline-model": model}
-        content = {
-            "namespace": self.namespace,
-            "resources": ["../local"],
-            "images": [
-                {"name": name, "newName": image.partition(":")[0], "newTag": image.partition(":")[2]}
-                for name, image in names.items()
-            ],
-            "configMapGenerator": [
-                {
-                    "name": "agent-settings",
-                    "behavior": "merge",
-                    "literals": [f"{name}={value}" for name, value in settings.items()],
-                }
-            ],
-            "secretGenerator": [
-                {"name": "agent-keys", "behavior": "merge", "literals": [f"openai_api_key={key}"]}
-            ],
-            "patches": [{"target": {"kind": "HorizontalPodAutoscaler"}, "patch": self.autoscaler()}],
-        }
-        (overlay / "kustomization.yaml").write_text(yaml.safe_dump(content))
-        return overlay
-
-    def autoscaler(self) -> str:
-        """A patch that bounds the replicas, and takes them away soon after the load has ended."""
-        values = {
-            "minReplicas": self.replicas[0],
-            "maxReplicas": self.replicas[1],
-            "behavior/scaleDown/stabilizationWindowSeconds": 5,
-            "behavior/scaleDown/policies": [{"type": "Pods", "value": 10, "periodSeconds": 5}],
-        }
-        steps = [{"op": "replace", "path": f"/spec/{path}", "value": value} for path, value in values.items()]
-        return json.dumps(steps)
-
-    def apply(self, version: str = "2.0.0", image: str = "", key: str = "offline", **settings: str) -> None:
-        """Apply the overlay, without waiting."""
-        self.cluster.kubectl("apply", "-k", str(self.write(version, image, key, **settings)))
+    def __init__(self, cluster: Cluster, name: str, image: str) -> None:
+        self.cluster, self.image = cluster, image
+        self.namespace = f"{name}-{uuid.uuid4().hex[:8]}"
 
     def kubectl(self, *arguments: str, stdin: str | None = None, seconds: float = SECONDS) -> str:
         return self.cluster.kubectl("--namespace", self.namespace, *arguments, stdin=stdin, seconds=seconds)
@@ -169,30 +107,13 @@ class Installation:
     def json(self, *arguments: str) -> Any:
         return json.loads(self.kubectl("get", *arguments, "--output", "json"))
 
-    def wait_ready(self, *names: str) -> None:
-        """Wait until rollouts are complete, and the autoscaler has its fewest agents."""
-        for name in names or (
-            "statefulset/redis",
-            "deployment/model",
-            "deployment/agent",
-            "deployment/proxy",
-        ):
+    def wait_for_rollouts(self, *names: str) -> None:
+        """Wait until rollouts such as `deployment/agent` are complete."""
+        for name in names:
             try:
                 self.kubectl("rollout", "status", name, f"--timeout={SECONDS}s", seconds=SECONDS + 30)
             except CourseError as failure:
                 raise CourseError(f"{failure}\n{self.what_happened()}") from None
-        least = self.replicas[0]
-        self.wait(lambda: len(self.ready_agents()) >= least, f"{least} agents are ready")
-
-    def what_happened(self) -> str:
-        """Pods, the last events and the agents' last lines: where to look when something is wrong."""
-        commands = (
-            "get pods -o wide",
-            "get events --sort-by=.lastTimestamp",
-            "logs -l app=agent --tail=10",
-            "logs -l app=proxy --tail=5",
-        )
-        return "\n".join(self.try_kubectl(*each.split()).stdout[-3000:] for each in commands)
 
     def wait(self, claim: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
         if not (found := until(claim, seconds, pause=0.3)):
@@ -201,15 +122,21 @@ class Installation:
             )
         return found
 
-    def pods(self, app: str = "agent") -> list[dict[str, Any]]:
+    def what_happened(self) -> str:
+        """Pods, the last events and the apps' last lines: where to look when something is wrong."""
+        commands = ["get pods -o wide", "get events --sort-by=.lastTimestamp"]
+        commands += [f"logs -l app={app} --all-containers --tail=10" for app in self.apps]
+        return "\n".join(self.try_kubectl(*each.split()).stdout[-3000:] for each in commands)
+
+    def pods(self, app: str) -> list[dict[str, Any]]:
         """The pods of an app that nobody has told to stop."""
         pods = self.json("pods", f"--selector=app={app}")["items"]
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
-    def ready_agents(self) -> list[str]:
+    def ready_pods(self, app: str) -> list[str]:
         return [
             pod["metadata"]["name"]
-            for pod in self.pods()
+            for pod in self.pods(app)
             for condition in pod["status"].get("conditions", ())
             if condition["type"] == "Ready" and condition["status"] == "True"
         ]
@@ -219,48 +146,29 @@ class Installation:
         return self.kubectl("exec", pod, "--", "python", "-c", code)
 
     @contextmanager
-    def stranger(self) -> Iterator[str]:
-        """A pod that is not part of the lesson, in the same namespace; its name."""
-        name = f"stranger-{uuid.uuid4().hex[:6]}"
-        self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(bare_pod(name, self.images[0])))
+    def stranger(self, app: str = "stranger") -> Iterator[str]:
+        """A pod that is not part of the lesson, with the label `app`; its name."""
+        name = f"{app}-{uuid.uuid4().hex[:6]}"
+        self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(bare_pod(name, self.image, app)))
         try:
             self.kubectl("wait", f"pod/{name}", "--for=condition=Ready", f"--timeout={SECONDS}s")
             yield name
         finally:
             self.kubectl("delete", "pod", name, "--grace-period=1")
 
-    @contextmanager
-    def reachable(self, processes: Processes) -> Iterator[None]:
-        """Set `url` to the proxy's: the host of the course's node has a route to Services."""
-        if self.cluster.ours:
-            address = self.json("service", "proxy")["spec"]["clusterIP"]
-            self.url = f"http://{address}"
-            yield
-            return
-        command = [self.cluster.kubectl_program, "--context", self.cluster.context, "-n", self.namespace]
-        forward = processes.start([*command, "port-forward", "service/proxy", ":80"], output=subprocess.PIPE)
-        assert forward.stdout
-        found = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
-        if found is None:
-            raise CourseError("kubectl port-forward does not start.")
-        threading.Thread(target=forward.stdout.read, daemon=True).start()
-        self.url = f"http://127.0.0.1:{found[1]}"
-        yield
-        processes.stop(forward)
-
     def remove(self) -> None:
         """Have the namespace removed, without waiting for its pods to drain."""
         self.cluster.kubectl("delete", "namespace", self.namespace, "--ignore-not-found", "--wait=false")
 
 
-def bare_pod(name: str, image: str, **security: Any) -> dict[str, Any]:
+def bare_pod(name: str, image: str, app: str, **security: Any) -> dict[str, Any]:
     """A pod that Pod Security `restricted` admits, unless `security` takes something back; it only waits."""
     pod = {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
     container = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app": name}},
+        "metadata": {"name": name, "labels": {"app": app}},
         "spec": {
             "automountServiceAccountToken": False,
             "terminationGracePeriodSeconds": 1,
@@ -275,9 +183,3 @@ def bare_pod(name: str, image: str, **security: Any) -> dict[str, Any]:
             ],
         },
     }
-
-
-def tag_next(image: str) -> str:
-    """Give a built image a second name, as the next version has one."""
-    docker("tag", image, f"{image}-next")
-    return f"{image}-next"

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from course.engines import engine
-from course.engines.built import BuiltEngine
+from course.engines import docker_daemon, engine
+from course.engines.built import BuiltEngine, run_script
+from course.engines.docker import docker
 from course.engines.engine import version_of
 from course.errors import CourseError
 from course.paths import ROOT
@@ -42,6 +43,15 @@ class Dapr(BuiltEngine):
     def version(self) -> str | None:
         program = self.program()
         return version_of([program, "--version"]) if program else None
+
+    def make_image(self, console: Console) -> None:
+        """Put the sidecar into the course's own Docker, where no image can be pulled; no-op without daprd."""
+        image = f"daprio/daprd:{pinned_version()}"
+        if self.folder() != self.cached or docker_daemon.pid_of() is None:
+            return
+        if docker("image", "inspect", image).returncode:
+            env = docker_daemon.environment()
+            run_script(console, f"making {image}", TOOLS / "image.sh", self.cached, image, env=env)
 
     def require_builder(self, console: Console) -> None:
         if shutil.which("go") is None:

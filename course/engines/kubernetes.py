@@ -17,6 +17,7 @@ from rich.console import Console
 from course.engines import debian, engine
 from course.engines import docker_daemon as daemon
 from course.engines.built import locked, remove, run_script
+from course.engines.dapr import Dapr
 from course.engines.docker import Docker
 from course.engines.engine import Engine, version_of
 from course.errors import CourseError
@@ -99,7 +100,10 @@ class Kubernetes(Engine):
 
     def start(self, console: Console) -> None:
         """Start the course's own node, unless it runs, or the learner has named a cluster."""
-        if named_context() or READY.exists():
+        if named_context():
+            return
+        Dapr().make_image(console)
+        if READY.exists():
             return
         with locked(CACHE):
             debian_packages, images = CACHE / "debian-12", PROGRAMS / "images.tar"

@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from course import engines
+from course.containers.installations import copy_manifests, generate_dapr_agent
 from course.engines.kubernetes import pinned_version
 from course.errors import CourseError
 from course.exercises.format import exercises
@@ -82,13 +83,15 @@ def manifest_problems() -> list[str]:
 
     kubernetes-validate has the schemas. kubeconform uses them too, and finds keys that occur twice.
     """
-    lesson = ROOT / "code" / "11_kubernetes"
-    files = [path for path in lesson.glob("*/*.yaml") if path.name != "kustomization.yaml"]
-    files += [*lesson.glob("*.yaml"), *ROOT.glob("tools/kubernetes/manifests/*.yaml")]
     found = []
     with tempfile.TemporaryDirectory() as folder:
+        lesson = copy_manifests(ROOT, Path(folder))
+        generate_dapr_agent(lesson)
+        parts = {"kustomization.yaml", "sidecar.yaml", "components.yaml", "configuration.yaml"}
+        files = [path for path in lesson.glob("*/*.yaml") if path.name not in parts]
+        files += [*lesson.glob("*.yaml"), *ROOT.glob("tools/kubernetes/manifests/*.yaml")]
         kubectl = engines.KUBERNETES.program() or shutil.which("kubectl")
-        for overlay in ("overlays/local", "overlays/production", "smoke") if kubectl else ():
+        for overlay in ("overlays/local", "overlays/production", "smoke", "dapr") if kubectl else ():
             built = Path(folder) / f"{Path(overlay).name}.yaml"
             run = subprocess.run(
                 [str(kubectl), "kustomize", lesson / overlay], capture_output=True, text=True
@@ -106,9 +109,7 @@ def manifest_problems() -> list[str]:
         if shutil.which("go") or os.environ.get("CI"):
             for path in (schemas / f"v{version}-local-strict").iterdir():
                 schema = json.loads(path.read_text())
-                schema.pop(
-                    "$id", None
-                )  # else kubeconform asks the web for references
+                schema.pop("$id", None)  # else kubeconform asks the web for references
                 (Path(folder) / path.name).write_text(json.dumps(schema).replace('"/api/', '"'))
             places = f"{folder}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"
             conform = ["go", "-C", str(ROOT / "tools/kubeconform"), "tool", "kubeconform", "-strict"]

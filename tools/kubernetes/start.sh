@@ -114,7 +114,7 @@ Y
 "$here/service.sh" kube-proxy
 
 # Volumes: folders of the node, for whoever claims them. Other clusters have a provisioner that makes them on demand.
-for number in 1 2 3 4 5 6; do
+for number in $(seq 40); do
   mkdir -p "$RUN/volumes/$number"
   cat <<Y
 apiVersion: v1

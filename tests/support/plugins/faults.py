@@ -28,9 +28,8 @@ SLOWEST_FILES = [
     "test_02_production_api.py",
     "test_04_research.py",
 ]
-LAST_FILE = (
-    "test_11_cluster.py"  # with its broken copies: its node runs from its first test to the session's end
-)
+# With their broken copies: the node runs from the first test to the session's end.
+LAST_FILES = ("test_11_cluster.py", "test_11_dapr.py")
 # For exercises whose tests import the code under test: this test runs them in another process.
 NESTED = "test_the_fault_is_caught_in_a_run_of_its_own"
 
@@ -91,7 +90,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def order(item: pytest.Item) -> tuple[int, str]:
     name, slug = item.path.name, getattr(fault_of(item), "slug", "")
-    if name == LAST_FILE:
+    if name in LAST_FILES:
         return (len(SLOWEST_FILES) + 1, slug)
     return (SLOWEST_FILES.index(name) if name in SLOWEST_FILES and not slug else len(SLOWEST_FILES), slug)
 

@@ -1,0 +1,152 @@
+"""Lesson 10's agent on a cluster: one pod with a sidecar that is written out, and Redis."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support.engines import require
+
+from course.containers import images
+from course.containers.cluster import FOLDER, Cluster
+from course.containers.installations import DaprInstallation
+from course.engines.dapr import pinned_version
+from course.engines.docker import docker as run_docker
+
+pytestmark = [pytest.mark.kubernetes, pytest.mark.serial, pytest.mark.timeout(600)]
+APP, SIDECAR = "progress-agent", f"daprio/daprd:{pinned_version()}"
+
+# Run in the agent's container, which the sidecar shares a network with.
+REQUEST = """
+import sys, httpx2
+path, kind, body = sys.argv[1:]
+url, headers = "http://127.0.0.1:3500/v1.0" + path, {"content-type": kind}
+answer = httpx2.post(url, content=body, headers=headers, timeout=30)
+print(answer.status_code, answer.text)
+"""
+
+
+@pytest.fixture(scope="session")
+def agents(
+    docker: None, cluster: Cluster, lesson_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DaprInstallation]:
+    """The agent of the lesson under test, with its sidecar, applied and ready."""
+    require("dapr")
+    image = f"{APP}:{uuid.uuid4().hex[:8]}"
+    made = DaprInstallation(cluster, lesson_root, tmp_path_factory.mktemp("dapr"), image)
+    images.build(images.Image(image, "progress"), root=made.folder / "dapr")
+    if run_docker("image", "inspect", SIDECAR).returncode:
+        assert run_docker("pull", SIDECAR, seconds=300).returncode == 0, f"{SIDECAR} cannot be pulled."
+    cluster.load(image, SIDECAR, "redis:8")
+    try:
+        made.apply()
+        made.wait_for_rollouts("statefulset/redis", f"deployment/{APP}")
+        made.wait(lambda: len(made.ready_pods(APP)) == 2, "the autoscaler has two agents")
+        yield made
+    finally:
+        made.remove()
+        run_docker("rmi", "--force", image)
+
+
+def post(
+    agents: DaprInstallation, path: str, body: dict[str, Any], kind: str = "application/json"
+) -> tuple[int, str]:
+    """Ask the sidecar of a pod, from the container beside it."""
+    command = ("exec", f"deployment/{APP}", "--container=fastapi", "--", "python", "-c", REQUEST)
+    status, _, text = agents.kubectl(*command, path, kind, json.dumps(body)).partition(" ")
+    return int(status), text
+
+
+def publish(agents: DaprInstallation, event_id: str, data: dict[str, Any]) -> None:
+    event = {"specversion": "1.0", "id": event_id, "source": "test", "type": "attempt"}
+    event |= {"datacontenttype": "application/json", "data": data}
+    path = "/publish/pubsub/progress.requests"
+    status, text = post(agents, path, event, "application/cloudevents+json")
+    assert status == 204, f"Nothing can be published: {text}"
+
+
+def process(agents: DaprInstallation, user: str, **context: Any) -> dict[str, Any]:
+    """What the agent answers to a request that goes through a sidecar."""
+    body = {"user_id": user, "query": "", "context": context}
+    status, text = post(agents, f"/invoke/{APP}/method/process", body)
+    assert status == 200, f"A request through the sidecar does not reach the agent: {text}"
+    answer: dict[str, Any] = json.loads(text)
+    return answer
+
+
+def test_the_sidecar_is_the_version_that_lesson_10_runs(lesson_root: Path) -> None:
+    patch = yaml.safe_load((lesson_root / FOLDER / "dapr" / "sidecar.yaml").read_text())
+    (sidecar,) = patch["spec"]["template"]["spec"]["initContainers"]
+    assert sidecar["image"] == SIDECAR
+
+
+def test_a_request_through_the_sidecar_reaches_the_agent(agents: DaprInstallation) -> None:
+    user = uuid.uuid4().hex
+    assert process(agents, user, module="loops", score=1)["agent"] == "progress"
+    assert process(agents, user)["result"]["topics"]["loops"]["attempts"] == 1
+
+
+def test_a_published_event_is_delivered(agents: DaprInstallation) -> None:
+    user = uuid.uuid4().hex
+    publish(agents, uuid.uuid4().hex, {"user_id": user, "context": {"module": "lists", "score": 1}})
+    agents.wait(lambda: "lists" in process(agents, user)["result"]["topics"], "the event is delivered")
+
+
+def test_an_event_that_no_agent_can_read_is_with_the_dead_letters(agents: DaprInstallation) -> None:
+    mark = uuid.uuid4().hex
+    publish(agents, mark, {"user_id": f"../{mark}"})
+
+    def dead() -> str:
+        read = ("redis-cli", "xrange", "learnflow.dead-letters", "-", "+")
+        return agents.kubectl("exec", "redis-0", "--", *read)
+
+    agents.wait(lambda: mark in dead(), "the event is with the dead letters")
+
+
+def test_a_pod_whose_sidecar_has_no_store_is_not_ready(agents: DaprInstallation) -> None:
+    before = set(agents.ready_pods(APP))
+    components = agents.folder / "dapr" / "components.yaml"
+    right = components.read_text()
+    components.write_text(right.replace("redis:6379", "elsewhere:6379"))
+    try:
+        agents.apply()
+
+        def new() -> dict[str, Any]:
+            pods = [pod for pod in agents.pods(APP) if pod["metadata"]["name"] not in before]
+            return pods[0] if pods else {}
+
+        def restarted() -> bool:
+            found = new().get("status", {}).get("initContainerStatuses", [])
+            return any(each["name"] == "daprd" and each["restartCount"] for each in found)
+
+        agents.wait(restarted, "the sidecar ends, and is started again")
+        name = new()["metadata"]["name"]
+        assert before <= set(agents.ready_pods(APP)), "A pod that works was stopped for one that does not."
+        assert name not in agents.ready_pods(APP), "A pod is ready whose sidecar is not."
+        log = agents.kubectl("logs", name, "--container=daprd", "--previous")
+        assert "elsewhere:6379" in log, f"The sidecar's log does not name what it cannot reach: {log[-500:]}"
+    finally:
+        components.write_text(right)
+        agents.apply()
+    agents.wait_for_rollouts(f"deployment/{APP}")
+    assert set(agents.ready_pods(APP)) >= before
+
+
+def test_only_the_frontend_reaches_the_agent(agents: DaprInstallation) -> None:
+    address = agents.pods(APP)[0]["status"]["podIP"]
+    code = f"""
+import socket
+try:
+    socket.create_connection(("{address}", 5000), timeout=3).close()
+    print("open")
+except OSError:
+    print("closed")
+"""
+    found = {}
+    for app in ("frontend", "other"):
+        with agents.stranger(app) as pod:
+            found[app] = agents.python(pod, code)
+    assert found == {"frontend": "open", "other": "closed"}
