@@ -48,8 +48,10 @@ def installation(
 @pytest.fixture
 def running(installation: Installation) -> Installation:
     """The installation, as version 2.0.0, with two ready agents."""
-    installation.apply()
-    installation.wait_ready()
+    if installation.changed:
+        installation.apply()
+        installation.wait_ready("deployment/agent")
+    installation.wait(lambda: len(installation.ready_agents()) == 2, "two agents are ready")
     assert until(lambda: version(installation) == "2.0.0", 60), "The proxy does not lead to version 2.0.0."
     return installation
 
@@ -193,6 +195,7 @@ async def test_an_update_and_its_rollback_under_load_fail_no_request(running: In
 
 def test_an_image_that_does_not_exist_takes_no_traffic(running: Installation) -> None:
     before = set(running.ready_agents())
+    running.changed = True
     running.kubectl("set", "image", "deployment/agent", f"agent={ABSENT}")
 
     def waiting() -> str:
@@ -287,7 +290,7 @@ signal.pause()
 def test_a_drain_leaves_one_replica(running: Installation) -> None:
     node = running.pods("agent")[0]["spec"]["nodeName"]
     selected = f"--pod-selector=app=agent,pod-template-hash={hash_of(running)}"
-    drain = ("drain", node, selected, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=20s")
+    drain = ("drain", node, selected, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=10s")
     try:
         done = running.cluster.try_kubectl(*drain)
         assert done.returncode != 0, "The drain took every replica."

@@ -1,13 +1,14 @@
 """Dapr, Kafka and PostgreSQL: the machine's own are used, and else the ones that the course builds."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from course import engines
-from course.engines import postgresql
+from course.engines import dapr, postgresql
 from course.engines.dapr import Dapr
 from course.engines.kafka import Kafka
 from course.engines.postgresql import POSTGRESQL
@@ -119,3 +120,27 @@ def test_go_mod_and_pom_pin_one_version_each() -> None:
     go = (ROOT / "tools/dapr/go.mod").read_text()
     assert len(re.findall(r"^\s*github\.com/dapr/dapr v", go, re.MULTILINE)) == 1
     assert (ROOT / "tools/kafka/pom.xml").read_text().count("<artifactId>kafka_") == 1
+
+
+@pytest.mark.parametrize(
+    ("built", "own_docker", "there", "made"),
+    [
+        (True, True, False, ["daprio/daprd:1.18.1"]),
+        (True, True, True, []),
+        (True, False, False, []),
+        (False, True, False, []),
+    ],
+    ids=["made", "there-already", "machine's-own-docker", "no-sidecar"],
+)
+def test_the_sidecars_image_is_made_where_none_can_be_pulled(
+    monkeypatch: pytest.MonkeyPatch, built: bool, own_docker: bool, there: bool, made: list[str]
+) -> None:
+    if built:
+        put_program(Dapr.cached / ".dapr/bin/daprd", "1.18.1")
+    monkeypatch.setattr(dapr.docker_daemon, "pid_of", lambda: 1 if own_docker else None)
+    answer = subprocess.CompletedProcess((), 0 if there else 1)
+    monkeypatch.setattr(dapr, "docker", lambda *arguments: answer)
+    scripts: list[str] = []
+    monkeypatch.setattr(dapr, "run_script", lambda *arguments, env: scripts.append(arguments[-1]))
+    Dapr().make_image(Console(quiet=True))
+    assert scripts == made

@@ -30,6 +30,7 @@ def empty_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(kubernetes, "RUN", tmp_path / "run")
     monkeypatch.setattr(kubernetes, "READY", tmp_path / "run/ready")
     monkeypatch.setattr(docker_daemon, "environment", dict)
+    monkeypatch.setattr(docker_daemon, "pid_of", lambda: None)
     monkeypatch.delenv("KUBE_CONTEXT", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr("course.engines.debian.can_install", lambda: True)

@@ -49,6 +49,7 @@ class Installation(Namespace):
         self.replicas = (2, 10)  # the least and the most
         self.folder = copy_manifests(source, folder)
         self.url = ""
+        self.changed = True  # whether the cluster may have another version or setting than `apply()` gives it
 
     def write(self, version: str = "2.0.0", image: str = "", key: str = "offline", **settings: str) -> Path:
         """Write the overlay for tests: short drains, no rate limit, an autoscaler that soon scales down."""
@@ -99,6 +100,7 @@ class Installation(Namespace):
     def apply(self, version: str = "2.0.0", image: str = "", key: str = "offline", **settings: str) -> None:
         """Apply the overlay, without waiting."""
         self.cluster.kubectl("apply", "-k", str(self.write(version, image, key, **settings)))
+        self.changed = (version, image, key, settings) != ("2.0.0", "", "offline", {})
 
     def wait_ready(self, *names: str) -> None:
         """Wait until rollouts are complete, and the autoscaler has its fewest agents."""
