@@ -188,13 +188,11 @@ async def test_an_update_and_its_rollback_under_load_fail_no_request(running: In
     async def there_and_back() -> None:
         await asyncio.to_thread(running.apply, "2.1.0", running.images[2])
         await asyncio.to_thread(running.wait_ready, "deployment/agent")
-        assert await asyncio.to_thread(until, shows("2.1.0"), 60), "After the update the old version answers."
+        assert await asyncio.to_thread(until, shows("2.1.0"), 60), "The old version still answers."
         assert not set(old) & set(running.ready_agents()), "After the update an old replica is still there."
         await asyncio.to_thread(running.kubectl, "rollout", "undo", "deployment/agent")
         await asyncio.to_thread(running.wait_ready, "deployment/agent")
-        assert await asyncio.to_thread(until, shows("2.0.0"), 60), (
-            "After the rollback the new version answers."
-        )
+        assert await asyncio.to_thread(until, shows("2.0.0"), 60), "The new version still answers."
 
     assert_nobody_noticed(*await under_load(running.url, there_and_back, readers=4))
 
