@@ -21,7 +21,7 @@ SETTINGS = {"MODEL_NAME": "offline", "LOG_LEVEL": "WARNING"}
 
 
 async def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, installed(Path(folder), **SETTINGS) as made:
+    with tempfile.TemporaryDirectory() as folder, installed(Path(folder), 2, 10, **SETTINGS) as made:
 
         def replicas() -> tuple[int, int]:
             """The replicas that the autoscaler wants, and those that are ready."""

@@ -40,7 +40,7 @@ async def timed(client: httpx2.AsyncClient, url: str, number: int) -> tuple[floa
 async def at_random(client: httpx2.AsyncClient, url: str, rate: float, first: int) -> list[float]:
     """The seconds of runs that come at random, `rate` a second on average."""
     async with asyncio.TaskGroup() as group:
-        tasks, began = [], time.monotonic()
+        tasks, began = list[asyncio.Task[tuple[float, int]]](), time.monotonic()
         due = began
         while (due := due + random.expovariate(rate)) < began + SECONDS:
             await asyncio.sleep(max(0, due - time.monotonic()))

@@ -61,7 +61,7 @@ def post(
 
 
 def publish(agents: DaprInstallation, event_id: str, data: dict[str, Any]) -> None:
-    event = {"specversion": "1.0", "id": event_id, "source": "test", "type": "attempt"}
+    event: dict[str, Any] = {"specversion": "1.0", "id": event_id, "source": "test", "type": "attempt"}
     event |= {"datacontenttype": "application/json", "data": data}
     path = "/publish/pubsub/progress.requests"
     status, text = post(agents, path, event, "application/cloudevents+json")

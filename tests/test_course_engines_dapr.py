@@ -137,8 +137,8 @@ def test_the_sidecars_image_is_made_where_none_can_be_pulled(
 ) -> None:
     if built:
         put_program(Dapr.cached / ".dapr/bin/daprd", "1.18.1")
-    monkeypatch.setattr(dapr.docker_daemon, "pid_of", lambda: 1 if own_docker else None)
-    answer = subprocess.CompletedProcess((), 0 if there else 1)
+    monkeypatch.setattr("course.engines.docker_daemon.pid_of", lambda: 1 if own_docker else None)
+    answer: subprocess.CompletedProcess[str] = subprocess.CompletedProcess((), 0 if there else 1)
     monkeypatch.setattr(dapr, "docker", lambda *arguments: answer)
     scripts: list[str] = []
     monkeypatch.setattr(dapr, "run_script", lambda *arguments, env: scripts.append(arguments[-1]))

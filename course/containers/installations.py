@@ -29,10 +29,9 @@ def copy_manifests(source: Path, folder: Path) -> Path:
 def generate_dapr_agent(manifests: Path) -> None:
     """Have lesson 10's generator write the service that the manifests in `dapr` are for."""
     service = manifests / "dapr" / "progress"
-    generator = [sys.executable, ROOT / "code/10_dapr_agents/generate_agent.py", *DAPR_AGENT]
-    done = subprocess.run(
-        [*generator, "--force", "--output-dir", service], capture_output=True, text=True, check=False
-    )
+    generator = str(ROOT / "code/10_dapr_agents/generate_agent.py")
+    command = [sys.executable, generator, *DAPR_AGENT, "--force", "--output-dir", str(service)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CourseError(f"The Dapr agent could not be generated: {done.stderr}")
 
