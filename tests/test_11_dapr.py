@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from support.engines import require
 
 from course.containers import images
-from course.containers.cluster import FOLDER, Cluster
+from course.containers.cluster import Cluster
 from course.containers.installations import DaprInstallation
 from course.engines.dapr import pinned_version
 from course.engines.docker import docker as run_docker
@@ -75,12 +74,6 @@ def process(agents: DaprInstallation, user: str, **context: Any) -> dict[str, An
     assert status == 200, f"A request through the sidecar does not reach the agent: {text}"
     answer: dict[str, Any] = json.loads(text)
     return answer
-
-
-def test_the_sidecar_is_the_version_that_lesson_10_runs(lesson_root: Path) -> None:
-    patch = yaml.safe_load((lesson_root / FOLDER / "dapr" / "sidecar.yaml").read_text())
-    (sidecar,) = patch["spec"]["template"]["spec"]["initContainers"]
-    assert sidecar["image"] == SIDECAR
 
 
 def test_a_request_through_the_sidecar_reaches_the_agent(agents: DaprInstallation) -> None:

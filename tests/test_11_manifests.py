@@ -11,6 +11,8 @@ from support.engines import require
 from support.servers import Server, StartServer
 
 from course.containers.cluster import FOLDER, Manifests, find, render
+from course.containers.installations import copy_manifests, generate_dapr_agent
+from course.engines.dapr import pinned_version
 from course.paths import ROOT
 from course.polling import until
 
@@ -291,3 +293,24 @@ def test_production_has_a_real_model_and_no_offline_one(production: Manifests) -
         "The agent can ask the cloud's metadata service for credentials."
     )
     assert not [each for each in production if each["kind"] == "Secret"], "A key is in the repository."
+
+
+# --- The Dapr agent, whose own manifests are lesson 10's ---
+
+
+def test_the_sidecar_is_hardened_and_is_what_lesson_10_runs(lesson_root: Path, tmp_path: Path) -> None:
+    folder = copy_manifests(lesson_root, tmp_path)
+    generate_dapr_agent(folder)
+    manifests = render(folder / "dapr")
+    pod = find(manifests, "Deployment", "progress-agent")["spec"]["template"]["spec"]
+    (sidecar,) = pod["initContainers"]
+    assert sidecar["image"] == f"daprio/daprd:{pinned_version()}"
+    assert sidecar["restartPolicy"] == "Always", "The agent waits for ever for its sidecar to end."
+    assert sidecar["resources"]["requests"] == {"cpu": "100m", "memory": "128Mi"}
+    assert pod["automountServiceAccountToken"] is False and pod["enableServiceLinks"] is False
+    for container in (sidecar, *pod["containers"]):
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"] is True and context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+    addresses = find(manifests, "Service", "progress-agent-dapr")["spec"]
+    assert addresses["selector"] == {"app": "progress-agent"}, "No other sidecar finds this one."

@@ -22,8 +22,7 @@ agents="kubelet kube-proxy kube-router scheduler controller-manager"
 for name in $agents; do kill "$(cat "$RUN/pids/$name" 2> /dev/null || echo none)" 2> /dev/null; done
 for name in $agents; do stop "$name"; done
 if images version > /dev/null 2>&1; then
-  for task in $(images tasks ls -q); do images tasks rm -f "$task" > /dev/null 2>&1; done
-  for container in $(images containers ls -q); do images containers rm "$container" > /dev/null; done
+  images tasks ls -q | xargs -r -P 8 -n 1 ctr --address "$SOCKET" --namespace k8s.io tasks rm -f > /dev/null 2>&1
 fi
 for name in kube-apiserver etcd containerd; do stop "$name"; done
 # A container's shim outlives the runtime. Ours have the runtime's socket on their command line.
