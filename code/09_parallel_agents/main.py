@@ -1,7 +1,7 @@
 """Parallel agents: N agents on one repository, each in its own locked-down container, watched live.
 
-You learn: how to run code that a model wrote: isolation, limits, three clocks, a gateway that holds the key, an
-           event log that readers resume, and a server that cleans up after its own death.
+You learn: how to run code that a model wrote: isolation, limits, three clocks, a gateway that holds the key,
+           an event log that readers resume, and a server that cleans up after its own death.
 Run:       `make model`, and in a second terminal `python main.py` in this folder
 See:       http://localhost:8000, or `python -m parallel_agents run REPOSITORY "Mend the tests" -n 4`
 """
@@ -16,7 +16,6 @@ if __name__ == "__main__":
 from typing import Any
 
 import uvicorn
-
 from parallel_agents.api import create_app
 from parallel_agents.config import read_settings
 from parallel_agents.runs import lock_data_dir

@@ -21,7 +21,7 @@ class AgentResult(BaseModel):
 
 
 class OutputParser:
-    """The events of one container's output, in order. Keeps `limit` bytes of it, and says what it leaves out."""
+    """The events of one container's output, in order. Keeps `limit` bytes, and says if there are more."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.bytes = limit, 0

@@ -13,7 +13,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from fastapi.staticfiles import StaticFiles
 
 from parallel_agents import telemetry
-from parallel_agents.auth import Authenticator, AuthenticatedRoute, LoginRoute
+from parallel_agents.auth import AuthenticatedRoute, Authenticator, LoginRoute
 from parallel_agents.config import Settings
 from parallel_agents.engines import make_engine
 from parallel_agents.event_log import LAST_EVENTS, EventLog

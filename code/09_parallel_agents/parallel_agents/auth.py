@@ -39,7 +39,7 @@ class Authenticator:
             return await asyncio.to_thread(self.hasher.hash, password)
 
     async def login(self, username: str, password: str) -> str:
-        """A JWT for the user. A wrong name takes as long as a wrong password, so that names cannot be probed."""
+        """A JWT for the user. A wrong name takes as long as a wrong password: names cannot be probed."""
         user = await self.store.user_named(username)
         known = user.password_hash if user else self.unknown_user
         try:
@@ -65,7 +65,7 @@ class Authenticator:
             user = await self.store.user_of_key(digest(key))
         elif header.lower().startswith("bearer "):
             try:
-                required = {"require": ["exp", "sub", "iss"]}
+                required: Any = {"require": ["exp", "sub", "iss"]}
                 claims = jwt.decode(header[7:], self.secret, [ALGORITHM], issuer=ISSUER, options=required)
                 user = await self.store.user(claims["sub"])
             except jwt.ExpiredSignatureError:

@@ -50,12 +50,15 @@ class Settings(BaseSettings):
     database_url: str = ""  # default: a SQLite file in DATA_DIR
 
     local_repositories: StringList = []  # folders whose repositories may be given by path
-    clone_allowed_hosts: StringList = []  # private hosts that may be cloned from all the same: HOST or HOST:PORT
+    clone_allowed_hosts: StringList = []  # private hosts (HOST or HOST:PORT) to clone from all the same
     clone_seconds: float = Field(default=60, gt=0)
     repository_mb: int = Field(default=200, ge=1)
 
     engine: Literal["docker", "dagger"] = "docker"
     agent_container_image: str = "parallel-agent:latest"
+    agent_source: Path = Path(__file__).parents[
+        1
+    ]  # with Dockerfile.agent, from which Dagger builds the image
     strategies: StringList = ["default"]
     max_variations: int = Field(default=8, ge=1)  # of one run
     max_variations_per_user: int = Field(default=16, ge=1)  # that run or wait

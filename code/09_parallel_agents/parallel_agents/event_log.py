@@ -1,7 +1,7 @@
 """The event log: events are written in batches, and readers see an event only after its commit.
 
-A reader remembers the id of its last event and asks for what follows. It waits on an event object that it takes
-before it reads, so nothing falls between history and live; and it pulls, so a slow reader slows nobody.
+A reader remembers the id of its last event and asks for what follows. It waits on an event object that it
+takes before it reads, so nothing falls between history and live; and it pulls, so a slow reader slows nobody.
 """
 
 import asyncio

@@ -1,14 +1,14 @@
-"""The model gateway: the only address that a container reaches. It holds the real key, and containers never do.
+"""The model gateway: the only address that a container reaches. It holds the real key; containers never do.
 
-A variation has a token that only the gateway knows, and only while the variation runs. The gateway forwards one
-route, sets the model and the bound of an answer itself, counts tokens, and enforces the budget of the run.
+A variation has a token that only the gateway knows, and only while the variation runs. The gateway forwards
+one route, sets the model and the size of an answer, counts tokens, and enforces the budget of the run.
 """
 
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from parallel_agents import telemetry
 from parallel_agents.config import Settings
 
 log = structlog.stdlib.get_logger("parallel-agents")
-MAX_BODY = 1_000_000
+MAX_BODY, MAX_OUTPUT = 1_000_000, 65_536
 BYTES_PER_TOKEN = 3  # an estimate that is rather too high, for what a call may cost before it is known
 FORWARDED = (
     "messages",
@@ -83,7 +83,7 @@ class Gateway:
             Route("/output", self.receive_output, methods=["POST"]),
         ]
         self.app = Starlette(routes=routes)
-        self.server: uvicorn.Server | None = None
+        self.server: QuietServer | None = None
         self.serving: asyncio.Task[None] | None = None
         self.port = 0
 
@@ -91,10 +91,7 @@ class Gateway:
         config = uvicorn.Config(self.app, host, 0, access_log=False, log_config=None, lifespan="off")
         self.server = QuietServer(config)
         self.serving = asyncio.create_task(self.server.serve())
-        while not self.server.started and not self.serving.done():
-            await asyncio.sleep(0.01)
-        if self.serving.done():
-            await self.serving
+        await self.server.listening.wait()
         self.port = self.server.servers[0].sockets[0].getsockname()[1]
 
     async def close(self) -> None:
@@ -159,9 +156,12 @@ class Gateway:
         """Take the output of a container, as slowly as its reader reads."""
         if (grant := self.find(request)) is None:
             return refusal(401, "This token is not valid, or its variation has ended.")
-        async for piece in request.stream():
-            if piece:
-                await grant.output.put(piece)
+        piece = b""
+        async for part in request.stream():
+            piece += part
+            if len(piece) > MAX_OUTPUT:
+                return refusal(413, "The piece is too large.")
+        await grant.output.put(piece)
         return Response(status_code=204)
 
 
@@ -216,11 +216,20 @@ class Charge:
 class QuietServer(uvicorn.Server):
     """A second server in the process: it leaves signals to the first, and is not announced as the app."""
 
-    def capture_signals(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
 
-    def _log_started_message(self, listeners: object) -> None:
-        log.info("the gateway listens", port=self.servers[0].sockets[0].getsockname()[1])
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+    def _log_started_message(self, listeners: Any) -> None:
+        log.info("the gateway listens")
 
 
 async def read_body(request: Request) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Repositories: one bare mirror for each, private copies of one commit, and the patch that a copy became.
 
-Nothing of a repository is trusted. Git runs without hooks, submodules, credentials and settings of this machine,
-for a limited time and size. The objects that an agent's changes make are kept apart from the mirror's.
+Nothing of a repository is trusted. Git runs without hooks, submodules, credentials and settings of this
+machine, for a limited time and size. Objects that an agent's changes make are kept apart from the mirror's.
 """
 
 import asyncio
@@ -77,7 +77,7 @@ class Repositories:
             return repository
         if not repository.startswith("/") or not self.roots:
             raise BadRepository("Give an http(s) URL, or a path in a folder that LOCAL_REPOSITORIES names.")
-        path = Path(repository).resolve()  # links are followed before the comparison
+        path = await asyncio.to_thread(Path(repository).resolve)  # links are followed before the comparison
         if not any(path.is_relative_to(root) for root in self.roots):
             raise BadRepository("This path is not in a folder that LOCAL_REPOSITORIES names.")
         if not ((path / ".git").is_dir() or (path / "HEAD").is_file()):
@@ -103,7 +103,7 @@ class Repositories:
         return [f"http.curloptResolve={host}:{port}:{bracketed}"]
 
     async def fetch(self, address: str, ref: str) -> tuple[Path, str]:
-        """Bring the mirror up to date. Returns its folder and the commit of the ref. Raises `BadRepository`."""
+        """Bring the mirror up to date. Returns it and the commit of the ref. Raises `BadRepository`."""
         name = hashlib.sha256(address.encode()).hexdigest()[:32]
         mirror, new = self.mirrors / name, self.mirrors / f"{name}.new"
         async with self.locks[name]:
@@ -129,7 +129,7 @@ class Repositories:
         local = address.startswith("/")
         config = ["protocol.file.allow=always"] if local else await self.resolve(address)
         config += [] if local else ["protocol.http.allow=always", "protocol.https.allow=always"]
-        if mirror.exists():
+        if await asyncio.to_thread(mirror.exists):
             refs = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
             await self.git(
                 "fetch",
@@ -150,10 +150,10 @@ class Repositories:
         await self.git("clone", "--bare", "--no-local", "--template=", "--", address, str(new), config=config)
         if directory_bytes(new) > self.settings.repository_mb * 2**20:
             raise BadRepository(f"The repository is larger than {self.settings.repository_mb} MB.")
-        new.rename(mirror)
+        await asyncio.to_thread(new.rename, mirror)
 
     async def copy(self, mirror: Path, commit: str, name: str) -> "WorkCopy":
-        """A private copy of a commit: its files, and an index to compare with. The objects stay in the mirror."""
+        """A private copy of a commit: its files, and an index to compare with. Objects stay in the mirror."""
         folder = self.work / name
         copy = WorkCopy(self, mirror, commit, folder)
         (folder / "files").mkdir(parents=True)

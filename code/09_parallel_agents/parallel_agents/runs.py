@@ -1,4 +1,4 @@
-"""Runs: start the variations of a run, let a number of them run at once, store what they became, and stop them."""
+"""Runs: start their variations, let a number of them run at once, store what they became, and stop them."""
 
 import asyncio
 import fcntl
@@ -67,7 +67,7 @@ class RunManager:
         self.sweeping = asyncio.create_task(self.sweep())
 
     async def sweep(self) -> None:
-        """Remove what a dead server left. No variation starts before that; the engine may be away for a while."""
+        """Remove what a dead server left. No variation starts before that."""
         while True:
             try:
                 await self.engine.open()
@@ -89,7 +89,7 @@ class RunManager:
         return self.settings.max_variations_per_user - used - self.reserved.get(user_id, 0)
 
     async def start(self, run: Run, count: int, strategies: list[str]) -> None:
-        """Store a run and start it. Raises `QuotaExceeded`, and `Conflict` if its Idempotency-Key is taken."""
+        """Store a run and start it. Raises `QuotaExceeded`, or `Conflict` if its Idempotency-Key is taken."""
         if count > self.quota_left(run.user_id):
             raise QuotaExceeded
         self.reserved[run.user_id] = self.reserved.get(run.user_id, 0) + count
@@ -111,7 +111,7 @@ class RunManager:
 
     async def carry_out(self, active: ActiveRun) -> None:
         structlog.contextvars.bind_contextvars(run_id=active.run.id)
-        state, telemetry_state = "failed", telemetry.runs
+        state = "failed"
         try:
             state = await self.run_variations(active)
         except Exception:
@@ -119,7 +119,7 @@ class RunManager:
         finally:
             state = active.stop_state or state
             await asyncio.shield(self.finish(active, state))
-            telemetry_state.labels(state).inc()
+            telemetry.runs.labels(state).inc()
 
     async def run_variations(self, active: ActiveRun) -> str:
         run = active.run
@@ -228,7 +228,7 @@ class RunManager:
     async def finish_variation(
         self, active: ActiveRun, variation: Variation, outcome: Outcome, patch: bytes | None = None
     ) -> None:
-        """Store the outcome first, then tell it: what a reader has seen survives the death of this process."""
+        """Store the outcome, then tell it: what a reader has seen survives the death of this process."""
         variation.state = outcome.state
         for name, value in outcome.values.items():
             setattr(variation, name, value)

@@ -106,7 +106,7 @@ class DrainingServer(uvicorn.Server):
             loop.call_soon_threadsafe(loop.call_later, self.delay, setattr, self, "should_exit", True)
 
     def abort(self) -> None:
-        """Close all connections now. The containers of running variations are removed at the end of the app."""
+        """Close all connections now. The end of the app removes the containers of running variations."""
         self.should_exit = self.force_exit = True
         for client in list(self.server_state.connections):
             client.transport.abort()

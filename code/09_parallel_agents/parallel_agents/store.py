@@ -129,7 +129,7 @@ class Store:
             await session.exec(sa.update(Run).where(col(Run.id) == run_id).values(values))
 
     async def update_variation(self, variation: Variation, patch: bytes | None = None) -> None:
-        """Store a variation, and its patch in the same transaction: a result is there as a whole or not at all."""
+        """Store a variation and its patch in one transaction: a result is there as a whole or not at all."""
         async with self.transaction() as session:
             await session.merge(variation)
             if patch is not None:

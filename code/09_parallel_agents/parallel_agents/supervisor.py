@@ -16,7 +16,7 @@ import structlog
 
 from parallel_agents.agent_output import OutputParser
 from parallel_agents.config import Settings
-from parallel_agents.engines.base import Container, Engine, Exit, Job
+from parallel_agents.engines.base import Container, Engine, EngineDown, Exit, Job
 from parallel_agents.repositories import directory_bytes
 
 log = structlog.stdlib.get_logger("parallel-agents")
@@ -34,35 +34,36 @@ async def supervise(engine: Engine, job: Job, settings: Settings, work_mb: int |
     """Run a variation to its end, or to the first limit. Raises `EngineDown`."""
     parser, began = OutputParser(settings.output_bytes), time.monotonic()
     exit: Exit | None = None
-    full = False
+    full = asyncio.Event()
     wall, idle = asyncio.timeout(settings.agent_timeout), asyncio.timeout(None)
     async with started(engine, job) as container:
-        watcher = asyncio.create_task(watch_folder(job.work, work_mb, container))
+        watcher = asyncio.create_task(watch_folder(job.work, work_mb, container, full))
         try:
-            async with wall:
-                async with aclosing(container.output()) as output:  # type: ignore[type-var]
-                    while True:
-                        async with asyncio.timeout(settings.idle_timeout) as idle:
-                            piece = await anext(output, None)
-                        if piece is None:
-                            break
-                        for kind, data in parser.feed(*piece):
-                            await sink(kind, **data)
+            async with wall, aclosing(container.output()) as output:  # type: ignore[type-var]
+                while True:
+                    async with asyncio.timeout(settings.idle_timeout) as idle:
+                        piece = await anext(output, None)
+                    if piece is None:
+                        break
+                    for kind, data in parser.feed(*piece):
+                        await sink(kind, **data)
                 exit = await container.wait()
         except TimeoutError:
             if not (wall.expired() or idle.expired()):
                 raise
+        except EngineDown:
+            if not full.is_set():
+                raise
         finally:
             watcher.cancel()
             await asyncio.wait([watcher])
-            full = not watcher.cancelled() and watcher.result()
     for kind, data in parser.end():
         await sink(kind, **data)
     values: dict[str, Any] = {"seconds": round(time.monotonic() - began, 3), "output_bytes": parser.bytes}
     values["exit_code"] = exit.code if exit else None
     if parser.result:
         values |= parser.result.model_dump(exclude={"status"})
-    if full:
+    if full.is_set():
         return Outcome("over_quota", values)
     if exit is None:
         return Outcome("timed_out" if wall.expired() else "idle", values)
@@ -83,11 +84,10 @@ async def started(engine: Engine, job: Job) -> AsyncIterator[Container]:
             await starting.result().remove()
 
 
-async def watch_folder(folder: Path, limit_mb: int | None, container: Container) -> bool:
-    """Remove the container when its work folder is too large; True then. A folder has no quota of its own."""
-    if limit_mb is None:
-        await asyncio.Event().wait()
-    while await asyncio.to_thread(directory_bytes, folder) <= (limit_mb or 0) * 2**20:
+async def watch_folder(folder: Path, limit_mb: int | None, container: Container, full: asyncio.Event) -> None:
+    """Remove the container when its work folder is too large: a folder has no quota of its own."""
+    while not full.is_set():
+        if limit_mb is not None and await asyncio.to_thread(directory_bytes, folder) > limit_mb * 2**20:
+            full.set()
+            await container.remove()
         await asyncio.sleep(WATCH_SECONDS)
-    await container.remove()
-    return True

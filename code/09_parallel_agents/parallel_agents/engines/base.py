@@ -41,7 +41,7 @@ class Container(Protocol):
         ...
 
     async def remove(self) -> None:
-        """Kill it if it runs. When this returns, its processes are gone, and JOB.WORK has the files it left."""
+        """Kill it if it runs. When this returns, its processes are gone, and `Job.work` has its files."""
         ...
 
 

@@ -1,7 +1,7 @@
-"""Docker: a container with every limit, on an internal network of its own, whose only other member is the relay.
+"""Docker: a container with every limit, on an internal network whose only other member is the relay.
 
-The networks have no address on the host (`inhibit_ipv4`), so a container reaches neither this machine nor another
-variation. A network is made once for each slot and used by one variation after the other.
+The networks have no address on the host (`inhibit_ipv4`), so a container reaches neither this machine nor
+another variation. A network is made once for each slot and used by one variation after the other.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from parallel_agents.repositories import container_user
 
 log = structlog.stdlib.get_logger("parallel-agents")
 LABEL = "parallel-agents"
-SUBNETS = list(ipaddress.ip_network("10.224.0.0/13").subnets(new_prefix=29))
+SUBNETS = list(ipaddress.IPv4Network("10.224.0.0/13").subnets(new_prefix=29))
 MEMORY_MB, CPUS, PIDS, WORK_MB, TMP_MB = 256, 1.0, 64, 64, 32
 FAILURES = (aiodocker.DockerError, aiohttp.ClientError, OSError, TimeoutError)
 RELAY_SECONDS = 30
@@ -81,7 +81,7 @@ class DockerEngine:
         with suppress(OSError), socket.socket() as probe:
             probe.bind((address, 0))
             return address
-        return "127.0.0.1"  # Docker Desktop's machine is another one, which forwards host.docker.internal to here
+        return "127.0.0.1"  # Docker Desktop, which forwards host.docker.internal to here
 
     async def sweep(self) -> dict[str, int]:
         filters = {"label": [f"{LABEL}={self.instance}"]}
@@ -89,7 +89,7 @@ class DockerEngine:
         await asyncio.gather(*(self.delete(each) for each in containers))
         networks = await self.client.networks.list(filters=filters)
         for each in networks:
-            await DockerNetwork(self.client, each["Id"]).delete()
+            await (await self.client.networks.get(each["Id"])).delete()
         return {"containers": len(containers), "networks": len(networks)}
 
     async def close(self) -> None:
@@ -120,8 +120,14 @@ class DockerEngine:
         limits: dict[str, Any] = restrictions(self.settings)
         limits |= {"NetworkMode": "bridge", "Sysctls": {"net.ipv4.ip_forward": "0"}}
         limits["ExtraHosts"] = ["host.docker.internal:host-gateway"] if host == "host.docker.internal" else []
-        config = {"Image": self.settings.agent_container_image, "Cmd": command, "User": "65534:65534"}
-        config |= {"Labels": self.labels, "HostConfig": limits, "Entrypoint": []}
+        config: dict[str, Any] = {
+            "Image": self.settings.agent_container_image,
+            "Cmd": command,
+            "Entrypoint": [],
+            "User": "65534:65534",
+            "Labels": self.labels,
+            "HostConfig": limits,
+        }
         relay = await self.client.containers.create(config, name=f"{LABEL}-{self.instance}-relay")
         async with asyncio.timeout(RELAY_SECONDS), relay.attach(stdout=True) as stream:
             await relay.start()
@@ -143,7 +149,7 @@ class DockerEngine:
     async def create_network(self) -> DockerNetwork:
         for attempt in range(20):
             subnet = random.choice(SUBNETS)  # noqa: S311
-            config = {
+            config: dict[str, Any] = {
                 "Name": f"{LABEL}-{self.instance}-{subnet.network_address}",
                 "Driver": "bridge",
                 "Internal": True,
@@ -168,7 +174,7 @@ class DockerEngine:
             limits = restrictions(self.settings) | {"NetworkMode": network.id}
             limits["Mounts"] = [{"Type": "bind", "Source": str(job.work), "Target": "/work"}]
             env = job.environment | {"OPENAI_BASE_URL": "http://gateway:8080/v1", "OPENAI_API_KEY": job.token}
-            config = {
+            config: dict[str, Any] = {
                 "Image": self.settings.agent_container_image,
                 "Cmd": ["python", "/agent/agent.py"],
                 "Entrypoint": [],

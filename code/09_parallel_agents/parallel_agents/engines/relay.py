@@ -1,4 +1,4 @@
-"""Runs in the relay's container: copies bytes between the internal networks and one address, the model gateway."""
+"""The relay's program: copies bytes between the internal networks and one address, the model gateway."""
 
 import asyncio
 import sys
