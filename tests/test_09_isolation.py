@@ -70,27 +70,27 @@ print("gateway", connects("gateway", 8080))
 
 
 def test_a_variation_cannot_reach_another_one(user: User, repository: Path) -> None:
-    """Each listens, tells its address in its work folder's patch, and tries its neighbours' addresses."""
-    code = f"""{CONNECT}
-import os, threading, time
+    """The first listens and prints its address; the second, of another run, tries to connect to it."""
+    listens = f"""{CONNECT}
+import time
 server = socket.create_server(("0.0.0.0", 7777))
-threading.Thread(target=server.accept, daemon=True).start()
-own = socket.gethostbyname(socket.gethostname())
-print("own", own, connects(own, 7777))
-base = own.rpartition(".")[0]
-last = int(own.rpartition(".")[2])
-for near in range(max(1, last - 24), min(255, last + 24)):
-    if near != last and connects(f"{{base}}.{{near}}", 7777, 0.2) == "connected":
-        print("reached", near)
-names = [f"parallel-agents-{{n}}" for n in (1, 2, 3)]
-print("done")
-time.sleep(5)
+address = socket.gethostbyname(socket.gethostname())
+print("address", address, connects(address, 7777), flush=True)
+time.sleep(50)
 """
-    done = user.run(repository, code, variations=3)
-    for n in (1, 2, 3):
-        text = done.text(n)
-        assert "connected" in text and "done" in text, text
-        assert "reached" not in text, f"A variation has reached another one: {text}"
+    first = user.start(repository, listens)
+    told = next(event.data["text"] for event in user.stream(first) if event.type == "log").split()
+    assert told[2] == "connected", told
+    tries = f"""{CONNECT}
+import os
+names = ["{told[1]}", "parallel-agents-{first}-1"]
+print([connects(name, 7777) for name in names], connects("gateway", 8080))
+"""
+    text = user.run(repository, tries).text()
+    assert user.get(first)["variations"][0]["state"] == "running"
+    user.http.post(f"/runs/{first}/cancel")
+    assert text.endswith(" connected"), text
+    assert text.count("connected") == 1, f"A variation has reached another one: {text}."
 
 
 def test_neither_the_host_nor_the_docker_socket_nor_another_work_folder_is_there(

@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     agent_source: Path = Path(__file__).parents[
         1
     ]  # with Dockerfile.agent, from which Dagger builds the image
-    strategies: StringList = ["default"]
+    strategies: StringList = ["suspicious-first", "smallest-edit", "test-by-test"]  # those of agent.py
     max_variations: int = Field(default=8, ge=1)  # of one run
     max_variations_per_user: int = Field(default=16, ge=1)  # that run or wait
     max_concurrency: int = Field(default=4, ge=1)  # variations that run at once; the others wait
