@@ -87,7 +87,7 @@ def test_a_forged_token_and_one_without_an_expiry_are_refused(lesson: Lesson, us
 
 
 def test_a_token_expires(lesson_09: StartLesson) -> None:
-    user = lesson_09(TOKEN_SECONDS="2").user()
+    user = lesson_09(TOKEN_SECONDS="2").user()  # noqa: S106
     assert user.http.get("/runs").status_code in (200, 401)
     told = until(lambda: (got := user.http.get("/runs")).status_code == 401 and got, 30)
     assert told and assert_problem(told, 401)["detail"] == "The token has expired.", (

@@ -51,14 +51,15 @@ def test_only_the_work_folder_and_tmp_can_be_written(user: User, repository: Pat
     """
     lines = user.run(repository, code).text().splitlines()
     written = [line.split()[0] for line in lines if line.endswith("written")]
-    assert written == ["/work", "/tmp"], f"The agent can write to {written}."
+    assert written == ["/work", "/tmp"], f"The agent can write to {written}."  # noqa: S108
 
 
 def test_no_address_outside_can_be_reached(user: User, repository: Path, offline_model: str) -> None:
     model = offline_model.rpartition(":")[2]
     code = f"""{CONNECT}
-for host, port in (("1.1.1.1", 53), ("169.254.169.254", 80), ("{own_address()}", {model}), ("172.17.0.1", {model}),
-                   ("127.0.0.1", {model}), ("host.docker.internal", {model}), ("example.com", 80)):
+own = [("{own_address()}", {model}), ("172.17.0.1", {model}), ("127.0.0.1", {model})]
+names = [("host.docker.internal", {model}), ("example.com", 80)]
+for host, port in [("1.1.1.1", 53), ("169.254.169.254", 80), *own, *names]:
     print(host, connects(host, port))
 print("gateway", connects("gateway", 8080))
 """
@@ -98,7 +99,8 @@ def test_neither_the_host_nor_the_docker_socket_nor_another_work_folder_is_there
 ) -> None:
     code = f"""
     import os
-    print([path for path in ("/var/run/docker.sock", "/run/docker.sock", {str(lesson.data)!r}) if os.path.exists(path)])
+    paths = ("/var/run/docker.sock", "/run/docker.sock", {str(lesson.data)!r})
+    print([path for path in paths if os.path.exists(path)])
     print(sorted(os.listdir("/work")))
     print([line.split()[4] for line in open("/proc/self/mountinfo") if " /work" in line])
     print([pid for pid in os.listdir("/proc") if pid.isdigit() and int(pid) > 100])

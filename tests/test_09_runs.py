@@ -23,7 +23,8 @@ open("/work/a.txt", "a").write("x\\n" * seed)
 print("variation", seed, os.environ["AGENT_STRATEGY"])
 status = "passed" if seed == 2 else "failed"
 print(json.dumps({"type": "plan", "text": "a plan"}))
-print(json.dumps({"type": "result", "status": status, "tests_passed": 5, "tests_failed": abs(2 - seed), "summary": ""}))
+counts = {"tests_passed": 5, "tests_failed": abs(2 - seed)}
+print(json.dumps({"type": "result", "status": status, "summary": ""} | counts))
 """
 
 

@@ -16,6 +16,7 @@ if __name__ == "__main__":
 from typing import Any
 
 import uvicorn
+
 from parallel_agents.api import create_app
 from parallel_agents.config import read_settings
 from parallel_agents.runs import lock_data_dir
