@@ -102,14 +102,8 @@ if os.environ["AGENT_SEED"] in ("1", "2"):
 {process_in(word)}
 """
     run = user.start(repository, code, variations=8)
-    finished = {
-        event.data["variation"]: event
-        for event, _ in zip(
-            (each for each in user.stream(run) if each.type == "state" and each.data["name"] == "passed"),
-            range(2),
-            strict=False,
-        )
-    }
+    passed = (each for each in user.stream(run) if each.type == "state" and each.data["name"] == "passed")
+    finished = {event.data["variation"]: event for event in islice(passed, 2)}
     assert set(finished) == {1, 2}
     assert until(lambda: runs(word))
     os.kill(lesson.server.process.pid, signal.SIGKILL)
