@@ -2,6 +2,7 @@
 
 import os
 import signal
+from itertools import islice
 from pathlib import Path
 
 import pytest

@@ -51,7 +51,6 @@ class RunManager:
         self.swept = asyncio.Event()
         self.sweeping: asyncio.Task[None] | None = None
         self.draining = False
-        self.lock: TextIO | None = None
 
     async def open(self) -> None:
         """Mark what a dead server left as interrupted, and remove its containers in the background."""
