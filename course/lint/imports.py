@@ -17,6 +17,7 @@ GROUPS = {
     "code/07_container_tools/tests": "container-tools-ci",
     "code/08_agent_pipelines": "agent-pipelines",
     "code/08_agent_pipelines/src": "agent-pipelines",
+    "code/09_parallel_agents": "parallel-agents",
     "research-agent": "research-agent",
     "offline-model": "offline-model",
     "course": "lessons",

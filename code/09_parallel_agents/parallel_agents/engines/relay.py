@@ -1,0 +1,35 @@
+"""The relay's program: copies bytes between the internal networks and one address, the model gateway."""
+
+import asyncio
+import sys
+
+
+async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+    except ConnectionError:
+        pass  # one side has left; closing tells the other
+    finally:
+        writer.close()
+
+
+async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        there, back = await asyncio.open_connection(sys.argv[1], int(sys.argv[2]))
+    except OSError:
+        writer.close()  # the server has died; its containers are removed when it starts again
+        return
+    await asyncio.gather(copy(reader, back), copy(there, writer))
+
+
+async def main() -> None:
+    server = await asyncio.start_server(connect, "0.0.0.0", 8080)  # noqa: S104  # inside of its container
+    print("ready", flush=True)
+    async with server:
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
