@@ -1,7 +1,7 @@
 """The command line: start a run on a server, and watch its variations in a live table.
 
-    export PARALLEL_AGENTS_KEY=$(python -m parallel_agents key ada --register)
-    python -m parallel_agents run ./my-repository "Make the tests pass" -n 4
+export PARALLEL_AGENTS_KEY=$(python -m parallel_agents key ada --register)
+python -m parallel_agents run ./my-repository "Make the tests pass" -n 4
 """
 
 import json
@@ -23,11 +23,19 @@ from rich.text import Text
 MAX_WAIT = 10.0  # seconds between attempts to connect
 IDLE_SECONDS = 45  # the server pings every 15 s, so a connection that is silent for longer is dead
 SUCCESS, INTERRUPTED = "passed", 130
-STYLES = {"passed": "green", "running": "cyan", "queued": "dim", "cancelled": "yellow", "interrupted": "yellow"}
+STYLES = {
+    "passed": "green",
+    "running": "cyan",
+    "queued": "dim",
+    "cancelled": "yellow",
+    "interrupted": "yellow",
+}
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 Server = Annotated[str, typer.Option(envvar="PARALLEL_AGENTS_SERVER", help="Where the server is.")]
-Key = Annotated[str, typer.Option(envvar="PARALLEL_AGENTS_KEY", help="An API key, as the command `key` makes it.")]
+Key = Annotated[
+    str, typer.Option(envvar="PARALLEL_AGENTS_KEY", help="An API key, as the command `key` makes it.")
+]
 LOCAL = "http://127.0.0.1:8000"
 
 
@@ -48,7 +56,9 @@ def call(http: httpx2.Client, method: str, path: str, **options: Any) -> Any:
     if answer.is_error:
         problem = answer.json() if "json" in answer.headers.get("content-type", "") else {}
         errors = "".join(f" {each}" for each in problem.get("errors", []))
-        raise ServerProblem(f"{answer.status_code} {problem.get('title', '')}: {problem.get('detail', '')}{errors}")
+        raise ServerProblem(
+            f"{answer.status_code} {problem.get('title', '')}: {problem.get('detail', '')}{errors}"
+        )
     return answer.json()
 
 
@@ -62,7 +72,9 @@ class Variation:
 
     def update(self, event: str, data: dict[str, Any]) -> None:
         if event == "state":
-            self.fields |= {name: value for name, value in data.items() if name != "name"} | {"state": data["name"]}
+            self.fields |= {name: value for name, value in data.items() if name != "name"} | {
+                "state": data["name"]
+            }
             if data["name"] == "running":
                 self.started = time.monotonic()
         elif event == "usage":
@@ -79,7 +91,15 @@ class Variation:
             seconds = time.monotonic() - self.started
         tests = "" if get("tests_passed") is None else f"{get('tests_passed')} / {get('tests_failed')}"
         tokens = (get("prompt_tokens") or 0) + (get("completion_tokens") or 0)
-        cells = [get("n"), get("strategy"), get("seed"), state, tests, f"{tokens:,}", "" if seconds is None else f"{seconds:.1f}"]
+        cells = [
+            get("n"),
+            get("strategy"),
+            get("seed"),
+            state,
+            tests,
+            f"{tokens:,}",
+            "" if seconds is None else f"{seconds:.1f}",
+        ]
         said = get("summary") or self.said
         row = [Text(printable(cell)) for cell in [*cells, said]]
         row[3].stylize(STYLES.get(state, "red"))
@@ -90,7 +110,8 @@ def summary(event: str, data: dict[str, Any]) -> str:
     """An event as one line."""
     get = data.get
     if event == "edit":
-        return printable(f"{'helps' if get('helps') else 'no help'}: {get('file')}:{get('line')} {str(get('after')).strip()}")
+        outcome = "helps" if get("helps") else "no help"
+        return printable(f"{outcome}: {get('file')}:{get('line')} {str(get('after')).strip()}")
     if event == "tests":
         return printable(f"{get('passed')} tests pass, {get('failed')} fail")
     if event == "command":
@@ -152,11 +173,15 @@ class Watch:
 
 @app.command()
 def run(
-    repository: Annotated[str, typer.Argument(help="The address of a git repository, or a folder that has one.")],
+    repository: Annotated[
+        str, typer.Argument(help="The address of a git repository, or a folder that has one.")
+    ],
     prompt: Annotated[str, typer.Argument(help="What the agents are to do.")],
     variations: Annotated[int, typer.Option("-n", "--variations", min=1)] = 3,
     seed: int = 0,
-    strategy: Annotated[list[str] | None, typer.Option(help="Of the variations in turn; may be repeated.")] = None,
+    strategy: Annotated[
+        list[str] | None, typer.Option(help="Of the variations in turn; may be repeated.")
+    ] = None,
     server: Server = LOCAL,
     key: Key = "",
 ) -> None:
@@ -165,7 +190,9 @@ def run(
         repository = str(Path(repository).resolve())
     body = {"repository": repository, "prompt": prompt, "variations": variations, "seed": seed}
     console = Console(soft_wrap=not sys.stdout.isatty())
-    with httpx2.Client(base_url=f"{server.rstrip('/')}/api/v1", headers={"X-API-Key": key}, timeout=30) as http:
+    with httpx2.Client(
+        base_url=f"{server.rstrip('/')}/api/v1", headers={"X-API-Key": key}, timeout=30
+    ) as http:
         started = call(http, "POST", "/runs", json=body | ({"strategies": strategy} if strategy else {}))
         try:
             watch(http, started, console)
@@ -182,7 +209,9 @@ def run(
 def watch(http: httpx2.Client, started: dict[str, Any], console: Console) -> None:
     """Show a run's events until the last: in a live table, or as lines where there is no terminal."""
     shown = {each["n"]: Variation(dict(each)) for each in started["variations"]}
-    live = Live(get_renderable=lambda: live_table(shown), console=console, refresh_per_second=4, transient=True)
+    live = Live(
+        get_renderable=lambda: live_table(shown), console=console, refresh_per_second=4, transient=True
+    )
     stream = Watch(http, f"/runs/{started['id']}/stream")
     with live if console.is_terminal else nullcontext():
         for event, data in stream.events():
@@ -206,7 +235,9 @@ def live_table(shown: dict[int, Variation]) -> Table:
 
 def comparison(rows: list[dict[str, Any]]) -> Table:
     """The variations, the best first."""
-    table = Table("", "strategy", "state", "tests ✓ / ✗", "lines", "tokens", "s", title="Results, the best first")
+    table = Table(
+        "", "strategy", "state", "tests ✓ / ✗", "lines", "tokens", "s", title="Results, the best first"
+    )
     for row in rows:
         tests = "" if row["tests_passed"] is None else f"{row['tests_passed']} / {row['tests_failed']}"
         lines = "" if row["lines_added"] is None else f"+{row['lines_added']} -{row['lines_removed']}"
@@ -231,7 +262,9 @@ def key(
         if register:
             call(http, "POST", "/auth/register", json=credentials)
         token = call(http, "POST", "/auth/login", json=credentials)["access_token"]
-        made = call(http, "POST", "/auth/keys", json={"name": name}, headers={"Authorization": f"Bearer {token}"})
+        made = call(
+            http, "POST", "/auth/keys", json={"name": name}, headers={"Authorization": f"Bearer {token}"}
+        )
     print(made["key"])
 
 
