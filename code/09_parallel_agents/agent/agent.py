@@ -1,8 +1,8 @@
-"""An agent that repairs a Python repository: run the tests, ask a model for one edit, keep it if it helps, repeat.
+"""An agent that repairs a repository: run the tests, ask a model for one edit, keep it if it helps, repeat.
 
-It runs in a container, in the folder of its own copy of the repository, and prints one JSON object a line. How
-suspicious a line is follows from the tests that run it (Ochiai's coefficient, as fault localisation has it). The
-model answers with one edit as JSON (`SCHEMA`). An edit stays when more tests pass and none breaks.
+It runs in a container, in the folder of its own copy of the repository, and prints one JSON object a line.
+How suspicious a line is follows from the tests that run it (Ochiai's coefficient, as fault localisation has
+it). The model answers with one edit as JSON (`SCHEMA`). An edit stays when more tests pass and none breaks.
 
     AGENT_PROMPT="Make the tests pass" OPENAI_BASE_URL=... OPENAI_API_KEY=... python agent.py
 """
@@ -49,11 +49,11 @@ STRATEGIES = {
 }
 
 INSTRUCTIONS = """\
-You repair a Python program. The user lists functions with numbered lines, of which the first number is how suspicious
-the line is (from 0 to 1), the output of failing tests, and the edits that did not help.
-Propose one edit: `file` and `line` say which line, `replacement` is its new text with its indentation (it may be
-several lines), `reason` says why in one sentence. Do not repeat an edit that did not help. Do not change tests.
-If you know no edit, set `file`, `line` and `replacement` to null."""
+You repair a Python program. The user lists functions with numbered lines. The first number of a line is how
+suspicious it is, from 0 to 1. Then follow the output of failing tests, and the edits that did not help.
+Propose one edit: `file` and `line` say which line, `replacement` is its new text with its indentation (it may
+be several lines), `reason` says why in one sentence. Do not repeat an edit that did not help.
+Do not change tests. If you know no edit, set `file`, `line` and `replacement` to null."""
 
 NULLABLE_TEXT = {"type": ["string", "null"]}
 SCHEMA = {
@@ -236,7 +236,7 @@ def read_lines(file: str) -> list[str]:
 
 
 def suspicious_functions(suspicion: dict[tuple[str, int], float]) -> list[Function]:
-    """The functions that failing tests ran: by their most suspicious line, the shortest first among equals."""
+    """The functions that failing tests ran, by their most suspicious line; short ones first among equals."""
     highest: dict[Function, float] = {}
     for file in {file for file, _ in suspicion}:
         nodes = [node for node in ast.walk(ast.parse("\n".join(read_lines(file)))) if hasattr(node, "lineno")]
@@ -459,22 +459,18 @@ def main() -> int:
     if name not in STRATEGIES:
         print(f"AGENT_STRATEGY is {name!r}; the strategies are {', '.join(STRATEGIES)}.", file=sys.stderr)
         return 2
-    files = [path for path in WORK.rglob("*.py") if is_program(str(path.relative_to(WORK)))]
     strategy = STRATEGIES[name]
-    report(
-        "plan",
-        strategy=name,
-        text=f"{len(files)} program files. Run the tests, measure which lines failing tests run, and ask for one "
-        f"edit at a time ({strategy.request}). Keep an edit when more tests pass and none breaks.",
+    files = [path for path in WORK.rglob("*.py") if is_program(str(path.relative_to(WORK)))]
+    steps = (
+        f"Run the tests of {len(files)} program files, measure which lines failing tests run, and ask for one"
     )
-    repair = Repair(strategy)
-    summary = ""
+    report("plan", strategy=name, text=f"{steps} edit at a time: {strategy.request}.")
+    repair, summary = Repair(strategy), ""
     try:
         run = repair.run()
     except ModelFailed as error:
-        summary = f"{error} "
-        run = repair.test_all()
-    summary += run.broken or f"{repair.kept} edits kept of {repair.proposals} proposed."
+        run, summary = repair.test_all(), f"{str(error)[:500]} "
+    summary += run.broken[-2_000:] or f"{repair.kept} edits kept of {repair.proposals} proposed."
     done = not run.broken and not run.failed and bool(run.passed)
     counts = {"tests_passed": len(run.passed), "tests_failed": len(run.failed)}
     report("result", status="passed" if done else "failed", **counts, summary=summary)

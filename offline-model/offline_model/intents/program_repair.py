@@ -1,8 +1,8 @@
 """Program repair: propose a change of one line of a listed function that fails its tests, as JSON.
 
-The request lists numbered source below `File: NAME`, the output of the failing tests, and the proposals that
-failed. Its response format has the fields of a proposal: `file`, `line`, `replacement`, `reason`. The first three
-are null when no proposal is left.
+The request lists numbered source below `File: NAME`, the output of the failing tests, and the proposals
+that failed. Its response format has the fields of a proposal: `file`, `line`, `replacement`, `reason`. The
+first three are null when no proposal is left.
 """
 
 import json

@@ -1,7 +1,8 @@
 """Mutations: small changes of one line of a Python function, found in its syntax tree.
 
-The kinds are those of mutation testing (Jia and Harman 2011), and the kinds of one-line mistakes that are frequent
-in real Python programs (PySStuBs, Kamienski et al. 2021). Each mutation keeps the line's own formatting.
+The kinds are those of mutation testing (Jia and Harman 2011), and the kinds of one-line mistakes that are
+frequent in real Python programs (PySStuBs, Kamienski et al. 2021). Each mutation keeps the line's own
+formatting.
 """
 
 import ast
@@ -41,7 +42,8 @@ SYMBOLS: dict[type[ast.AST], str] = {
 OPPOSITE_NAMES = [
     ("min", "max"), ("any", "all"), ("append", "extend"), ("append", "appendleft"), ("pop", "popleft"),
     ("startswith", "endswith"), ("lower", "upper"), ("lstrip", "rstrip"), ("floor", "ceil"),
-    ("keys", "values"), ("add", "remove"), ("find", "rfind"), ("union", "intersection"), ("ljust", "rjust"), ("split", "rsplit"),
+    ("keys", "values"), ("add", "remove"), ("find", "rfind"), ("union", "intersection"), ("ljust", "rjust"),
+    ("split", "rsplit"),
 ]  # fmt: skip
 NOT_COMMUTATIVE = (ast.Sub, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow)
 Counted = ast.Name | ast.Attribute | ast.Call | ast.Subscript

@@ -1,7 +1,8 @@
 """Suspicion: which mutation to try first, from the tests' output, the lines they ran, and the strategy.
 
-GenProg (Le Goues et al. 2012) weighs lines by the tests that run them; the numbers in a listing are the agent's own
-measurement. How a test failed says which kinds of mistake are likely: a difference of one is rarely a wrong name.
+GenProg (Le Goues et al. 2012) weighs lines by the tests that run them; the numbers in a listing are the
+agent's own measurement. How a test failed says which kinds of mistake are likely: a difference of one is
+rarely a wrong name.
 """
 
 import random
@@ -64,7 +65,8 @@ def ranked(
     strategy: str,
     seed: int,
 ) -> list[tuple[Listing, Mutation]]:
-    """The candidates, best first. A strategy is `most suspicious line first`, `smallest edit first`, or any other.
+    """The candidates, best first. A strategy is `most suspicious line first`, `smallest edit first`, or any
+    other.
 
     Another seed puts candidates that are about equally good into another order.
     """
