@@ -1,4 +1,4 @@
-"""The offline model's program repair: it proposes edits for defects that it has never seen, over the ordinary API."""
+"""The offline model's program repair: it proposes edits for defects that it has never seen."""
 
 import ast
 import json
@@ -61,14 +61,17 @@ DEFECTS = {
     "operand order": ("def change(price, paid):\n    return price - paid", "assert change(3, 5) == 2"),
     "argument order": (
         "def ratio(part, whole):\n    found = divmod(whole, part)\n    return found[0]",
-        "assert ratio(9, 3) == 3",
+        "assert ratio(9, 3) == 3\nassert ratio(10, 5) == 2",
     ),
     "name": ("def highest(a, b):\n    return min(a, b)", "assert highest(1, 2) == 2"),
     "boundary": (
         "def page(items, n, size):\n    return items[n * size:][:size]",
-        "assert page('abcd', 1, 2) == 'ab'",
+        "assert page('abcd', 1, 2) == 'ab'\nassert page('abcd', 2, 2) == 'cd'",
     ),
-    "constant": ("def retries(n):\n    return n * 60 - 2", "assert retries(1) == 59"),
+    "constant": (
+        "def retries(n):\n    return n * 60 - 2",
+        "assert retries(1) == 59\nassert retries(2) == 119",
+    ),
     "of a method": (
         "    def pop(self):\n        self.size -= 1\n        return self.items[self.size + 1]",
         "s = Stack()\ns.items, s.size = [5, 6], 2\nassert s.pop() == 6 and s.size == 1",

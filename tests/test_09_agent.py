@@ -1,7 +1,6 @@
 """Lesson 09's agent: it mends the sample, reports as JSON lines, and ends what it starts."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import psutil
 import pytest
 from support.locks import file_lock
 from support.parallel_agents import (  # noqa: F401  # fixtures, too
+    RESULT,
     StartLesson,
     commit,
     git,
@@ -161,7 +161,7 @@ def test_an_edit_that_does_not_help_is_taken_back(tmp_path: Path, run_agent: Run
         tmp_path,
         {
             "shop.py": "def greet(name):\n    return 'Hello ' + name\n",
-            "test_shop.py": "from shop import greet\n\ndef test_greet():\n    assert greet('Ada') == 'Dear Ada'\n",
+            "test_shop.py": "from shop import greet\n\ndef test_it():\n    assert greet('A') == 'Dear A'\n",
         },
     )
     done = run_agent(folder)
@@ -183,7 +183,7 @@ def test_a_test_that_never_ends_is_killed_with_its_children(tmp_path: Path, run_
 
 
 def test_the_tests_of_the_repository_get_no_token(tmp_path: Path, run_agent: RunAgent) -> None:
-    test = "import os\n\ndef test_environment():\n    assert not [n for n in os.environ if n.startswith(('OPENAI', 'AGENT'))]\n"
+    test = "import os\n\ndef test_it():\n    assert not {'OPENAI_API_KEY', 'AGENT_SEED'} & {*os.environ}\n"
     done = run_agent(make_repository(tmp_path, {"test_env.py": test}))
     assert done.result["status"] == "passed", "Tests, which are foreign code, read the token of the model."
 
@@ -253,7 +253,7 @@ def test_the_command_line_shows_every_variation(
 
     key = command("key", f"user-{uuid.uuid4().hex[:8]}", "--register")
     assert key.returncode == 0, key.stderr
-    code = "print('\\x1b[31mred', flush=True)\nimport json\nprint(json.dumps({'type': 'result', 'status': 'passed', 'tests_passed': 2, 'tests_failed': 0, 'summary': 'ok'}))"
+    code = f"print('\\x1b[31mred', flush=True)\n{RESULT}"
     done = command("run", str(repository), code, "-n", "2", PARALLEL_AGENTS_KEY=key.stdout.strip())
     assert done.returncode == 0, done.stderr + done.stdout
     for n in (1, 2):
