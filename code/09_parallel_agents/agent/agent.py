@@ -26,9 +26,10 @@ from typing import Any
 PROMPT = os.environ.get("AGENT_PROMPT", "Make the tests pass.")
 SEED = int(os.environ.get("AGENT_SEED", "0"))
 COMMAND_SECONDS = float(os.environ.get("AGENT_COMMAND_SECONDS", "60"))
-MAX_PROPOSALS = 150
+MAX_PROPOSALS = 120
+PROPOSALS_A_FUNCTION = 20  # then the next functions have their turn
 MAX_WRONG_ANSWERS = 3  # of the model, one after the other
-PATIENCE = 25  # proposals after one that helps only some of the tests that run its line
+PATIENCE = 12  # proposals after one that helps only some of the tests that run its line
 OUTPUT_CHARACTERS = 6_000
 WORK = Path.cwd()
 
@@ -44,7 +45,7 @@ class Strategy:
 
 STRATEGIES = {
     "suspicious-first": Strategy("most suspicious line first", functions=1),
-    "smallest-edit": Strategy("smallest edit first", functions=3),
+    "smallest-edit": Strategy("smallest edit first", functions=2),
     "test-by-test": Strategy("the likeliest mistake first", functions=2, one_test=True),
 }
 
@@ -399,7 +400,8 @@ class Repair:
         best: tuple[Edit, str, TestRun] | None = None
         listings = "\n\n".join(function.listing(measured) for function in listed)
         wrong = patience = 0
-        while self.proposals < MAX_PROPOSALS and wrong < MAX_WRONG_ANSWERS and patience < PATIENCE:
+        last = min(MAX_PROPOSALS, self.proposals + PROPOSALS_A_FUNCTION * len(listed))
+        while self.proposals < last and wrong < MAX_WRONG_ANSWERS and patience < PATIENCE:
             self.proposals += 1
             edit = None
             try:
