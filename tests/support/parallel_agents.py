@@ -248,5 +248,6 @@ def lesson_09(
         for user in each.users:
             user.http.close()
         each.stop()
+    for each in running:
         left += each.left()
     assert not left, f"These containers and networks are left, although their servers have stopped: {left}."

@@ -151,7 +151,15 @@ def run_tests(tests: list[str] | None = None, trace: bool = False) -> TestRun:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "AGENT_"))}
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "tests.json")
-        command = [sys.executable, "-B", __file__, "--record", str(output), "trace" if trace else "", *(tests or [])]
+        command = [
+            sys.executable,
+            "-B",
+            __file__,
+            "--record",
+            str(output),
+            "trace" if trace else "",
+            *(tests or []),
+        ]
         with Path(folder, "log").open("w+", encoding="utf-8", errors="replace") as log:
             process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
             try:
@@ -170,7 +178,11 @@ def run_tests(tests: list[str] | None = None, trace: bool = False) -> TestRun:
     seconds = round(time.monotonic() - begun, 2)
     report("command", command=shown, exit_code=process.returncode, seconds=seconds, timed_out=timed_out)
     if found is None:
-        why = f"The tests timed out after {COMMAND_SECONDS:g} s." if timed_out else f"pytest ended early.\n{said}"
+        why = (
+            f"The tests timed out after {COMMAND_SECONDS:g} s."
+            if timed_out
+            else f"pytest ended early.\n{said}"
+        )
         return TestRun(broken=why)
     lines = {test: {(file, line) for file, line in ran} for test, ran in found["lines"].items()}
     return TestRun(set(found["passed"]) - found["failed"].keys(), found["failed"], lines)
@@ -192,7 +204,12 @@ def suspicion(run: TestRun, failing: set[str]) -> dict[tuple[str, int], float]:
 
 def is_program(file: str) -> bool:
     name = Path(file).name
-    tests = name.startswith("test_") or name.endswith("_test.py") or name == "conftest.py" or "tests" in Path(file).parts
+    tests = (
+        name.startswith("test_")
+        or name.endswith("_test.py")
+        or name == "conftest.py"
+        or "tests" in Path(file).parts
+    )
     return name.endswith(".py") and not tests
 
 
@@ -208,7 +225,8 @@ class Function:
     def listing(self, suspicion: dict[tuple[str, int], float]) -> str:
         lines = read_lines(self.file)[self.first - 1 : self.last]
         numbered = (
-            f"{suspicion.get((self.file, number), 0):.2f} {number:5} | {line}" for number, line in enumerate(lines, self.first)
+            f"{suspicion.get((self.file, number), 0):.2f} {number:5} | {line}"
+            for number, line in enumerate(lines, self.first)
         )
         return "\n".join([f"File: {self.file}", *numbered])
 
@@ -228,7 +246,9 @@ def suspicious_functions(suspicion: dict[tuple[str, int], float]) -> list[Functi
                 body = range(node.body[0].lineno, function.last + 1)
                 if scores := [suspicion[file, line] for line in body if (file, line) in suspicion]:
                     highest[function] = max(scores)
-    return sorted(highest, key=lambda function: (-highest[function], function.last - function.first, function.name))
+    return sorted(
+        highest, key=lambda function: (-highest[function], function.last - function.first, function.name)
+    )
 
 
 # --- The model ---
@@ -249,17 +269,24 @@ class Edit:
     replacement: str
 
     def as_json(self) -> str:
-        return json.dumps({"file": self.file, "line": self.line, "replacement": self.replacement}, ensure_ascii=False)
+        return json.dumps(
+            {"file": self.file, "line": self.line, "replacement": self.replacement}, ensure_ascii=False
+        )
 
 
 class Model:
     def __init__(self) -> None:
-        from openai import OpenAI, OpenAIError  # takes half a second, which runs of the tests need not wait for
+        from openai import (
+            OpenAI,
+            OpenAIError,
+        )  # takes half a second, which runs of the tests need not wait for
 
         self.client, self.error = OpenAI(max_retries=2, timeout=120), OpenAIError
         self.name = os.environ.get("OPENAI_MODEL", "offline")
 
-    def propose(self, strategy: Strategy, run: TestRun, failing: set[str], tried: list[Edit], listings: str) -> Edit | None:
+    def propose(
+        self, strategy: Strategy, run: TestRun, failing: set[str], tried: list[Edit], listings: str
+    ) -> Edit | None:
         """Ask for one edit; None when the model knows no other."""
         output = "\n\n".join(f"{test}\n{run.failed[test]}" for test in sorted(failing))[:OUTPUT_CHARACTERS]
         failed = "\n".join(edit.as_json() for edit in tried)
@@ -285,9 +312,15 @@ class Model:
             file, line, replacement = value["file"], value["line"], value["replacement"]
             reason = str(value["reason"])
         except (ValueError, KeyError, TypeError) as error:
-            raise WrongAnswer(f"The model's answer is not the JSON object that was asked for: {text[:200]!r}") from error
+            raise WrongAnswer(
+                f"The model's answer is not the JSON object that was asked for: {text[:200]!r}"
+            ) from error
         usage = answer.usage
-        tokens = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens} if usage else {}
+        tokens = (
+            {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
+            if usage
+            else {}
+        )
         report("model", file=file, line=line, replacement=replacement, reason=reason, **tokens)
         if file is None:
             return None
@@ -298,7 +331,9 @@ class Model:
 
 def checked(edit: Edit, listed: list[Function], tried: list[Edit]) -> str:
     """The file's new text. Raises WrongAnswer for an edit that is none, was tried, or is not Python."""
-    function = next((each for each in listed if each.file == edit.file and each.first <= edit.line <= each.last), None)
+    function = next(
+        (each for each in listed if each.file == edit.file and each.first <= edit.line <= each.last), None
+    )
     if function is None:
         raise WrongAnswer(f"{edit.file}, line {edit.line}, is not in a function that the model was shown.")
     if edit in tried:
@@ -385,7 +420,9 @@ class Repair:
                 best = edit, changed, after
             if self.strategy.one_test or not reached & after.failed.keys():
                 break
-            report("say", text="This edit helps some of the tests that run its line. I look for a better one.")
+            report(
+                "say", text="This edit helps some of the tests that run its line. I look for a better one."
+            )
         return self.keep(*best) if best else None
 
     def try_edit(self, edit: Edit, changed: str, run: TestRun, failing: set[str]) -> TestRun | None:
@@ -409,7 +446,10 @@ class Repair:
         self.kept += 1
         # The file's lines may have moved, and what did not help before may help now.
         self.tried = [other for other in self.tried if other.file != edit.file]
-        report("say", text=f"I keep the edit of {edit.file}, line {edit.line}: {len(after.failed)} tests still fail.")
+        report(
+            "say",
+            text=f"I keep the edit of {edit.file}, line {edit.line}: {len(after.failed)} tests still fail.",
+        )
         return after
 
 

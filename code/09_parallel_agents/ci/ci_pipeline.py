@@ -8,6 +8,7 @@ import asyncio
 import os
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import dagger
 from dagger import dag
@@ -39,21 +40,21 @@ def container() -> dagger.Container:
     )
 
 
-async def run(name: str) -> None:
+async def run(name: str, output: TextIO) -> None:
     """Run the commands of a name. Exit with the output of the one that failed."""
-    with Path(os.environ.get("DAGGER_LOG", os.devnull)).open("a") as output:
-        try:
-            async with dagger.connection(dagger.Config(log_output=output)):
-                for line in COMMANDS[name]:
-                    print(await container().with_exec(line.split()).stdout(), end="", flush=True)
-        except dagger.ExecError as error:
-            sys.exit(f"{error.stdout}{error.stderr}\nThis step failed: {' '.join(error.command)}")
+    try:
+        async with dagger.connection(dagger.Config(log_output=output)):
+            for line in COMMANDS[name]:
+                print(await container().with_exec(line.split()).stdout(), end="", flush=True)
+    except dagger.ExecError as error:
+        sys.exit(f"{error.stdout}{error.stderr}\nThis step failed: {' '.join(error.command)}")
 
 
 def main() -> None:
     if len(sys.argv) != 2 or sys.argv[1] not in COMMANDS:
         sys.exit(f"Usage: python ci/ci_pipeline.py {'|'.join(COMMANDS)}")
-    asyncio.run(run(sys.argv[1]))
+    with Path(os.environ.get("DAGGER_LOG", os.devnull)).open("a") as output:
+        asyncio.run(run(sys.argv[1], output))
 
 
 if __name__ == "__main__":

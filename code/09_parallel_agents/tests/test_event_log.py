@@ -94,12 +94,12 @@ def test_a_store_that_fails_for_a_while_loses_nothing(tmp_path: Path) -> None:
         async with open_log(tmp_path) as (store, log, run):
             run_log = log.start(run)
             async with store.transaction() as session:
-                await session.exec(sa.text("ALTER TABLE event RENAME TO away"))
+                await (await session.connection()).execute(sa.text("ALTER TABLE event RENAME TO away"))
             await run_log.append(1, "log", text="x")
             while not run_log.unwritten:  # noqa: ASYNC110  # until a write has failed
                 await asyncio.sleep(0.01)
             async with store.transaction() as session:
-                await session.exec(sa.text("ALTER TABLE away RENAME TO event"))
+                await (await session.connection()).execute(sa.text("ALTER TABLE away RENAME TO event"))
             await run_log.append(None, "done", reason="done")
             await log.finish(run_log)
             assert await ids(log, run) == [1, 2]
