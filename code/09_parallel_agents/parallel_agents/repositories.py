@@ -128,7 +128,7 @@ class Repositories:
             return mirror, commit
 
     async def check_size(self, mirror: Path, commit: str) -> None:
-        """Refuse a commit whose files are too large, or too many: a small pack can hold any number of them."""
+        """Refuse a commit whose files are too large or too many: a small pack can hold any number."""
         large = BadRepository(f"The files of this commit are larger than {self.settings.repository_mb} MB.")
         try:
             async with asyncio.timeout(self.settings.clone_seconds):
