@@ -20,6 +20,8 @@ GROUPS = {
     "code/09_parallel_agents": "parallel-agents",
     "code/09_parallel_agents/ci": "parallel-agents-ci",
     "code/09_parallel_agents/tests": "parallel-agents-ci",
+    "code/09_parallel_agents/agent": "parallel-agent-image",
+    "code/09_parallel_agents/sample": "parallel-agent-image",
     "research-agent": "research-agent",
     "offline-model": "offline-model",
     "course": "lessons",

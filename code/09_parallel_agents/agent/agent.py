@@ -1,8 +1,8 @@
-"""An agent that repairs a Python repository until its tests pass: run the tests, ask a model, change one line, repeat.
+"""An agent that repairs a repository: run the tests, ask a model for one edit, keep it if it helps, repeat.
 
-It runs in a container, in the folder of its own copy of the repository, and prints one JSON object a line. A line of
-the repository is as suspicious as the tests say that ran it: Ochiai's coefficient, the usual one in fault localisation.
-The model is asked for one edit as JSON (`SCHEMA`). An edit stays when more tests pass and none breaks.
+It runs in a container, in the folder of its own copy of the repository, and prints one JSON object a line.
+How suspicious a line is follows from the tests that run it (Ochiai's coefficient, as fault localisation has
+it). The model answers with one edit as JSON (`SCHEMA`). An edit stays when more tests pass and none breaks.
 
     AGENT_PROMPT="Make the tests pass" OPENAI_BASE_URL=... OPENAI_API_KEY=... python agent.py
 """
@@ -49,11 +49,11 @@ STRATEGIES = {
 }
 
 INSTRUCTIONS = """\
-You repair a Python program. The user lists functions with numbered lines, the first number is how suspicious a line \
-is (from 0 to 1), the output of failing tests, and the edits that did not help.
-Propose one edit: `file` and `line` say which line, `replacement` is its new text with its indentation (it may be \
-several lines), `reason` says why in one sentence. Do not repeat an edit that did not help, and do not change tests.
-If you know no edit, set `file`, `line` and `replacement` to null."""
+You repair a Python program. The user lists functions with numbered lines. The first number of a line is how
+suspicious it is, from 0 to 1. Then follow the output of failing tests, and the edits that did not help.
+Propose one edit: `file` and `line` say which line, `replacement` is its new text with its indentation (it may
+be several lines), `reason` says why in one sentence. Do not repeat an edit that did not help.
+Do not change tests. If you know no edit, set `file`, `line` and `replacement` to null."""
 
 NULLABLE_TEXT = {"type": ["string", "null"]}
 SCHEMA = {
@@ -236,7 +236,7 @@ def read_lines(file: str) -> list[str]:
 
 
 def suspicious_functions(suspicion: dict[tuple[str, int], float]) -> list[Function]:
-    """The functions that failing tests ran: by their most suspicious line, and the shortest first among equals."""
+    """The functions that failing tests ran, by their most suspicious line; short ones first among equals."""
     highest: dict[Function, float] = {}
     for file in {file for file, _ in suspicion}:
         nodes = [node for node in ast.walk(ast.parse("\n".join(read_lines(file)))) if hasattr(node, "lineno")]
@@ -291,7 +291,8 @@ class Model:
         output = "\n\n".join(f"{test}\n{run.failed[test]}" for test in sorted(failing))[:OUTPUT_CHARACTERS]
         failed = "\n".join(edit.as_json() for edit in tried)
         request = (
-            f"Task: {PROMPT}\nStrategy: {strategy.request}\n\n{listings}\n\nOutput of the failing tests:\n{output}\n\n"
+            f"Task: {PROMPT}\nStrategy: {strategy.request}\n\n{listings}\n\n"
+            f"Output of the failing tests:\n{output}\n\n"
             f"Edits that did not help:\n{failed or 'none'}\n"
         )
         try:
@@ -380,7 +381,7 @@ class Repair:
         return run
 
     def mend(self, run: TestRun, failing: set[str]) -> TestRun | None:
-        """Try edits of the suspicious functions, some functions at a time, until one makes the tests better."""
+        """Try edits of the suspicious functions, some at a time, until one makes the tests better."""
         measured = suspicion(run, failing)
         functions = suspicious_functions(measured)
         for at in range(0, len(functions), self.strategy.functions):
@@ -393,7 +394,7 @@ class Repair:
     def mend_functions(
         self, run: TestRun, failing: set[str], listed: list[Function], measured: dict[tuple[str, int], float]
     ) -> TestRun | None:
-        """Keep the first edit with which all tests pass that run its line; else the best one, if any helps."""
+        """Keep the first edit with which all tests pass that run its line; else the best that helps."""
         best: tuple[Edit, str, TestRun] | None = None
         listings = "\n\n".join(function.listing(measured) for function in listed)
         wrong = patience = 0
@@ -458,22 +459,18 @@ def main() -> int:
     if name not in STRATEGIES:
         print(f"AGENT_STRATEGY is {name!r}; the strategies are {', '.join(STRATEGIES)}.", file=sys.stderr)
         return 2
-    files = [path for path in WORK.rglob("*.py") if is_program(str(path.relative_to(WORK)))]
     strategy = STRATEGIES[name]
-    report(
-        "plan",
-        strategy=name,
-        text=f"{len(files)} program files. Run the tests, measure which lines failing tests run, and ask for one edit at a "
-        f"time ({strategy.request}). Keep an edit when more tests pass and none breaks.",
+    files = [path for path in WORK.rglob("*.py") if is_program(str(path.relative_to(WORK)))]
+    steps = (
+        f"Run the tests of {len(files)} program files, measure which lines failing tests run, and ask for one"
     )
-    repair = Repair(strategy)
-    summary = ""
+    report("plan", strategy=name, text=f"{steps} edit at a time: {strategy.request}.")
+    repair, summary = Repair(strategy), ""
     try:
         run = repair.run()
     except ModelFailed as error:
-        summary = f"{error} "
-        run = repair.test_all()
-    summary += run.broken or f"{repair.kept} edits kept of {repair.proposals} proposed."
+        run, summary = repair.test_all(), f"{str(error)[:500]} "
+    summary += run.broken[-2_000:] or f"{repair.kept} edits kept of {repair.proposals} proposed."
     done = not run.broken and not run.failed and bool(run.passed)
     counts = {"tests_passed": len(run.passed), "tests_failed": len(run.failed)}
     report("result", status="passed" if done else "failed", **counts, summary=summary)

@@ -1,7 +1,8 @@
 """Program repair: propose a change of one line of a listed function that fails its tests, as JSON.
 
-The request lists numbered source below `File: NAME`, the output of the failing tests, and the proposals that failed.
-Its response format has the fields of a proposal: `file`, `line`, `replacement` (null when there is none), `reason`.
+The request lists numbered source below `File: NAME`, the output of the failing tests, and the proposals
+that failed. Its response format has the fields of a proposal: `file`, `line`, `replacement`, `reason`. The
+first three are null when no proposal is left.
 """
 
 import json
@@ -44,7 +45,8 @@ def propose(text: str, listings: list[Listing], seed: int) -> dict[str, str | in
     best = ranked(candidates, text, frames_in(text), strategy[1] if strategy else "", seed)
     if not best:
         names = ", ".join(dict.fromkeys(listing.file for listing in listings))
-        reason = f"I know no other change of one line in {names}: I change operators, bounds, conditions and returns."
+        kinds = "I change operators, bounds, conditions, names and returns"
+        reason = f"I know no other change of one line in {names}: {kinds}."
         return {"file": None, "line": None, "replacement": None, "reason": reason}
     listing, mutation = best[0]
     return {

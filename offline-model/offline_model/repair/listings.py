@@ -9,7 +9,9 @@ FILE = re.compile(r"^[ \t]*File:[ \t]*`?(?P<file>[^\s`]+)", re.MULTILINE)
 # `0.71   12 | code`, with the line's suspicion from 0 to 1, or `12 | code` without it.
 NUMBERED = re.compile(r"^[ \t]*(?:(?P<suspicion>[01]\.\d+)[ \t]+)?(?P<number>\d+)[ \t]*\|(?: (?P<code>.*))?$")
 # A frame of a traceback, as pytest (`shop.py:12: TypeError`) or Python (`File "shop.py", line 12`) prints it.
-FRAME = re.compile(r'^(?P<file>[^\s:"]+\.py):(?P<line>\d+):|File "(?P<path>[^"]+)", line (?P<at>\d+)', re.MULTILINE)
+FRAME = re.compile(
+    r'^(?P<file>[^\s:"]+\.py):(?P<line>\d+):|File "(?P<path>[^"]+)", line (?P<at>\d+)', re.MULTILINE
+)
 MAX_LINES = 1_000
 
 
@@ -46,7 +48,7 @@ def frames_in(text: str) -> set[tuple[str, int]]:
 
 
 def failed_proposals_in(text: str) -> set[tuple[str, int, str]]:
-    """The proposals that a prompt lists as failed: one JSON object a line, with `file`, `line` and `replacement`."""
+    """The proposals that a prompt lists as failed: one JSON object a line."""
     values = [parse_json(line) for line in text.splitlines() if line.startswith('{"')]
     return {
         (value["file"], value["line"], value["replacement"].rstrip())

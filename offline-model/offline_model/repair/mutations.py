@@ -1,7 +1,8 @@
 """Mutations: small changes of one line of a Python function, found in its syntax tree.
 
-The kinds are those of mutation testing (Jia and Harman 2011), and the kinds of one-line mistakes that are frequent in
-real Python programs (PySStuBs, Kamienski et al. 2021). Each mutation keeps the line's own formatting.
+The kinds are those of mutation testing (Jia and Harman 2011), and the kinds of one-line mistakes that are
+frequent in real Python programs (PySStuBs, Kamienski et al. 2021). Each mutation keeps the line's own
+formatting.
 """
 
 import ast
@@ -40,8 +41,9 @@ SYMBOLS: dict[type[ast.AST], str] = {
 }  # fmt: skip
 OPPOSITE_NAMES = [
     ("min", "max"), ("any", "all"), ("append", "extend"), ("append", "appendleft"), ("pop", "popleft"),
-    ("startswith", "endswith"), ("lower", "upper"), ("lstrip", "rstrip"), ("floor", "ceil"), ("keys", "values"),
-    ("add", "remove"), ("find", "rfind"), ("union", "intersection"), ("ljust", "rjust"), ("split", "rsplit"),
+    ("startswith", "endswith"), ("lower", "upper"), ("lstrip", "rstrip"), ("floor", "ceil"),
+    ("keys", "values"), ("add", "remove"), ("find", "rfind"), ("union", "intersection"), ("ljust", "rjust"),
+    ("split", "rsplit"),
 ]  # fmt: skip
 NOT_COMMUTATIVE = (ast.Sub, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow)
 Counted = ast.Name | ast.Attribute | ast.Call | ast.Subscript
@@ -78,7 +80,7 @@ def mutations_of(lines: list[str], start: int) -> list[Mutation]:
 
 
 def walk_code(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes that run: no annotations, and no f-strings, whose columns Python 3.11 counts in another way."""
+    """The nodes that run: no annotations, and no f-strings, whose columns Python 3.11 counts differently."""
     yield node
     for name, value in ast.iter_fields(node):
         if name not in ("annotation", "returns", "decorator_list"):
@@ -111,10 +113,14 @@ class SourceLines:
                 node.lineno, node.col_offset, node.end_col_offset, text, kind, f"`{before}` becomes `{text}`"
             )
 
-    def replace_between(self, left: ast.expr, right: ast.expr, old: str, new: str, kind: str) -> Iterator[Mutation]:
+    def replace_between(
+        self, left: ast.expr, right: ast.expr, old: str, new: str, kind: str
+    ) -> Iterator[Mutation]:
         """Replace the operator between two operands, on whichever of their lines it stands."""
         words = rb"\s+".join(map(re.escape, old.encode().split()))
-        operator = re.compile(rb"(?<!\w)%b(?!\w)" % words if old[0].isalpha() else rb"(?<![<>=!*/])%b(?![<>=*/])" % words)
+        operator = re.compile(
+            rb"(?<!\w)%b(?!\w)" % words if old[0].isalpha() else rb"(?<![<>=!*/])%b(?![<>=*/])" % words
+        )
         for line in range(left.end_lineno or left.lineno, right.lineno + 1):
             start = (left.end_col_offset or 0) if line == left.end_lineno else 0
             end = right.col_offset if line == right.lineno else len(self.lines[line - 1])
@@ -134,7 +140,9 @@ def mutations_of_node(node: ast.AST, source: SourceLines) -> Iterator[Mutation]:
         case ast.AugAssign():
             symbol = SYMBOLS.get(type(node.op), "")
             for other in [*ARITHMETIC.get(symbol, []), ""]:
-                yield from source.replace_between(node.target, node.value, f"{symbol}=", f"{other}=", "assignment")
+                yield from source.replace_between(
+                    node.target, node.value, f"{symbol}=", f"{other}=", "assignment"
+                )
         case ast.For() | ast.While():
             for inner in node.body:
                 if isinstance(inner, ast.Assign) and isinstance(inner.targets[0], ast.Name):
@@ -159,7 +167,9 @@ def mutations_of_node(node: ast.AST, source: SourceLines) -> Iterator[Mutation]:
                 )  # fmt: skip
         case ast.Break() | ast.Continue():
             old, new = ("break", "continue") if isinstance(node, ast.Break) else ("continue", "break")
-            yield source.replace(node.lineno, node.col_offset, node.end_col_offset, new, "loop", f"`{old}` becomes `{new}`")
+            yield source.replace(
+                node.lineno, node.col_offset, node.end_col_offset, new, "loop", f"`{old}` becomes `{new}`"
+            )
         case ast.FunctionDef() | ast.AsyncFunctionDef():
             yield from missing_returns(node, source)
             yield from other_variables(node, source)
@@ -187,16 +197,18 @@ def changed_arithmetic(node: ast.BinOp, source: SourceLines) -> Iterator[Mutatio
     left, right = source.text(node.left), source.text(node.right)
     if not left or not right:
         return
-    if isinstance(node.op, NOT_COMMUTATIVE):
-        if isinstance(node.left, Counted | ast.Constant) and isinstance(node.right, Counted | ast.Constant):
-            yield from source.replace_node(node, f"{right} {symbol} {left}", "operand order")
+    plain = all(isinstance(operand, Counted | ast.Constant) for operand in (node.left, node.right))
+    if plain and isinstance(node.op, NOT_COMMUTATIVE):
+        yield from source.replace_node(node, f"{right} {symbol} {left}", "operand order")
     if isinstance(node.right, ast.Constant) and isinstance(node.op, ast.Add | ast.Sub):
         yield from source.replace_node(node, left, "off by one")
     if isinstance(node.op, ast.Mult | ast.Div | ast.FloorDiv | ast.Mod):
         for operand in (node.left, node.right):
             if isinstance(operand, Counted):
                 for sign in "-+":
-                    yield from source.replace_node(operand, f"({source.text(operand)} {sign} 1)", "off by one")
+                    yield from source.replace_node(
+                        operand, f"({source.text(operand)} {sign} 1)", "off by one"
+                    )
 
 
 def changed_logic(node: ast.BoolOp, source: SourceLines) -> Iterator[Mutation]:
@@ -211,7 +223,9 @@ def changed_logic(node: ast.BoolOp, source: SourceLines) -> Iterator[Mutation]:
 def negated(test: ast.expr, source: SourceLines) -> Iterator[Mutation]:
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
         yield from source.replace_node(test, source.text(test.operand) or "True", "condition")
-    elif not isinstance(test, ast.Compare) and (text := source.text(test)):  # a comparison has its own opposites
+    elif not isinstance(test, ast.Compare) and (
+        text := source.text(test)
+    ):  # a comparison has its own opposites
         plain = isinstance(test, Counted | ast.Constant)
         yield from source.replace_node(test, f"not {text}" if plain else f"not ({text})", "condition")
 
@@ -253,17 +267,31 @@ def missing_returns(node: Function, source: SourceLines) -> Iterator[Mutation]:
         return
     if isinstance(last, ast.Expr) and not isinstance(last.value, ast.Constant | ast.Yield | ast.YieldFrom):
         yield source.replace(
-            last.lineno, last.col_offset, last.col_offset, "return ", "return", "the last expression is returned"
+            last.lineno,
+            last.col_offset,
+            last.col_offset,
+            "return ",
+            "return",
+            "the last expression is returned",
         )
     if isinstance(last, ast.Assign | ast.AnnAssign) and last.value:
         yield source.replace(
-            last.lineno, last.col_offset, last.value.col_offset, "return ", "return", "the last value is returned"
+            last.lineno,
+            last.col_offset,
+            last.value.col_offset,
+            "return ",
+            "return",
+            "the last value is returned",
         )
     indent = " " * last.col_offset if source.lines[last.lineno - 1][:1] != b"\t" else "\t" * last.col_offset
-    stored = [name.id for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)]
+    stored = [
+        name.id for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
+    ]
     for name in dict.fromkeys([*reversed(stored), *(argument.arg for argument in node.args.args)]):
         line = source.lines[end - 1]
-        yield source.replace(end, len(line), None, f"\n{indent}return {name}", "return", f"`{name}` is returned")
+        yield source.replace(
+            end, len(line), None, f"\n{indent}return {name}", "return", f"`{name}` is returned"
+        )
 
 
 def other_variables(node: Function, source: SourceLines) -> Iterator[Mutation]:

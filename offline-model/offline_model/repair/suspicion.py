@@ -1,7 +1,8 @@
 """Suspicion: which mutation to try first, from the tests' output, the lines they ran, and the strategy.
 
-GenProg (Le Goues et al. 2012) weighs lines by the tests that run them; the numbers in a listing come from the agent's
-own measurement. How a test failed says which kinds of mistake are likely: a difference of one is rarely a wrong name.
+GenProg (Le Goues et al. 2012) weighs lines by the tests that run them; the numbers in a listing are the
+agent's own measurement. How a test failed says which kinds of mistake are likely: a difference of one is
+rarely a wrong name.
 """
 
 import random
@@ -31,7 +32,11 @@ LIKELIHOOD = {
 SYMPTOMS = {
     r"\bassert None\b|'NoneType'|\bNone (?:==|is not|!=)": {"return": 2.0},
     r"\bIndexError\b|out of range": {"off by one": 1.5, "comparison": 1.3},
-    r"\bassert (?:not )?(?:True|False)\b|(?:True|False) ==": {"comparison": 1.3, "logic": 1.3, "condition": 1.3},
+    r"\bassert (?:not )?(?:True|False)\b|(?:True|False) ==": {
+        "comparison": 1.3,
+        "logic": 1.3,
+        "condition": 1.3,
+    },
     r"\bZeroDivisionError\b|\bRecursionError\b|timed out": {"condition": 1.4, "comparison": 1.4, "loop": 1.4},
     r"\bTypeError\b": {"argument order": 1.5, "return": 1.3},
     r"At index \d+ diff|contains one more item|more items": {"off by one": 1.3, "comparison": 1.3},
@@ -54,9 +59,14 @@ def symptoms_in(output: str) -> dict[str, float]:
 
 
 def ranked(
-    candidates: list[tuple[Listing, Mutation]], output: str, frames: set[tuple[str, int]], strategy: str, seed: int
+    candidates: list[tuple[Listing, Mutation]],
+    output: str,
+    frames: set[tuple[str, int]],
+    strategy: str,
+    seed: int,
 ) -> list[tuple[Listing, Mutation]]:
-    """The candidates, best first. The strategy is a sentence: `most suspicious line first` or `smallest edit first`.
+    """The candidates, best first. A strategy is `most suspicious line first`, `smallest edit first`, or any
+    other.
 
     Another seed puts candidates that are about equally good into another order.
     """
