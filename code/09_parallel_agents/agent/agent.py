@@ -232,7 +232,7 @@ class Function:
 
 
 def read_lines(file: str) -> list[str]:
-    return (WORK / file).read_text("utf-8").split("\n")
+    return (WORK / file).read_bytes().decode().split("\n")  # not read_text, which would change line ends
 
 
 def suspicious_functions(suspicion: dict[tuple[str, int], float]) -> list[Function]:
@@ -340,7 +340,8 @@ def checked(edit: Edit, listed: list[Function], tried: list[Edit]) -> str:
     if edit in tried:
         raise WrongAnswer("The model repeats an edit that did not help.")
     lines = read_lines(edit.file)
-    changed = "\n".join([*lines[: edit.line - 1], edit.replacement, *lines[edit.line :]])
+    end = "\r" if lines[edit.line - 1].endswith("\r") else ""
+    changed = "\n".join([*lines[: edit.line - 1], edit.replacement.rstrip("\r") + end, *lines[edit.line :]])
     try:
         ast.parse(changed)
     except (SyntaxError, ValueError) as error:
@@ -416,7 +417,7 @@ class Repair:
             after = self.try_edit(edit, changed, run, failing)
             if after is None:
                 continue
-            reached = {test for test in failing if (edit.file, edit.line) in run.lines[test]}
+            reached = {test for test in failing if (edit.file, edit.line) in run.lines.get(test, ())}
             if best is None or len(after.passed) > len(best[2].passed):
                 best = edit, changed, after
             if self.strategy.one_test or not reached & after.failed.keys():
@@ -429,21 +430,21 @@ class Repair:
     def try_edit(self, edit: Edit, changed: str, run: TestRun, failing: set[str]) -> TestRun | None:
         """Run the failing tests with an edit, then all tests. Return their outcome if it is better."""
         path = WORK / edit.file
-        original = path.read_text("utf-8")
-        path.write_text(changed, "utf-8")
+        original = path.read_bytes()
+        path.write_bytes(changed.encode())
         try:
             after = run_tests(sorted(failing))
             if helps := not after.broken and len(after.failed) < len(failing):
                 after = self.test_all()
                 helps = after.better_than(run, failing)
         finally:
-            path.write_text(original, "utf-8")
-        before = original.split("\n")[edit.line - 1]
+            path.write_bytes(original)
+        before = read_lines(edit.file)[edit.line - 1]
         report("edit", file=edit.file, line=edit.line, before=before, after=edit.replacement, helps=helps)
         return after if helps else None
 
     def keep(self, edit: Edit, changed: str, after: TestRun) -> TestRun:
-        (WORK / edit.file).write_text(changed, "utf-8")
+        (WORK / edit.file).write_bytes(changed.encode())
         self.kept += 1
         # The file's lines may have moved, and what did not help before may help now.
         self.tried = [other for other in self.tried if other.file != edit.file]

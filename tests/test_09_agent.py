@@ -1,0 +1,263 @@
+"""Lesson 09's agent: it mends the sample, reports as JSON lines, and ends what it starts."""
+
+import json
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from support.locks import file_lock
+from support.parallel_agents import (  # noqa: F401  # fixtures, too
+    RESULT,
+    StartLesson,
+    commit,
+    git,
+    hostile_image,
+    lesson_09,
+    repository,
+)
+
+from course.engines.docker import docker as run_docker
+from course.models import base_environment
+
+SECONDS = 300  # for a repair on a busy machine
+LESSON = "code/09_parallel_agents"
+STRATEGIES = ["suspicious-first", "smallest-edit", "test-by-test"]
+EVENTS = {"plan", "model", "edit", "command", "tests", "say", "result"}
+
+
+@dataclass
+class Repaired:
+    """What an agent printed, and the folder that it worked in."""
+
+    folder: Path
+    code: int
+    events: list[dict[str, Any]]
+    stderr: str
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["type"] == kind]
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return self.events[-1]
+
+    @property
+    def patch(self) -> str:
+        return git(self.folder, "diff")
+
+
+RunAgent = Callable[..., Repaired]
+
+
+def make_repository(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    git(folder, "init", "--quiet", "--initial-branch=main")
+    commit(folder, "first")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_agent(offline_model: str, lesson_root: Path) -> RunAgent:
+    def run(folder: Path, strategy: str = "suspicious-first", **settings: str) -> Repaired:
+        env = base_environment() | {
+            "AGENT_PROMPT": "Make the tests pass.",
+            "AGENT_STRATEGY": strategy,
+            "AGENT_SEED": "1",
+            "OPENAI_BASE_URL": f"{offline_model}/v1",
+            "OPENAI_API_KEY": "scoped-token",
+            "OPENAI_MODEL": "offline",
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # the plugins of the course, which the image does not have
+            **settings,
+        }
+        done = subprocess.run(
+            [sys.executable, str(lesson_root / LESSON / "agent/agent.py")],
+            cwd=folder,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+        events = [json.loads(line) for line in done.stdout.splitlines()]
+        return Repaired(folder, done.returncode, events, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def sample(lesson_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """A function that copies the lesson's sample into a repository."""
+
+    def copy() -> Path:
+        folder = tmp_path_factory.mktemp("samples") / "sample"
+        ignored = shutil.ignore_patterns("__pycache__", ".*")
+        shutil.copytree(lesson_root / LESSON / "sample", folder, ignore=ignored)
+        return make_repository(folder, {})
+
+    return copy
+
+
+@pytest.fixture(scope="module")
+def repaired(sample: Callable[[], Path], run_agent: RunAgent) -> dict[str, Repaired]:
+    """The sample, mended by each strategy."""
+    return {strategy: run_agent(sample(), strategy) for strategy in STRATEGIES}
+
+
+def passing(folder: Path) -> bool:
+    """Whether the tests of a repository pass in a process that is not the agent's."""
+    env = base_environment() | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, timeout=SECONDS).returncode == 0
+
+
+@pytest.mark.timeout(1_000)
+def test_a_strategy_mends_every_test_of_the_sample(repaired: dict[str, Repaired]) -> None:
+    mended = [name for name, each in repaired.items() if each.result["status"] == "passed"]
+    assert mended, f"No strategy mends the sample: {[each.result for each in repaired.values()]}"
+    for name in mended:
+        assert passing(repaired[name].folder), f"{name} says that the tests pass, and they do not."
+        assert repaired[name].result["tests_failed"] == 0
+
+
+@pytest.mark.timeout(1_000)
+def test_strategies_give_different_patches(repaired: dict[str, Repaired]) -> None:
+    patches = {each.patch for each in repaired.values()}
+    assert len(patches) > 1, "All strategies changed the same, so there is nothing to compare."
+
+
+@pytest.mark.timeout(1_000)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_report_is_json_lines_and_ends_with_the_result(
+    repaired: dict[str, Repaired], strategy: str
+) -> None:
+    done = repaired[strategy]
+    assert done.code == 0, done.stderr
+    kinds = [event["type"] for event in done.events]
+    assert set(kinds) <= EVENTS and kinds[0] == "plan" and kinds.index("result") == len(kinds) - 1
+    assert done.result.keys() == {"type", "status", "tests_passed", "tests_failed", "summary"}
+    assert done.result["tests_passed"] + done.result["tests_failed"] == 21
+    assert all(event["prompt_tokens"] > 0 for event in done.of("model")), "No tokens are counted."
+
+
+@pytest.mark.timeout(1_000)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_only_the_program_is_changed(repaired: dict[str, Repaired], strategy: str) -> None:
+    status = git(repaired[strategy].folder, "status", "--porcelain").splitlines()
+    assert status, "Nothing was changed."
+    assert all(line.startswith(" M lending/") for line in status), f"The agent left something else: {status}"
+
+
+def test_an_edit_that_does_not_help_is_taken_back(tmp_path: Path, run_agent: RunAgent) -> None:
+    folder = make_repository(
+        tmp_path,
+        {
+            "shop.py": "def greet(name):\n    return 'Hello ' + name\n",
+            "test_shop.py": "from shop import greet\n\ndef test_it():\n    assert greet('A') == 'Dear A'\n",
+        },
+    )
+    done = run_agent(folder)
+    assert done.of("edit"), "Nothing was tried."
+    assert not any(event["helps"] for event in done.of("edit"))
+    assert done.patch == "", "An edit that does not help is still there."
+    assert done.result["status"] == "failed"
+    assert any("No edit found" in event["text"] for event in done.of("say"))
+
+
+def test_a_test_that_never_ends_is_killed_with_its_children(tmp_path: Path, run_agent: RunAgent) -> None:
+    mark = f"3{uuid.uuid4().int % 10**8:08}"
+    test = f"import subprocess\n\ndef test_hang():\n    subprocess.run(['sleep', '{mark}'])\n"
+    done = run_agent(make_repository(tmp_path, {"test_hang.py": test}), AGENT_COMMAND_SECONDS="3")
+    assert done.of("command")[0]["timed_out"], "The command's clock did not end it."
+    assert done.result["status"] == "failed" and "timed out" in done.result["summary"]
+    left = [each.pid for each in psutil.process_iter(["cmdline"]) if mark in (each.info["cmdline"] or [])]
+    assert not left, f"A child of the test still runs: {left}"
+
+
+def test_the_tests_of_the_repository_get_no_token(tmp_path: Path, run_agent: RunAgent) -> None:
+    test = "import os\n\ndef test_it():\n    assert not {'OPENAI_API_KEY', 'AGENT_SEED'} & {*os.environ}\n"
+    done = run_agent(make_repository(tmp_path, {"test_env.py": test}))
+    assert done.result["status"] == "passed", "Tests, which are foreign code, read the token of the model."
+
+
+def test_a_model_that_fails_is_reported(sample: Callable[[], Path], run_agent: RunAgent) -> None:
+    done = run_agent(sample(), OPENAI_MODEL="offline?fault=401")
+    assert done.code == 0 and done.result["status"] == "failed"
+    assert "The model cannot be asked" in done.result["summary"]
+    assert done.result["tests_failed"] > 0 and done.patch == ""
+
+
+def test_an_unknown_strategy_is_refused(tmp_path: Path, run_agent: RunAgent) -> None:
+    done = run_agent(tmp_path, "guess")
+    assert done.code == 2 and "suspicious-first" in done.stderr and not done.events
+
+
+@pytest.fixture(scope="module")
+def agent_image(docker: None, lesson_root: Path) -> Iterator[str]:
+    tag = f"parallel-agent:{uuid.uuid4().hex[:8]}"
+    folder = lesson_root / LESSON
+    with file_lock("images"):
+        built = run_docker("build", "-t", tag, "-f", f"{folder}/Dockerfile.agent", str(folder), seconds=600)
+    assert built.returncode == 0, built.stderr
+    yield tag
+    run_docker("rmi", "--force", tag)
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(900)
+def test_variations_mend_the_sample_in_their_containers(
+    lesson_09: StartLesson,  # noqa: F811
+    agent_image: str,
+    sample: Callable[[], Path],
+) -> None:
+    folder = sample()
+    lesson = lesson_09(
+        AGENT_CONTAINER_IMAGE=agent_image, LOCAL_REPOSITORIES=str(folder.parent), AGENT_TIMEOUT="600"
+    )
+    done = lesson.user().run(folder, "Make the tests pass.", 3)
+    states = {each["strategy"]: each["state"] for each in done.run["variations"]}
+    assert "passed" in states.values(), f"No variation mends the sample: {states} {done.text()}"
+    assert set(states.values()) <= {"passed", "failed"}, f"A variation broke: {states}"
+
+
+@pytest.mark.docker
+def test_the_command_line_shows_every_variation(
+    lesson_09: StartLesson,  # noqa: F811
+    repository: Path,  # noqa: F811
+    lesson_root: Path,
+) -> None:
+    lesson = lesson_09()
+    server = str(lesson.server)
+    env = base_environment() | {
+        "PARALLEL_AGENTS_SERVER": server,
+        "PARALLEL_AGENTS_PASSWORD": "a long password",
+    }
+
+    def command(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "parallel_agents", *words],
+            cwd=lesson_root / LESSON,
+            env=env | more,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+
+    key = command("key", f"user-{uuid.uuid4().hex[:8]}", "--register")
+    assert key.returncode == 0, key.stderr
+    code = f"print('\\x1b[31mred', flush=True)\n{RESULT}"
+    done = command("run", str(repository), code, "-n", "2", PARALLEL_AGENTS_KEY=key.stdout.strip())
+    assert done.returncode == 0, done.stderr + done.stdout
+    for n in (1, 2):
+        assert f"[{n}] state: passed" in done.stdout
+    assert "\x1b[31m" not in done.stdout, "An agent's output steers the terminal."
+    refused = command("run", str(repository), code, PARALLEL_AGENTS_KEY="wrong")
+    assert refused.returncode == 1 and refused.stderr.startswith("401"), refused.stderr
