@@ -210,7 +210,8 @@ def lock() -> None:
     tools = "code/07_container_tools"
     images |= {"container-tools": tools, "tool-scripts": f"{tools}/modules/scripts"}
     images |= {"container-tools-ci": f"{tools}/ci", "agents": "code/08_agent_pipelines"}
-    images |= {"parallel-agent-image": "code/09_parallel_agents/agent"}
+    agents = "code/09_parallel_agents"
+    images |= {"parallel-agents-ci": f"{agents}/ci", "parallel-agent-image": f"{agents}/agent"}
     for group in ("installer", "lessons", "dev", *images):
         lock = f"{images[group]}/requirements.txt" if group in images else f"requirements/{group}.txt"
         command = ["uv", "pip", "compile", "--quiet", "--upgrade", "--group", group, *options.split()]

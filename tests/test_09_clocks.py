@@ -73,12 +73,27 @@ def test_sigterm_takes_no_runs_and_lets_running_ones_finish(lesson_09: StartLess
     assert told["variations"][0]["state"] == "passed"
 
 
+def test_a_run_that_nobody_follows_finishes_in_the_drain_too(
+    lesson_09: StartLesson, repository: Path
+) -> None:
+    lesson = lesson_09(DRAIN_SECONDS="60")
+    user = lesson.user()
+    run = user.start(repository, "import time; print('started', flush=True); time.sleep(5)\n" + RESULT)
+    user.wait_for(run, "started")
+    assert lesson.stop() == 0
+    told = again_user(lesson_09(lesson.data, DRAIN_SECONDS="60"), user).get(run)
+    assert told["variations"][0]["state"] == "passed", "The server did not wait for a run without readers."
+
+
 def test_what_outlasts_the_drain_is_interrupted_and_says_so(lesson_09: StartLesson, repository: Path) -> None:
     lesson, word = lesson_09(DRAIN_SECONDS="1"), unique()
     user = lesson.user()
     run = user.start(repository, process_in(word))
     user.wait_for(run, "started")
+    stream = user.stream(run)
+    assert next(stream).type == "state"
     assert lesson.stop() == 0
+    assert list(stream)[-1].data == {"variation": None, "reason": "interrupted"}
     assert not lesson.left()
     assert ends(word), "The server has ended, and the agent still runs."
     told = again_user(lesson_09(lesson.data, DRAIN_SECONDS="1"), user).get(run)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.container_tools import ends, renamed_sleep, runs, unique
-from support.parallel_agents import RESULT, Lesson, StartLesson
-from test_09_gateway import ASK
+from support.parallel_agents import ASK, RESULT, Lesson, StartLesson
 
 from course.models import base_environment
 from course.polling import until

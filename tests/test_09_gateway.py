@@ -4,24 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.parallel_agents import RESULT, Lesson, StartLesson, User
+from support.parallel_agents import ASK, RESULT, Lesson, StartLesson, User
 from support.servers import calls, forget_calls
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
-ASK = """
-import json, os, urllib.error, urllib.request
-URL = os.environ["OPENAI_BASE_URL"]
-def ask(path="/chat/completions", key=os.environ["OPENAI_API_KEY"], method="POST", **body):
-    body = {"model": "the-dearest", "messages": [{"role": "user", "content": "What is Docker?"}]} | body
-    data = json.dumps(body).encode() if method == "POST" else None
-    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-    try:
-        request = urllib.request.Request(URL + path, data, headers, method=method)
-        with urllib.request.urlopen(request) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-"""
 
 
 @pytest.fixture(scope="module")

@@ -187,6 +187,15 @@ def test_a_repository_that_is_too_large_is_refused(lesson_09: StartLesson, new_r
     assert not list((lesson.data / "mirrors").iterdir()), "What was cloned is left."
 
 
+def test_a_small_repository_with_large_files_is_refused(lesson_09: StartLesson, new_repository: Path) -> None:
+    for n in range(30):
+        (new_repository / f"{n}").write_bytes(bytes(100_000))  # all the same, and almost nothing in a pack
+    commit(new_repository, "large")
+    done = lesson_09(REPOSITORY_MB="1").user().run(new_repository, RESULT)
+    assert done.run["state"] == "failed"
+    assert done.variation()["summary"] == "The files of this commit are larger than 1 MB."
+
+
 def test_a_clone_that_takes_too_long_is_given_up(lesson_09: StartLesson) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         host = f"127.0.0.1:{silent.getsockname()[1]}"

@@ -23,8 +23,9 @@ from parallel_agents.runs import lock_data_dir
 from parallel_agents.server import DrainingServer, RequestContextMiddleware, Shutdown
 from parallel_agents.telemetry import configure_logs
 
+CLOSE_SECONDS = 6  # after the drain, for the last events
 settings = read_settings()
-shutdown = Shutdown()
+shutdown = Shutdown(settings.drain_seconds)
 api = create_app(settings, shutdown)
 app = RequestContextMiddleware(api, settings.max_body_bytes)
 
@@ -36,7 +37,7 @@ def main() -> int:
     except OSError:
         sys.exit(f"Another server uses the folder {settings.data_dir}, or it cannot be written to.")
     options: dict[str, Any] = {"http": "h11", "access_log": False, "log_config": None}
-    options["timeout_graceful_shutdown"] = settings.drain_seconds
+    options["timeout_graceful_shutdown"] = settings.drain_seconds + CLOSE_SECONDS
     with lock:
         config = uvicorn.Config(app, settings.host, settings.port, **options)
         server = DrainingServer(config, settings.drain_delay_seconds, shutdown)

@@ -18,6 +18,8 @@ GROUPS = {
     "code/08_agent_pipelines": "agent-pipelines",
     "code/08_agent_pipelines/src": "agent-pipelines",
     "code/09_parallel_agents": "parallel-agents",
+    "code/09_parallel_agents/ci": "parallel-agents-ci",
+    "code/09_parallel_agents/tests": "parallel-agents-ci",
     "code/09_parallel_agents/agent": "parallel-agent-image",
     "code/09_parallel_agents/sample": "parallel-agent-image",
     "research-agent": "research-agent",

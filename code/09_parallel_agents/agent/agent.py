@@ -110,7 +110,7 @@ class Recorder:
 
     def pytest_runtest_logfinish(self) -> None:
         sys.settrace(None)
-        threading.settrace(None)  # type: ignore[arg-type]
+        threading.settrace(None)
 
     def trace_call(self, frame: FrameType, event: str, argument: object) -> Any:
         return self.trace_line if frame.f_code.co_filename.startswith(self.folder) else None

@@ -1,9 +1,10 @@
 """The app: its parts, its lifespan, and the routes for users and runs."""
 
+import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Annotated, Any
 
 import structlog
@@ -58,6 +59,7 @@ def create_app(settings: Settings, shutdown: Shutdown) -> FastAPI:
         events.open()
         runs = RunManager(settings, store, events, engine, gateway)
         await runs.open()
+        shutdown.register(runs)
         yield {
             "settings": settings,
             "store": store,
@@ -68,7 +70,9 @@ def create_app(settings: Settings, shutdown: Shutdown) -> FastAPI:
             "health": Health(settings, store, engine),
             "readers": Counter[str](),
         }
-        await runs.drain(0)  # what the server's drain has not ended
+        with suppress(asyncio.CancelledError):  # by a second signal
+            await shutdown.wait_until_drained()
+        await runs.drain(0)
         await runs.close()
         await events.close()
         await gateway.close()

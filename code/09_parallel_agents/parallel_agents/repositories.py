@@ -25,6 +25,7 @@ from parallel_agents.config import Settings
 log = structlog.stdlib.get_logger("parallel-agents")
 PATCH_BYTES = 2_000_000  # of the patch of a variation
 PATCH_SECONDS = 30
+LISTING_BYTES = 10_000_000  # of the list of a commit's files
 NOT_COLLECTED = "__pycache__/\n*.pyc\n.pytest_cache/\n.venv/\n"
 SAFE = ["core.hooksPath=/dev/null", "core.fsmonitor=false", "core.symlinks=true", "core.autocrlf=false"]
 SAFE += [
@@ -123,7 +124,23 @@ class Repositories:
                 )
             except GitFailed:
                 raise BadRepository("The repository has no such branch, tag or commit.") from None
-            return mirror, told.decode().strip()
+            await self.check_size(mirror, commit := told.decode().strip())
+            return mirror, commit
+
+    async def check_size(self, mirror: Path, commit: str) -> None:
+        """Refuse a commit whose files are too large or too many: a small pack can hold any number."""
+        large = BadRepository(f"The files of this commit are larger than {self.settings.repository_mb} MB.")
+        try:
+            async with asyncio.timeout(self.settings.clone_seconds):
+                listed = await self.git(
+                    "ls-tree", "-r", "-l", "-z", commit, mirror=mirror, limit=LISTING_BYTES
+                )
+        except TimeoutError:
+            raise large from None
+        sizes = [entry.split(b"\t")[0].split()[-1] for entry in listed.split(b"\0") if b"\t" in entry]
+        used = sum(max(512, int(size)) for size in sizes if size.isdigit())
+        if len(listed) >= LISTING_BYTES or used > self.settings.repository_mb * 2**20:
+            raise large
 
     async def update(self, address: str, mirror: Path, new: Path) -> None:
         local = address.startswith("/")

@@ -13,7 +13,7 @@ from parallel_agents.engines.base import Engine, EngineDown, Job
 from parallel_agents.event_log import EventLog, RunLog
 from parallel_agents.gateway import Budget, Gateway, Usage
 from parallel_agents.models import UNFINISHED, Run, Variation, VariationInfo
-from parallel_agents.repositories import BadRepository, Repositories
+from parallel_agents.repositories import BadRepository, GitFailed, Repositories
 from parallel_agents.store import Store
 from parallel_agents.supervisor import Outcome, supervise
 
@@ -131,6 +131,7 @@ class RunManager:
             mirror, run.commit = await self.repositories.fetch(address, run.ref)
             await self.store.update_run(run.id, commit=run.commit)
         except asyncio.CancelledError:
+            self.uncancel()
             for variation in active.variations:
                 await self.finish_variation(active, variation, Outcome(active.stop_state or "interrupted"))
             return active.stop_state or "interrupted"
@@ -142,8 +143,10 @@ class RunManager:
         tasks = [asyncio.create_task(self.run_variation(active, mirror, each)) for each in active.variations]
         while True:
             try:
-                await asyncio.gather(*tasks)
-                return "done"
+                ended = await asyncio.gather(*tasks, return_exceptions=True)
+                for error in filter(None, ended):
+                    log.error("a variation's outcome was not stored", error=type(error).__name__)
+                return "failed" if any(ended) else "done"
             except asyncio.CancelledError:  # gather has cancelled the tasks; each of them still finishes
                 self.uncancel()
                 await asyncio.wait(tasks)
@@ -213,7 +216,10 @@ class RunManager:
             job = Job(run.id, n, copy.files, environment, token)
             outcome = await supervise(self.engine, job, self.settings, self.work_mb, sink)
             self.gateway.revoke(token)
-            patch, (files, added, removed) = await copy.patch()
+            try:
+                patch, (files, added, removed) = await copy.patch()
+            except (TimeoutError, GitFailed):  # there may be a million files
+                return outcome, None
             outcome.values |= {"files_changed": files, "lines_added": added, "lines_removed": removed}
             return outcome, patch
         finally:

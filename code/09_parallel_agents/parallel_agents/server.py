@@ -5,6 +5,7 @@ import json
 import re
 import time
 import uuid
+from typing import Protocol
 
 import structlog
 import uvicorn
@@ -26,10 +27,29 @@ SECURITY_HEADERS = {
 }
 
 
-class Shutdown:
-    """Whether the server was told to stop."""
+class Drainable(Protocol):
+    async def drain(self, seconds: float) -> None: ...
 
-    requested = False
+
+class Shutdown:
+    """The shutdown: the server gets the signal, and the app drains its runs."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.requested = seconds, False
+        self.runs: Drainable | None = None
+        self.draining: asyncio.Task[None] | None = None
+
+    def register(self, runs: Drainable) -> None:
+        """Register the run manager to drain on shutdown."""
+        self.runs = runs
+
+    def start_drain(self) -> None:
+        if self.runs and not self.draining:
+            self.draining = asyncio.create_task(self.runs.drain(self.seconds))
+
+    async def wait_until_drained(self) -> None:
+        if self.draining:
+            await self.draining
 
 
 class RequestContextMiddleware:
@@ -95,6 +115,10 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self.delay, self.stop = delay, stop
 
+    def close_and_drain(self) -> None:
+        self.stop.start_drain()
+        self.should_exit = True  # uvicorn closes its sockets and idle connections
+
     def handle_exit(self, sig: int, frame: object) -> None:
         second, self.stop.requested = self.stop.requested, True
         loop = asyncio.get_running_loop()
@@ -103,10 +127,12 @@ class DrainingServer(uvicorn.Server):
             loop.call_soon_threadsafe(self.abort)
         else:
             log.info("stopping", delay=self.delay)
-            loop.call_soon_threadsafe(loop.call_later, self.delay, setattr, self, "should_exit", True)
+            loop.call_soon_threadsafe(loop.call_later, self.delay, self.close_and_drain)
 
     def abort(self) -> None:
         """Close all connections now. The end of the app removes the containers of running variations."""
         self.should_exit = self.force_exit = True
+        if self.stop.draining:
+            self.stop.draining.cancel()
         for client in list(self.server_state.connections):
             client.transport.abort()

@@ -136,7 +136,7 @@ class RunningStep:
         except FAILURES as error:
             log.error("the step failed", error=type(error).__name__)
             raise EngineDown from None
-        return Exit(code, code == 137)
+        return Exit(code)
 
     async def remove(self) -> None:
         """Cancel the request: the engine then kills the container."""

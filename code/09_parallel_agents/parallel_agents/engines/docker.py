@@ -119,6 +119,7 @@ class DockerEngine:
         command = ["python", "-c", code, host, str(self.gateway.port)]
         limits: dict[str, Any] = restrictions(self.settings)
         limits |= {"NetworkMode": "bridge", "Sysctls": {"net.ipv4.ip_forward": "0"}}
+        limits["RestartPolicy"] = {"Name": "on-failure"}
         limits["ExtraHosts"] = ["host.docker.internal:host-gateway"] if host == "host.docker.internal" else []
         config: dict[str, Any] = {
             "Image": self.settings.agent_container_image,

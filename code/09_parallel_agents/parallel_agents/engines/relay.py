@@ -2,6 +2,10 @@
 
 import asyncio
 import sys
+from collections import Counter
+
+PER_PEER = 16  # connections of one container, so that it cannot take all
+peers: Counter[str] = Counter()
 
 
 async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -16,12 +20,17 @@ async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    peer = writer.get_extra_info("peername")[0]
+    peers[peer] += 1
     try:
-        there, back = await asyncio.open_connection(sys.argv[1], int(sys.argv[2]))
+        if peers[peer] <= PER_PEER:
+            there, back = await asyncio.open_connection(sys.argv[1], int(sys.argv[2]))
+            await asyncio.gather(copy(reader, back), copy(there, writer))
     except OSError:
-        writer.close()  # the server has died; its containers are removed when it starts again
-        return
-    await asyncio.gather(copy(reader, back), copy(there, writer))
+        pass  # the server has died; its containers are removed when it starts again
+    finally:
+        writer.close()
+        peers[peer] -= 1
 
 
 async def main() -> None:

@@ -1,0 +1,16 @@
+"""Lesson 09: the lesson's own tests, of parts that need no engine."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from course.models import base_environment
+
+
+def test_the_lessons_own_tests_pass(lesson_root: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+    folder = lesson_root / "code/09_parallel_agents"
+    done = subprocess.run(
+        command, cwd=folder, env=base_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
