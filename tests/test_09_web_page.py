@@ -67,7 +67,7 @@ def finished(page: Page) -> None:
 
 
 def lines(page: Page, n: int) -> list[str]:
-    return page.locator("#columns article").nth(n - 1).locator(".lines > li").all_inner_texts()
+    return page.locator("#columns article").nth(n - 1).locator(".lines > div").all_inner_texts()
 
 
 def screenshot(page: Page, name: str) -> None:

@@ -97,7 +97,7 @@ class Column {
     const id = `variation-${variation.n}`;
     this.badge = element("span", { class: "badge" });
     this.facts = element("p", { class: "facts small" });
-    this.lines = element("ol", { class: "lines", tabindex: 0, role: "log", "aria-live": "off", "aria-labelledby": id });
+    this.lines = element("div", { class: "lines", tabindex: 0, role: "log", "aria-live": "off", "aria-labelledby": id });
     this.patch = button("Patch", () => showPatch(runId, variation.n), { hidden: "", "aria-label": `Patch of variation ${variation.n}` });
     const log = button("Log", () => attempt(() => download(`/runs/${runId}/variations/${variation.n}/log`, `variation-${variation.n}.log`)), {
       "aria-label": `Download the log of variation ${variation.n}`,
@@ -143,13 +143,13 @@ class Column {
   }
 }
 
-/** One event as an item of the list; nothing for events that only change facts. */
+/** One event as a line of the log; null for one that only changes facts. */
 function renderLine(type, data) {
-  const item = (...children) => element("li", { class: type }, ...children);
+  const item = (...children) => element("div", { class: type }, ...children);
   const code = (text) => element("code", {}, String(text));
   const place = `${data.file}, line ${data.line}`;
   if (type === "plan" || type === "say") return item(String(data.text));
-  if (type === "log") return element("li", { class: `log ${data.stream}` }, element("pre", {}, String(data.text)));
+  if (type === "log") return element("div", { class: `log ${data.stream}` }, element("pre", {}, String(data.text)));
   if (type === "command") return item(code(`$ ${data.command}`), ` exit ${data.exit_code}, ${data.seconds} s`);
   if (type === "tests") return item(`${plural(Number(data.passed), "test")} pass, ${data.failed} fail`);
   if (type === "model") return item(data.file ? `Proposal: ${data.reason}` : String(data.reason));
@@ -344,6 +344,7 @@ async function navigate() {
   if (view === "home") $("repository").focus();
   if (view === "home") $("history").hidden = true;
   if (view === "home") await attempt(showRuns);
+  if (view === "run") $("title").focus();
   if (view === "run") await attempt(() => showRun(run));
 }
 
@@ -365,7 +366,6 @@ $("start").addEventListener("submit", (event) => {
     const numbers = { variations: $("variations").valueAsNumber, seed: $("seed").valueAsNumber };
     const run = await post("/runs", { repository: $("repository").value, prompt: $("prompt").value, ...numbers });
     location.hash = `run=${run.id}`;
-    $("title").focus();
   }).finally(() => ($("send").disabled = false));
 });
 
