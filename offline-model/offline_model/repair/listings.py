@@ -32,7 +32,8 @@ def listings_in(text: str) -> list[Listing]:
     """Every block of numbered lines below a line `File: NAME`."""
     found = []
     heads = [*FILE.finditer(text)]
-    for head, end in zip(heads, [*(head.start() for head in heads[1:]), len(text)], strict=True):
+    ends = [*(head.start() for head in heads), len(text)][1:]
+    for head, end in zip(heads, ends, strict=True):
         rows = [row for line in text[head.end() : end].splitlines() if (row := NUMBERED.match(line))]
         numbers = [int(row["number"]) for row in rows]
         if rows and len(rows) <= MAX_LINES and numbers == [*range(numbers[0], numbers[0] + len(rows))]:

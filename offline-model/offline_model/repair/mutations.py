@@ -263,7 +263,7 @@ def missing_returns(node: Function, source: SourceLines) -> Iterator[Mutation]:
     """A return of a last expression, or of a variable, at the end of a function that just ends there."""
     last = node.body[-1]
     end = last.end_lineno or last.lineno
-    if isinstance(last, ast.Return | ast.Raise) or node.name == "__init__":
+    if isinstance(last, ast.Return | ast.Raise) or node.name == "__init__" or last.lineno == node.lineno:
         return
     if isinstance(last, ast.Expr) and not isinstance(last.value, ast.Constant | ast.Yield | ast.YieldFrom):
         yield source.replace(
