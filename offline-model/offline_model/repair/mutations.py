@@ -7,7 +7,7 @@ formatting.
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 COMPARISONS = {
@@ -147,11 +147,11 @@ def mutations_of_node(node: ast.AST, source: SourceLines) -> Iterator[Mutation]:
             for inner in node.body:
                 if isinstance(inner, ast.Assign) and isinstance(inner.targets[0], ast.Name):
                     yield from source.replace_between(inner.targets[0], inner.value, "=", "+=", "assignment")
-        case ast.Constant(value=bool()):
-            yield from source.replace_node(node, str(not node.value), "constant")
-        case ast.Constant(value=int()):
-            for other in (node.value + 1, node.value - 1):
-                yield from source.replace_node(node, str(other), "off by one")
+        case ast.Constant(value=bool(value)):
+            yield from source.replace_node(node, str(not value), "constant")
+        case ast.Constant(value=int(value)):
+            for number in (value + 1, value - 1):
+                yield from source.replace_node(node, str(number), "off by one")
         case ast.Subscript(slice=ast.Slice() as part):
             yield from neighbours([part.lower, part.upper], source)
         case ast.Subscript():
@@ -230,7 +230,7 @@ def negated(test: ast.expr, source: SourceLines) -> Iterator[Mutation]:
         yield from source.replace_node(test, f"not {text}" if plain else f"not ({text})", "condition")
 
 
-def neighbours(nodes: list[ast.expr | None], source: SourceLines) -> Iterator[Mutation]:
+def neighbours(nodes: Sequence[ast.expr | None], source: SourceLines) -> Iterator[Mutation]:
     """One more and one less than a bound or an index."""
     for node in nodes:
         if isinstance(node, Counted) and (text := source.text(node)):
