@@ -15,7 +15,7 @@ from openai import OpenAI
 from course.paths import ROOT
 
 NULLABLE = {"type": ["string", "null"]}
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
         "file": NULLABLE,
