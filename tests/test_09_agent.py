@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import Any
 
 import psutil
 import pytest
-from support.locks import file_lock
 from support.parallel_agents import (  # noqa: F401  # fixtures, too
     RESULT,
     StartLesson,
@@ -24,7 +23,6 @@ from support.parallel_agents import (  # noqa: F401  # fixtures, too
     repository,
 )
 
-from course.engines.docker import docker as run_docker
 from course.models import base_environment
 
 SECONDS = 900  # for a repair on a busy machine
@@ -148,7 +146,6 @@ def test_the_report_is_json_lines_and_ends_with_the_result(
     assert set(kinds) <= EVENTS and kinds[0] == "plan" and kinds.index("result") == len(kinds) - 1
     assert done.result.keys() == {"type", "status", "tests_passed", "tests_failed", "summary"}
     assert done.result["tests_passed"] + done.result["tests_failed"] == 21
-    assert all(event["prompt_tokens"] > 0 for event in done.of("model")), "No tokens are counted."
 
 
 @pytest.mark.timeout(1_000)
@@ -201,34 +198,6 @@ def test_a_model_that_fails_is_reported(sample: Callable[[], Path], run_agent: R
 def test_an_unknown_strategy_is_refused(tmp_path: Path, run_agent: RunAgent) -> None:
     done = run_agent(tmp_path, "guess")
     assert done.code == 2 and "suspicious-first" in done.stderr and not done.events
-
-
-@pytest.fixture(scope="module")
-def agent_image(docker: None, lesson_root: Path) -> Iterator[str]:
-    tag = f"parallel-agent:{uuid.uuid4().hex[:8]}"
-    folder = lesson_root / LESSON
-    with file_lock("images"):
-        built = run_docker("build", "-t", tag, "-f", f"{folder}/Dockerfile.agent", str(folder), seconds=600)
-    assert built.returncode == 0, built.stderr
-    yield tag
-    run_docker("rmi", "--force", tag)
-
-
-@pytest.mark.docker
-@pytest.mark.timeout(900)
-def test_variations_mend_the_sample_in_their_containers(
-    lesson_09: StartLesson,  # noqa: F811
-    agent_image: str,
-    sample: Callable[[], Path],
-) -> None:
-    folder = sample()
-    lesson = lesson_09(
-        AGENT_CONTAINER_IMAGE=agent_image, LOCAL_REPOSITORIES=str(folder.parent), AGENT_TIMEOUT="600"
-    )
-    done = lesson.user().run(folder, "Make the tests pass.", 3)
-    states = {each["strategy"]: each["state"] for each in done.run["variations"]}
-    assert "passed" in states.values(), f"No variation mends the sample: {states} {done.text()}"
-    assert set(states.values()) <= {"passed", "failed"}, f"A variation broke: {states}"
 
 
 @pytest.mark.docker

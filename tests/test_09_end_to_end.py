@@ -1,5 +1,6 @@
-"""Lesson 09: the lesson's agent repairs the sample repository, in containers, with the offline model."""
+"""Lesson 09: its agents repair its sample repository in containers, and the results can be compared."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -9,11 +10,14 @@ from pathlib import Path
 
 import pytest
 from support.locks import file_lock
-from support.parallel_agents import StartLesson, commit, git
+from support.parallel_agents import StartLesson, User, commit, git
 
 from course.engines.docker import docker as run_docker
+from course.models import base_environment
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+STRATEGIES = {"suspicious-first", "smallest-edit", "test-by-test"}
+EVENTS = {"plan", "model", "edit", "command", "tests", "result", "usage", "state"}
 
 
 @pytest.fixture(scope="module")
@@ -30,57 +34,54 @@ def agent_image(docker: None, lesson_root: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def sample(repository: Path, lesson_root: Path) -> Path:
-    """The sample repository, under git."""
+    """The sample, as a git repository."""
     folder = repository.parent / "lending"
-    shutil.copytree(
-        lesson_root / "code/09_parallel_agents/sample", folder, ignore=shutil.ignore_patterns("__pycache__")
-    )
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(lesson_root / "code/09_parallel_agents/sample", folder, ignore=ignored)
     git(folder, "init", "--quiet", "--initial-branch=main")
     commit(folder, "the sample with its defects")
     return folder
 
 
-def test_agents_repair_the_sample_each_in_its_own_way(
-    lesson_09: StartLesson, agent_image: str, sample: Path, tmp_path: Path
-) -> None:
-    settings = {"AGENT_CONTAINER_IMAGE": agent_image, "AGENT_TIMEOUT": "500", "IDLE_TIMEOUT": "200"}
-    user = lesson_09(COMMAND_TIMEOUT="100", **settings).user()
-    run_id = user.post(sample, "Mend the failing tests.", variations=3).json()["id"]
-    done = user.finished(run_id)
-    patches = set()
-    for row in done.run["variations"]:
-        assert row["state"] in ("passed", "failed"), (
-            f"The agent has not reported a result: {row}, {done.text(row['n'])}"
-        )
-        assert row["prompt_tokens"] > 0, "The agent's calls of the model did not go through the gateway."
-        patches.add(user.http.get(f"/runs/{run_id}/variations/{row['n']}/patch").text)
-    assert len(patches) > 1, "All strategies give the same patch."
-    best = user.http.get(f"/runs/{run_id}/results").json()["rows"][0]
-    kinds = {event.type for event in done.events if event.data["variation"] == best["n"]}
-    assert {"plan", "model", "edit", "command", "tests", "result", "usage", "state"} <= kinds
-
-    copy = tmp_path / "copy"
-    git(tmp_path, "clone", "--quiet", str(sample), str(copy))
-    failures = failing(copy)
-    assert failures > 0, "The sample has no failing tests, so there is nothing to repair."
-    patch = user.http.get(f"/runs/{run_id}/variations/{best['n']}/patch")
-    subprocess.run(["git", "apply"], cwd=copy, input=patch.content, check=True)
-    assert failing(copy) == best["tests_failed"] < failures, "The patch does not do what the result says."
+def patch_of(user: User, run_id: str, n: int) -> str:
+    got = user.http.get(f"/runs/{run_id}/variations/{n}/patch")
+    assert got.status_code == 200, f"Variation {n} has no patch: {got.text}"
+    return got.text
 
 
 def failing(folder: Path) -> int:
-    """The number of failing tests in a copy of the sample, counted on this machine."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "--tb=no",
-        "-p",
-        "no:cacheprovider",
-        "--rootdir",
-        str(folder),
-    ]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    """The number of failing tests, counted on this machine."""
+    env = base_environment() | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stdout + done.stderr
-    return sum(line.startswith("FAILED") for line in done.stdout.splitlines())
+    found = re.search(r"(\d+) failed", done.stdout)
+    return int(found[1]) if found else 0
+
+
+def test_agents_repair_the_sample_each_in_its_own_way(
+    lesson_09: StartLesson, agent_image: str, sample: Path, tmp_path: Path
+) -> None:
+    user = lesson_09(AGENT_CONTAINER_IMAGE=agent_image, AGENT_TIMEOUT="800", COMMAND_TIMEOUT="200").user()
+    done = user.run(sample, "Make the tests pass.", 3)
+    run_id, rows = done.run["id"], done.run["variations"]
+    states = {row["strategy"]: row["state"] for row in rows}
+    assert states.keys() == STRATEGIES
+    assert "passed" in states.values(), f"No strategy mends the sample: {rows}"
+    assert set(states.values()) <= {"passed", "failed"}, f"An agent broke: {rows} {done.text()}"
+    assert all(row["prompt_tokens"] > 0 for row in rows), (
+        "The agents' calls of the model did not go through the gateway."
+    )
+    patches = {row["n"]: patch_of(user, run_id, row["n"]) for row in rows}
+    assert len(set(patches.values())) > 1, "All strategies give the same patch, so nothing can be compared."
+    for row in rows:
+        kinds = {event.type for event in done.events if event.data["variation"] == row["n"]}
+        assert kinds >= EVENTS, f"Variation {row['n']} has not told what it did: {kinds}"
+
+    best = user.http.get(f"/runs/{run_id}/results").json()["rows"][0]
+    assert best["state"] == "passed", "The result table does not begin with the best variation."
+    copy = tmp_path / "copy"
+    git(tmp_path, "clone", "--quiet", str(sample), str(copy))
+    assert failing(copy) > 0, "The sample has no failing tests, so there is nothing to repair."
+    subprocess.run(["git", "apply"], cwd=copy, input=patches[best["n"]], text=True, check=True)
+    assert failing(copy) == 0, "The result says that all tests pass, and with its patch they do not."
