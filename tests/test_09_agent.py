@@ -13,15 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from support.parallel_agents import (  # noqa: F401  # fixtures, too
-    RESULT,
-    StartLesson,
-    commit,
-    git,
-    hostile_image,
-    lesson_09,
-    repository,
-)
+from support.parallel_agents import RESULT, StartLesson, commit, git
 
 from course.models import base_environment
 
@@ -202,8 +194,8 @@ def test_an_unknown_strategy_is_refused(tmp_path: Path, run_agent: RunAgent) -> 
 
 @pytest.mark.docker
 def test_the_command_line_shows_every_variation(
-    lesson_09: StartLesson,  # noqa: F811
-    repository: Path,  # noqa: F811
+    lesson_09: StartLesson,
+    repository: Path,
     lesson_root: Path,
 ) -> None:
     lesson = lesson_09()

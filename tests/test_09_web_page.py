@@ -3,22 +3,15 @@
 import os
 import re
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Page, expect
-from support.browsers import CuttableProxy, Visits, browser, visit  # noqa: F401  # fixtures, too
-from support.parallel_agents import (  # noqa: F401  # fixtures, too
-    PASSWORD,
-    Lesson,
-    StartLesson,
-    User,
-    hostile_image,
-    lesson_09,
-    repository,
-)
+from support.browsers import FlakyProxy, Visits, browser, flaky_proxies, visit  # noqa: F401  # fixtures, too
+from support.parallel_agents import PASSWORD, Lesson, StartLesson, User
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
@@ -44,7 +37,7 @@ LASTS = REPORT + "import time\nwhile True:\n    say('say', text='still here')\n 
 
 
 @pytest.fixture
-def lesson(lesson_09: StartLesson) -> Lesson:  # noqa: F811
+def lesson(lesson_09: StartLesson) -> Lesson:
     return lesson_09()
 
 
@@ -53,7 +46,7 @@ def user(lesson: Lesson) -> User:
     return lesson.user()
 
 
-def open_run(visit: Visits, url: str, user: User, run_id: str, **options: Any) -> Page:  # noqa: F811
+def open_run(visit: Visits, url: str, user: User, run_id: str, **options: Any) -> Page:
     page = visit(f"{url}/#run={run_id}", **options)
     page.fill("#username", user.name)
     page.fill("#password", PASSWORD)
@@ -75,7 +68,7 @@ def screenshot(page: Page, name: str) -> None:
         page.screenshot(path=FIGURES / f"09-{name}.png", animations="disabled", full_page=True)
 
 
-def test_a_run_is_started_and_watched_to_its_result(visit: Visits, lesson: Lesson, repository: Path) -> None:  # noqa: F811
+def test_a_run_is_started_and_watched_to_its_result(visit: Visits, lesson: Lesson, repository: Path) -> None:
     page = visit(lesson.server)
     page.fill("#username", lesson.user().name + "x")
     page.fill("#password", PASSWORD)
@@ -104,10 +97,10 @@ def test_a_run_is_started_and_watched_to_its_result(visit: Visits, lesson: Lesso
 
 
 def test_a_reload_in_the_middle_shows_everything_once(
-    visit: Visits,  # noqa: F811
+    visit: Visits,
     lesson: Lesson,
     user: User,
-    repository: Path,  # noqa: F811
+    repository: Path,
 ) -> None:
     run_id = user.start(repository, LASTS, 2)
     page = open_run(visit, lesson.server, user, run_id)
@@ -122,12 +115,13 @@ def test_a_reload_in_the_middle_shows_everything_once(
 
 
 def test_a_lost_connection_is_resumed_after_the_last_event(
-    visit: Visits,  # noqa: F811
+    visit: Visits,
     lesson: Lesson,
     user: User,
-    repository: Path,  # noqa: F811
+    repository: Path,
+    flaky_proxies: Callable[[str], FlakyProxy],
 ) -> None:
-    proxy = CuttableProxy(str(lesson.server))
+    proxy = flaky_proxies(str(lesson.server))
     visit.expected += ["net::ERR_"]
     run_id = user.start(repository, LASTS, 1)
     page = open_run(visit, proxy.url, user, run_id)
@@ -142,10 +136,9 @@ def test_a_lost_connection_is_resumed_after_the_last_event(
     expect(page.locator("#state")).to_contain_text("cancelled")
     assert any(re.fullmatch(r"\d+", each) for each in asked_from), "The page began again instead of resuming."
     assert sum("plan of" in text for text in lines(page, 1)) == 1, "Events were shown twice."
-    proxy.close()
 
 
-def test_the_patch_is_shown(visit: Visits, lesson: Lesson, user: User, repository: Path) -> None:  # noqa: F811
+def test_the_patch_is_shown(visit: Visits, lesson: Lesson, user: User, repository: Path) -> None:
     run_id = user.start(repository, FINISHES, 2)
     user.events(run_id)
     page = open_run(visit, lesson.server, user, run_id)
@@ -162,7 +155,7 @@ def test_the_patch_is_shown(visit: Visits, lesson: Lesson, user: User, repositor
     assert "plan of 1" in downloaded.value.path().read_text()
 
 
-def test_another_users_run_is_not_shown(visit: Visits, lesson: Lesson, user: User, repository: Path) -> None:  # noqa: F811
+def test_another_users_run_is_not_shown(visit: Visits, lesson: Lesson, user: User, repository: Path) -> None:
     visit.expected += ["404"]
     run_id = user.start(repository, FINISHES)
     page = open_run(visit, lesson.server, lesson.user(), run_id)
@@ -170,7 +163,7 @@ def test_another_users_run_is_not_shown(visit: Visits, lesson: Lesson, user: Use
     user.events(run_id)
 
 
-def test_a_wrong_password_is_told(visit: Visits, lesson: Lesson, user: User) -> None:  # noqa: F811
+def test_a_wrong_password_is_told(visit: Visits, lesson: Lesson, user: User) -> None:
     visit.expected += ["401"]
     page = visit(lesson.server)
     page.fill("#username", user.name)
@@ -192,10 +185,10 @@ def assert_accessible(page: Page) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_accessibility_violation(
-    visit: Visits,  # noqa: F811
+    visit: Visits,
     lesson: Lesson,
     user: User,
-    repository: Path,  # noqa: F811
+    repository: Path,
     scheme: Any,
 ) -> None:
     run_id = user.start(repository, FINISHES, 3)
@@ -220,10 +213,10 @@ def test_axe_finds_no_accessibility_violation(
 
 
 def test_everything_can_be_done_from_the_keyboard(
-    visit: Visits,  # noqa: F811
+    visit: Visits,
     lesson: Lesson,
     user: User,
-    repository: Path,  # noqa: F811
+    repository: Path,
 ) -> None:
     page = visit(lesson.server)
     press, typed = page.keyboard.press, page.keyboard.type
@@ -249,10 +242,10 @@ def test_everything_can_be_done_from_the_keyboard(
 
 @pytest.mark.parametrize("width", [320, 640])
 def test_nothing_is_wider_than_the_screen(
-    visit: Visits,  # noqa: F811
+    visit: Visits,
     lesson: Lesson,
     user: User,
-    repository: Path,  # noqa: F811
+    repository: Path,
     width: int,
 ) -> None:
     run_id = user.start(repository, FINISHES + f"\nprint('long' * 500)\n# {'x' * 500}", 2)
@@ -269,10 +262,10 @@ def test_nothing_is_wider_than_the_screen(
 
 
 def test_reduced_motion_stops_animations(
-    visit: Visits,  # noqa: F811
+    visit: Visits,
     lesson: Lesson,
     user: User,
-    repository: Path,  # noqa: F811
+    repository: Path,
 ) -> None:
     run_id = user.start(repository, LASTS)
     page = open_run(visit, lesson.server, user, run_id, reduced_motion="reduce")
@@ -282,7 +275,7 @@ def test_reduced_motion_stops_animations(
     expect(page.locator("#state")).to_contain_text("cancelled")
 
 
-def test_the_page_loads_nothing_from_other_hosts(visit: Visits, lesson: Lesson) -> None:  # noqa: F811
+def test_the_page_loads_nothing_from_other_hosts(visit: Visits, lesson: Lesson) -> None:
     page = visit(lesson.server)
     expect(page.locator("#sign-in")).to_be_visible()
     loaded = page.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")

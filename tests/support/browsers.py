@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,10 +33,12 @@ class Visits:
         self.console_errors: list[str] = []
         self.expected: list[str] = []
 
-    def __call__(self, url: str, **options: Any) -> Page:
+    def __call__(self, url: str, script: str = "", **options: Any) -> Page:
+        """Open a page that runs `script` before its own scripts."""
         context = self.browser.new_context(**options)
         self.contexts.append(context)
         context.set_default_timeout(30_000)
+        context.add_init_script(script)
         page = context.new_page()
         page.on("console", self.record_message)
         page.on("pageerror", lambda error: self.console_errors.append(f"uncaught: {error}"))
@@ -58,7 +60,7 @@ class Visits:
 
 @pytest.fixture
 def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visits]:
-    expect.set_options(timeout=60_000)
+    expect.set_options(timeout=30_000)
     visits, failed_before = Visits(browser), request.session.testsfailed
     yield visits
     visits.close()
@@ -67,8 +69,8 @@ def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visits]:
         visits.assert_no_console_errors()
 
 
-class CuttableProxy:
-    """A TCP proxy to a server that a test can cut and repair."""
+class FlakyProxy:
+    """A TCP proxy to a server that a test can cut, make silent, and repair."""
 
     def __init__(self, server: str) -> None:
         self.target = urlsplit(server).port
@@ -76,6 +78,8 @@ class CuttableProxy:
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         self.accepting = True
         self.sockets: list[socket.socket] = []
+        self.speaker: socket.socket | None = None  # the side that sent data last
+        self.silent: socket.socket | None = None
         threading.Thread(target=self.accept, daemon=True).start()
 
     def accept(self) -> None:
@@ -93,9 +97,12 @@ class CuttableProxy:
     def forward(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):  # cut
             while data := source.recv(65_536):
-                sink.sendall(data)
+                self.speaker = source
+                if source is not self.silent:
+                    sink.sendall(data)
         with suppress(OSError):
-            sink.shutdown(socket.SHUT_WR)
+            if source is not self.silent:
+                sink.shutdown(socket.SHUT_WR)
 
     def cut(self) -> None:
         """Close all connections and accept no new ones."""
@@ -106,6 +113,10 @@ class CuttableProxy:
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
 
+    def fall_silent(self) -> None:
+        """Drop all further data from the side that sent data last."""
+        self.silent = self.speaker
+
     def repair(self) -> None:
         self.accepting = True
 
@@ -113,3 +124,16 @@ class CuttableProxy:
         self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
         self.cut()
+
+
+@pytest.fixture
+def flaky_proxies() -> Iterator[Callable[[str], FlakyProxy]]:
+    opened: list[FlakyProxy] = []
+
+    def proxy(server: str) -> FlakyProxy:
+        opened.append(FlakyProxy(server))
+        return opened[-1]
+
+    yield proxy
+    for each in opened:
+        each.close()

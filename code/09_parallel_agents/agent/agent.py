@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from openai import OpenAI, OpenAIError
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from recorder import OUTPUT_CHARACTERS, WORK, Line, Outcome, run_tests
 
 PROMPT = os.environ.get("AGENT_PROMPT", "Make the tests pass.")
@@ -180,7 +180,7 @@ class Repair:
                     break
                 self.tried.append(edit)
                 text = edited(edit, listed)
-            except (ValueError, SyntaxError) as wrong:  # ValidationError is a ValueError
+            except (ValueError, SyntaxError) as wrong:  # pydantic raises ValueErrors
                 report("say", text=f"The model's answer is no edit: {wrong}")
                 continue
             after = self.try_edit(edit, text, before, failing)
