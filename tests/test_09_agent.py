@@ -164,6 +164,26 @@ def test_an_edit_that_does_not_help_is_taken_back(tmp_path: Path, run_agent: Run
     assert any("No edit found" in event["text"] for event in done.of("say"))
 
 
+def test_an_edit_that_breaks_another_test_is_taken_back(tmp_path: Path, run_agent: RunAgent) -> None:
+    test = """
+from shop import limit
+
+def test_as_it_is():
+    assert limit() == 3
+
+def test_one_more():
+    assert limit() == 4
+
+def test_more():
+    assert limit() > 3
+"""
+    files = {"shop.py": "def limit():\n    return 3\n", "test_shop.py": test}
+    done = run_agent(make_repository(tmp_path, files))
+    assert any(event["after"] == "    return 4" for event in done.of("edit")), "The edit was not tried."
+    assert done.patch == "", "An edit was kept that breaks a test which passed before."
+    assert done.result["tests_passed"] == 1
+
+
 def test_a_test_that_never_ends_is_killed_with_its_children(tmp_path: Path, run_agent: RunAgent) -> None:
     mark = f"3{uuid.uuid4().int % 10**8:08}"
     test = f"import subprocess\n\ndef test_hang():\n    subprocess.run(['sleep', '{mark}'])\n"
@@ -177,7 +197,7 @@ def test_a_test_that_never_ends_is_killed_with_its_children(tmp_path: Path, run_
 def test_the_tests_of_the_repository_get_no_token(tmp_path: Path, run_agent: RunAgent) -> None:
     test = "import os\n\ndef test_it():\n    assert not {'OPENAI_API_KEY', 'AGENT_SEED'} & {*os.environ}\n"
     done = run_agent(make_repository(tmp_path, {"test_env.py": test}))
-    assert done.result["status"] == "passed", "Tests, which are foreign code, read the token of the model."
+    assert done.result["status"] == "passed", "The tests of a repository have the token of the model."
 
 
 def test_a_model_that_fails_is_reported(sample: Callable[[], Path], run_agent: RunAgent) -> None:

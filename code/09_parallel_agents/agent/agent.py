@@ -73,7 +73,7 @@ def suspicion(outcome: Outcome, failing: set[str]) -> dict[Line, float]:
     """Ochiai's coefficient of each line of the program that a failing test ran, from 0 to 1.
 
     A line is suspicious when many failing tests run it, and few passing ones
-    (https://doi.org/10.1109/TAICPART.2007.13).
+    (https://doi.org/10.1109/TAIC.PART.2007.13).
     """
     in_failing = Counter(line for test in failing for line in outcome.lines.get(test, ()))
     in_passing = Counter(line for test in outcome.passed for line in outcome.lines.get(test, ()))

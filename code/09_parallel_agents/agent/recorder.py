@@ -32,7 +32,7 @@ class Outcome:
 
 def run_tests(seconds: float) -> Outcome:
     """Run pytest in a process that is killed, with all its children, after `seconds`."""
-    # Tests are the repository's code: they get no token for the model.
+    # Tests get no token, so that none asks the model by accident.
     env = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "AGENT_"))}
     with tempfile.TemporaryDirectory() as folder:
         record, log = Path(folder, "record.json"), Path(folder, "log")

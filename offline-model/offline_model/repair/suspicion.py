@@ -12,23 +12,15 @@ from difflib import SequenceMatcher
 from offline_model.repair.listings import Listing
 from offline_model.repair.mutations import Mutation
 
+Candidate = tuple[Listing, Mutation]
+
 # How often a mistake of this kind is the one, compared to the others.
 LIKELIHOOD = {
-    "comparison": 0.9,
-    "logic": 0.8,
-    "return": 0.8,
-    "arithmetic": 0.8,
-    "off by one": 0.7,
-    "operand order": 0.7,
-    "condition": 0.6,
-    "constant": 0.6,
-    "assignment": 0.5,
-    "argument order": 0.5,
-    "loop": 0.5,
-    "name": 0.5,
-    "variable": 0.3,
-}
-# What a test's output has in it, and the kinds of mistake that make it likely.
+    "comparison": 0.9, "logic": 0.8, "return": 0.8, "arithmetic": 0.8, "off by one": 0.7,
+    "operand order": 0.7, "condition": 0.6, "constant": 0.6, "assignment": 0.5, "argument order": 0.5,
+    "name": 0.5, "variable": 0.3,
+}  # fmt: skip
+# What a test's output has in it, and the kinds of mistake that this makes more likely.
 SYMPTOMS = {
     r"\bassert None\b|'NoneType'|\bNone (?:==|is not|!=)": {"return": 2.0},
     r"\bIndexError\b|out of range": {"off by one": 1.5, "comparison": 1.3},
@@ -37,13 +29,12 @@ SYMPTOMS = {
         "logic": 1.3,
         "condition": 1.3,
     },
-    r"\bZeroDivisionError\b|\bRecursionError\b|timed out": {"condition": 1.4, "comparison": 1.4, "loop": 1.4},
+    r"\bZeroDivisionError\b|\bRecursionError\b": {"condition": 1.4, "comparison": 1.4},
     r"\bTypeError\b": {"argument order": 1.5, "return": 1.3},
-    r"At index \d+ diff|contains one more item|more items": {"off by one": 1.3, "comparison": 1.3},
+    r"At index \d+ diff|more items?\b": {"off by one": 1.3, "comparison": 1.3},
 }
 COMPARED_NUMBERS = re.compile(r"\bassert (-?\d+(?:\.\d+)?) == (-?\d+(?:\.\d+)?)")
-UNMEASURED, IN_TRACEBACK = 0.5, 1.5
-JITTER = 0.15
+UNMEASURED, IN_TRACEBACK, JITTER = 0.5, 1.5, 0.15
 
 
 def symptoms_in(output: str) -> dict[str, float]:
@@ -54,40 +45,30 @@ def symptoms_in(output: str) -> dict[str, float]:
             factors |= kinds
     for got, wanted in COMPARED_NUMBERS.findall(output):
         near = abs(float(got) - float(wanted)) == 1
-        factors |= {"off by one": 1.5} if near else {"arithmetic": 1.2, "operand order": 1.2}
+        factors |= {"off by one": 1.5} if near else {"arithmetic": 1.2, "operand order": 1.4}
     return factors
 
 
 def ranked(
-    candidates: list[tuple[Listing, Mutation]],
-    output: str,
-    frames: set[tuple[str, int]],
-    strategy: str,
-    seed: int,
-) -> list[tuple[Listing, Mutation]]:
-    """The candidates, best first. A strategy is `most suspicious line first`, `smallest edit first`, or any
-    other.
+    candidates: list[Candidate], output: str, frames: set[tuple[str, int]], strategy: str, seed: int
+) -> list[Candidate]:
+    """The candidates, best first. Another seed gives those that are about equally good another order.
 
-    Another seed puts candidates that are about equally good into another order.
+    A strategy is `most suspicious line first`, `smallest edit first`, or any other.
     """
     factors = symptoms_in(output)
 
-    def line_suspicion(listing: Listing, mutation: Mutation) -> float:
-        name = listing.file.rpartition("/")[2]
-        measured = listing.suspicion.get(mutation.line, 0.0 if listing.suspicion else UNMEASURED)
-        return measured * (IN_TRACEBACK if (name, mutation.line) in frames else 1)
-
-    def key(candidate: tuple[Listing, Mutation]) -> tuple[float, ...]:
+    def key(candidate: Candidate) -> tuple[float, ...]:
         listing, mutation = candidate
+        suspicion = listing.suspicion.get(mutation.line, 0.0 if listing.suspicion else UNMEASURED)
+        if (listing.file.rpartition("/")[2], mutation.line) in frames:
+            suspicion *= IN_TRACEBACK
         chance = random.Random(f"{seed} {mutation.line} {mutation.replacement}")  # noqa: S311  # not a secret
-        suspicion = line_suspicion(listing, mutation)
         likelihood = LIKELIHOOD[mutation.kind] * factors.get(mutation.kind, 1)
         score = (suspicion + 0.05) * likelihood * chance.uniform(1 - JITTER, 1 + JITTER)
         if "smallest edit" in strategy:
             return (edit_size(listing, mutation), -score)
-        if "suspicious line" in strategy:
-            return (-suspicion, -score)
-        return (-score,)
+        return (-suspicion, -score) if "suspicious line" in strategy else (-score,)
 
     return sorted(candidates, key=key)
 
