@@ -25,28 +25,27 @@ PROMPT = os.environ.get("AGENT_PROMPT", "Make the tests pass.")
 SEED = int(os.environ.get("AGENT_SEED", "0"))
 MODEL = os.environ.get("OPENAI_MODEL", "offline")
 COMMAND_SECONDS = float(os.environ.get("AGENT_COMMAND_SECONDS", "60"))
-MAX_PROPOSALS = 120
+MAX_PROPOSALS = 80
 PROPOSALS_A_FUNCTION = 20  # then the next function has its turn
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """What the agent asks for, and when it is content."""
+    """Which edits the agent asks for first, and when it is content."""
 
     request: str
-    functions: int = 1  # how many suspicious functions the model sees
-    patience: int = 0  # further proposals when an edit helps only some of the tests that run its line
     one_test: bool = False  # mend one failing test after the other
+    hasty: bool = False  # keep the first edit that helps, and look for no better one
 
 
 STRATEGIES = {
     "suspicious-first": Strategy("most suspicious line first"),
-    "smallest-edit": Strategy("smallest edit first", functions=2, patience=12),
-    "test-by-test": Strategy("the likeliest mistake first", patience=6, one_test=True),
+    "smallest-edit": Strategy("smallest edit first", hasty=True),
+    "test-by-test": Strategy("the likeliest mistake first", one_test=True),
 }
 
 INSTRUCTIONS = """\
-You repair a Python program. The user lists functions with numbered lines. The first number of a line is how
+You repair a Python program. The user lists a function with numbered lines. The first number of a line is how
 suspicious it is, from 0 to 1. Then follow the output of failing tests, and the edits that did not help.
 Propose one edit: `file` and `line` say which line, `replacement` is its new text with its indentation (it may
 be several lines), `reason` says why in one sentence. Do not repeat an edit that did not help.
@@ -155,52 +154,44 @@ class Repair:
         return set(left[:1] if self.strategy.one_test else left)
 
     def mend(self, before: Outcome, failing: set[str]) -> Outcome | None:
-        """Keep an edit of the most suspicious functions that helps; None when there is no such edit."""
+        """Keep an edit of the most suspicious function for which one helps; None when none does."""
         scores = suspicion(before, failing)
-        functions = suspicious_functions(scores)
-        for at in range(0, len(functions), self.strategy.functions):
-            listed = functions[at : at + self.strategy.functions]
-            report("say", text=f"I look at {', '.join(f'{each.name} in {each.file}' for each in listed)}.")
-            listing = "\n\n".join(each.listing(scores) for each in listed)
-            if better := self.best_edit(before, failing, listed, listing):
-                return better
+        for function in suspicious_functions(scores):
+            report("say", text=f"I look at {function.name} in {function.file}.")
+            if best := self.best_edit(before, failing, function, function.listing(scores)):
+                text, after = best
+                (WORK / function.file).write_bytes(text.encode())
+                self.kept += 1
+                # Lines may have moved, and what did not help before may help now.
+                self.tried = [edit for edit in self.tried if edit.file != function.file]
+                report("say", text=f"I keep the best edit of {function.name}.")
+                report_tests(after)
+                return after
         return None
 
     def best_edit(
-        self, before: Outcome, failing: set[str], listed: list[Function], listing: str
-    ) -> Outcome | None:
-        """Try edits until one mends all failing tests that run its line, then keep the best of them."""
-        best: tuple[str, str, Outcome] | None = None
-        left = min(PROPOSALS_A_FUNCTION * len(listed), MAX_PROPOSALS - self.proposals)
-        while left > 0:
-            left, self.proposals = left - 1, self.proposals + 1
+        self, before: Outcome, failing: set[str], function: Function, listing: str
+    ) -> tuple[str, Outcome] | None:
+        """The text of the file with the best edit: the first that mends all tests which run its line, if any."""
+        best: tuple[str, Outcome] | None = None
+        for _ in range(min(PROPOSALS_A_FUNCTION, MAX_PROPOSALS - self.proposals)):
+            self.proposals += 1
             try:
                 edit = self.propose(before, failing, listing)
                 if edit.file is None:
                     break
                 self.tried.append(edit)
-                text = edited(edit, listed)
+                text = edited(edit, function)
             except (ValueError, SyntaxError) as wrong:  # pydantic raises ValueErrors
                 report("say", text=f"The model's answer is no edit: {wrong}")
                 continue
             after = self.try_edit(edit, text, before, failing)
-            if after is None:
-                continue
-            if best is None or len(after.passed) > len(best[2].passed):
-                best = edit.file, text, after
-                left = min(left, self.strategy.patience)
+            if after and (best is None or len(after.passed) > len(best[1].passed)):
+                best = text, after
             reached = {test for test in before.failed if (edit.file, edit.line) in before.lines.get(test, ())}
-            if not reached & after.failed.keys():
+            if after and (self.strategy.hasty or not reached & after.failed.keys()):
                 break
-        if best is None:
-            return None
-        file, text, after = best
-        (WORK / file).write_bytes(text.encode())
-        self.kept += 1
-        self.tried = [edit for edit in self.tried if edit.file != file]  # its lines may have moved
-        report("say", text=f"I keep the best edit of {file}.")
-        report_tests(after)
-        return after
+        return best
 
     def propose(self, outcome: Outcome, failing: set[str], listing: str) -> Edit:
         """Ask the model for one edit. Raises OpenAIError, and ValidationError for another answer."""
@@ -238,11 +229,11 @@ class Repair:
         return after if helps else None
 
 
-def edited(edit: Edit, listed: list[Function]) -> str:
+def edited(edit: Edit, function: Function) -> str:
     """The file's text with an edit. Raises ValueError or SyntaxError for an edit that cannot be tried."""
     line = edit.line or 0
-    if not any(each.file == edit.file and each.first <= line <= each.last for each in listed):
-        raise ValueError(f"{edit.file}, line {line}, is not in a function that the model was shown.")
+    if edit.file != function.file or not function.first <= line <= function.last:
+        raise ValueError(f"{edit.file}, line {line}, is not in the function that the model was shown.")
     lines = read(str(edit.file)).split("\n")
     lines[line - 1] = edit.replacement or ""
     text = "\n".join(lines)
