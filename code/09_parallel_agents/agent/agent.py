@@ -172,7 +172,7 @@ class Repair:
     def best_edit(
         self, before: Outcome, failing: set[str], function: Function, listing: str
     ) -> tuple[str, Outcome] | None:
-        """The text of the file with the best edit: the first that mends all tests which run its line, if any."""
+        """The file's text with the best edit: the first that mends all tests which run its line, if any."""
         best: tuple[str, Outcome] | None = None
         for _ in range(min(PROPOSALS_A_FUNCTION, MAX_PROPOSALS - self.proposals)):
             self.proposals += 1
