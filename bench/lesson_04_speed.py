@@ -14,7 +14,7 @@ import time
 import httpx2
 
 from bench.agent_baseline import CALLERS
-from bench.lesson_02_bounds import serve
+from bench.lesson_02_bounds import BARE_APP, serve
 from bench.records import measured, save, series
 from bench.research import environment, follow, question, replica
 from course.clients.readers import ReceivedEvents
@@ -80,7 +80,7 @@ def main() -> None:
     with Processes() as processes:
         model = start_model(processes)
         for _ in range(STARTS):
-            bare = serve(processes, "bare_app:app", "bench")
+            bare = serve(processes, *BARE_APP)
             bare_starts.append(bare.seconds)
             agent = replica(processes, model)
             starts.append(agent.seconds)

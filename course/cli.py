@@ -212,6 +212,8 @@ def lock() -> None:
     images |= {"container-tools-ci": f"{tools}/ci", "agents": "code/08_agent_pipelines"}
     agents = "code/09_parallel_agents"
     images |= {"parallel-agents-ci": f"{agents}/ci", "parallel-agent-image": f"{agents}/agent"}
+    services = "code/10_dapr_agents/templates"
+    images |= {"dapr-service": f"{services}/service", "dapr-workflow-service": f"{services}/router"}
     for group in ("installer", "lessons", "dev", *images):
         lock = f"{images[group]}/requirements.txt" if group in images else f"requirements/{group}.txt"
         command = ["uv", "pip", "compile", "--quiet", "--upgrade", "--group", group, *options.split()]

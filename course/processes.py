@@ -18,11 +18,15 @@ from urllib.request import ProxyHandler, build_opener
 
 from course.errors import CourseError
 
-# Reads group ids until the pipe closes, then kills those groups. The word "release" lets them live.
+# Reads which groups start and end until the pipe closes, then kills those that are left. An id that has ended
+# is forgotten, because the system soon gives it to another program. The word "release" lets all live.
 REAPER = """
-while read -r id; do
-  [ "$id" = release ] && exit
-  ids="$ids $id"
+while read -r event id; do
+  case $event in
+    started) ids="$ids $id " ;;
+    ended) ids=${ids%%" $id "*}${ids#*" $id "} ;;
+    release) exit ;;
+  esac
 done
 for id in $ids; do kill -s KILL -- "-$id"; done 2>/dev/null
 """
@@ -73,12 +77,15 @@ class Processes:
         """Stop a process that leads a process group of its own when this context ends."""
         assert self.reaper and self.reaper.stdin
         self.running.append(process)
-        self.reaper.stdin.write(f"{process.pid}\n")
+        self.reaper.stdin.write(f"started {process.pid}\n")
 
     def stop(self, process: subprocess.Popen[str]) -> int:
         """Stop a process and its process group; returns its exit code."""
+        assert self.reaper and self.reaper.stdin
         for sign in (signal.SIGTERM, signal.SIGKILL):
             try:
+                if process.returncode is not None and is_running(process.pid):
+                    break  # the process has ended, and another program has its id
                 os.killpg(process.pid, sign)
                 process.wait(self.grace)
             except (ProcessLookupError, PermissionError):  # ended; macOS gives EPERM for a group of zombies
@@ -87,6 +94,7 @@ class Processes:
                 continue
         if process in self.running:
             self.running.remove(process)
+            self.reaper.stdin.write(f"ended {process.pid}\n")
         return process.wait()
 
     def release(self) -> None:
@@ -103,6 +111,17 @@ class Processes:
         assert self.reaper and self.reaper.stdin
         self.reaper.stdin.close()
         self.reaper.wait()
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process has this id."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it belongs to another user
+        pass
+    return True
 
 
 def wait_ready(process: subprocess.Popen[str], url: str, seconds: float = 30) -> None:

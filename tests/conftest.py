@@ -15,6 +15,7 @@ from support.agents import fleet  # noqa: F401  # a fixture
 from support.connections import allow_open_files
 from support.engines import build_own, require
 from support.forked_programs import StartPython, start_fork_server
+from support.launcher import Launcher
 from support.locks import file_lock
 from support.model_clients import client, http  # noqa: F401  # fixtures
 from support.parallel_agents import hostile_image, lesson_09, repository  # noqa: F401  # fixtures
@@ -33,6 +34,7 @@ from support.servers import (
     forget_calls,
     start_server,
 )
+from support.tutors import agents  # noqa: F401  # a fixture
 
 from course import engines
 from course.containers import images
@@ -206,6 +208,16 @@ def docker() -> None:
 def dagger_engine() -> None:
     """A Dagger engine that the SDK finds."""
     require("dagger")
+
+
+@pytest.fixture(scope="session")
+def dapr(processes: Processes) -> Iterator[dict[str, str]]:
+    """The variables that name Kafka, PostgreSQL and Dapr's services, which are started once for all tests."""
+    for name in ("dapr", "kafka", "postgresql"):
+        require(name)
+    launcher = Launcher(processes)
+    yield launcher.variables()
+    launcher.stop()
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,7 @@ def test_only_the_named_engine_is_set_up(tmp_path: Path) -> None:
 def test_an_unknown_engine_is_refused_with_the_list_of_engines(tmp_path: Path) -> None:
     assert engine(str(tmp_path), "dokcer") == (
         1,
-        "✗ There is no engine dokcer. There are: docker, dagger, redis, chromium.\n",
+        "✗ There is no engine dokcer. There are: docker, dagger, redis, chromium, dapr, kafka, postgresql.\n",
     )
 
 

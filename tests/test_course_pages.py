@@ -28,7 +28,9 @@ CHECKLIST = ROOT / "docs" / "best-practice.md"
 
 def marks_of(path: Path) -> list[pytest.MarkDecorator]:
     """The markers of the engines that a page needs."""
-    return [getattr(pytest.mark, name) for name in ("docker", "dagger") if name in read_page(path).engines]
+    return [
+        getattr(pytest.mark, name) for name in ("docker", "dagger", "dapr") if name in read_page(path).engines
+    ]
 
 
 @pytest.mark.timeout(900)

@@ -12,8 +12,11 @@ from rich.console import Console
 from course.engines import debian
 from course.engines.chromium import CHROMIUM
 from course.engines.dagger import Dagger
+from course.engines.dapr import Dapr
 from course.engines.docker import Docker
 from course.engines.engine import CACHE, Engine, Program
+from course.engines.kafka import Kafka
+from course.engines.postgresql import POSTGRESQL
 from course.engines.redis import REDIS
 from course.errors import CourseError
 
@@ -23,7 +26,9 @@ TOOLS = (
     Program("bash", "the commands of the pages", "your system's packages (Windows: WSL2)", ("bash",)),
     Program("curl", "the commands of the pages", "your system's packages", ("curl",)),
 )
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Docker(), Dagger(), REDIS, CHROMIUM)}
+ENGINES: dict[str, Engine] = {
+    engine.name: engine for engine in (Docker(), Dagger(), REDIS, CHROMIUM, Dapr(), Kafka(), POSTGRESQL)
+}
 
 
 def find(name: str) -> Engine:
@@ -41,7 +46,8 @@ def missing(names: Iterable[str]) -> list[Engine]:
 
 def set_up(console: Console, names: Iterable[str] = ()) -> None:
     """Set up the named engines, or all. Raises `CourseError` at the end if any could not be set up."""
-    chosen = list(map(find, names)) or list(ENGINES.values())
+    named = [each for name in names for each in (name, *find(name).brings)]
+    chosen = list(map(find, dict.fromkeys(named))) or list(ENGINES.values())
     announce(console, chosen)
     failures = []
     for engine in chosen:

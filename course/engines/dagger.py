@@ -15,6 +15,7 @@ from rich.console import Console
 
 from course.engines import debian, engine
 from course.engines import docker_daemon as daemon
+from course.engines.built import remove
 from course.engines.docker import Docker, docker, works
 from course.engines.engine import Engine
 from course.errors import CourseError
@@ -106,7 +107,7 @@ class Dagger(Engine):
     def clean(self, console: Console) -> None:
         self.stop(console)
         with console.status("removing Dagger's programs and cache ..."):
-            daemon.remove(CACHE)
+            remove(CACHE)
 
     def environment(self) -> dict[str, str]:
         if not answers():
@@ -162,7 +163,7 @@ def run(console: Console, state: Path) -> None:
             raise
         console.print("! Dagger's engine did not start with its cache. The course removes the cache.")
         docker("rm", "--force", CONTAINER)
-        daemon.remove(state)
+        remove(state)
         run(console, state)
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from course.engines import debian
 from course.engines import docker_daemon as daemon
+from course.engines.built import remove
 from course.engines.engine import Engine
 from course.errors import CourseError
 
@@ -97,7 +98,7 @@ class Docker(Engine):
                 console.print(f"{failure}\nTrying again with an empty store of images:", markup=False)
                 daemon.stop_all()
                 for store in (daemon.DATA, daemon.REGISTRY):
-                    daemon.remove(store)
+                    remove(store)
                 daemon.start(console, works)
                 daemon.make_images(console)
 
@@ -119,7 +120,7 @@ class Docker(Engine):
     def clean(self, console: Console) -> None:
         self.stop(console)
         with console.status("removing Docker's programs and images ..."):
-            daemon.remove(daemon.CACHE)
+            remove(daemon.CACHE)
 
     def environment(self) -> dict[str, str]:
         return daemon.environment()

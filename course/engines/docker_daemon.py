@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from course.engines import engine
+from course.engines import built, engine
 from course.errors import CourseError
 
 TOOLS = Path(__file__).parents[2] / "tools" / "docker"
@@ -61,14 +60,6 @@ def make_images(console: Console) -> None:
     run_script(console, "making the stand-in base images", TOOLS / "images.sh", PROGRAMS, MIRROR)
 
 
-def remove(folder: Path) -> None:
-    """Remove a folder. It is renamed first, so that an interruption leaves no half of it under its name."""
-    if folder.exists():
-        doomed = Path(tempfile.mkdtemp(prefix="removed-", dir=CACHE.parent))
-        folder.rename(doomed / folder.name)
-        shutil.rmtree(doomed)
-
-
 @contextmanager
 def setup_lock() -> Iterator[None]:
     """Hold the lock, so that only one process at a time sets the engine up."""
@@ -79,17 +70,8 @@ def setup_lock() -> Iterator[None]:
 
 
 def run_script(console: Console, name: str, script: Path, *arguments: Path | str) -> None:
-    with console.status(f"{name} ..."):
-        done = subprocess.run(
-            [script, *arguments],
-            env=os.environ | environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if done.returncode:
-        raise CourseError(f"{name} failed:\n{(done.stdout + done.stderr)[-2000:]}")
+    """Run a script of `tools/`, which finds the daemon."""
+    built.run_script(console, name, script, *arguments, env=environment())
 
 
 def start(console: Console, answers: Callable[[], bool]) -> None:

@@ -25,6 +25,7 @@ class Engine(ABC):
     tests: tuple[
         str, ...
     ] = ()  # numbers of lessons whose tests need it, in addition to the pages that name it
+    brings: tuple[str, ...] = ()  # engines that lessons use beside it; `make engine NAME` sets them up too
 
     @property
     def missing_message(self) -> str:

@@ -2,7 +2,7 @@
 
 `title`, `story`, `difficulty` (1 to 3) and three `hints` are for the learner. `tests` fail until the exercise
 is solved, each with the sentence at the same position in `says` (`...` matches anything). `also` names other
-tests of the lesson that fail until then.
+tests of the lesson that fail until then, and `perhaps` tests of races, which fail or pass by chance.
 
 A fault has `changes` {file, old, new}: `old` occurs exactly once in the lesson's file. An open exercise has a
 `solution` of the same form instead: nothing is broken, the tests describe a feature, and the solution proves
@@ -62,6 +62,7 @@ class Exercise(ExerciseModel):
     tests: list[str] = Field(min_length=1)
     says: list[str]
     also: list[str] = []
+    perhaps: list[str] = []
     changes: list[Change] = []
     solution: list[Change] = []
     mends: list[CandidateFix]

@@ -25,7 +25,12 @@ def commands() -> list[list[str]]:
     folders = [ROOT / folder for folder in ("code", "offline-model", "research-agent", "tools")]
     scripts = [str(path) for folder in folders for path in sorted(folder.glob("**/*.sh"))]
     # The Dockerfiles in tests/images are bad on purpose.
-    dockerfiles = [str(path) for folder in folders for path in sorted(folder.glob("**/Dockerfile*"))]
+    dockerfiles = [
+        str(path)
+        for folder in folders
+        for path in sorted(folder.glob("**/Dockerfile*"))
+        if path.suffix != ".j2"
+    ]
     compose = [path for path in ROOT.glob("research-agent/**/*.yml") if "services:" in path.read_text()]
     compose += ROOT.glob("code/*/docker-compose.yml")
     workflows = [each for path in (".", "code/*") for each in ROOT.glob(f"{path}/.github/workflows/*.yml")]
@@ -62,7 +67,8 @@ def packages() -> list[tuple[list[str], Path]]:
     """The commands that check the types of lessons that are folders, each with the folder to run it in."""
     mypy = [str(Path(sys.executable).parent / "mypy"), "--no-error-summary"]
     config = ["--config-file", str(ROOT / "pyproject.toml")]
-    checks = [([*mypy, *config, "."], main.parent) for main in sorted(ROOT.glob("code/*/main.py"))]
+    mains = sorted([*ROOT.glob("code/*/main.py"), *ROOT.glob("code/*/launch.py")])
+    checks = [([*mypy, *config, "."], main.parent) for main in mains]
     modules = sorted(ROOT.glob("code/*/src/main.py"))  # of Dagger, whose folder has examples beside src
     return checks + [([*mypy, *config, ".", "../examples"], main.parent) for main in modules]
 

@@ -21,6 +21,7 @@ from course.ports import port_of, port_owner, require_free
 from course.processes import Processes, wait_ready
 
 COMMAND_SECONDS = 300  # the longest time that one command may take
+SERVER_SECONDS = 120  # for a server to be ready; one may start a dozen processes
 CONTAINERS_GRACE = 90  # seconds for a page's exit trap to stop containers, each of which may drain
 COMMAND_END = "\x1e"  # the record separator, printed after each command; no command of a page prints it
 # Matches commands that work with the offline model only. It does not match
@@ -178,7 +179,7 @@ class Lesson:
         )
         with self.console.status(f"waiting for {block.argument} ..."):
             try:
-                wait_ready(process, block.argument)
+                wait_ready(process, block.argument, SERVER_SECONDS)
             except CourseError as failure:
                 raise CourseError(self.failure_message(block, str(failure))) from None
         self.servers[port] = process

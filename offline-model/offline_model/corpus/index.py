@@ -72,7 +72,9 @@ def insert_passages(connection: sqlite3.Connection, found: Iterable[Passage]) ->
             if each.text:
                 section = (number, each.url, each.url.partition("#")[0], each.title, each.text)
                 connection.execute("insert into sections values (?, ?, ?, ?, ?)", section)
-            words = (number, " ".join(stems(each.title)), " ".join(lines))
+            # The page's title stands before each of its headings, and counts as a part of the text.
+            page, _, heading = each.title.rpartition(": ")
+            words = (number, " ".join(stems(heading)), " ".join([*stems(page), *lines]))
             connection.execute("insert into passage_words (rowid, heading, body) values (?, ?, ?)", words)
         connection.execute("insert into passage_words (passage_words) values ('optimize')")
         connection.execute("create index by_page on sections (page)")

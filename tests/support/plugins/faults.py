@@ -18,9 +18,12 @@ from course.pages.outputs import matches
 SLOWEST_FILES = [
     "test_course_pages.py",
     "test_06_compose.py",
+    "test_10_agents.py",
+    "test_10_launcher.py",
     "test_container.py",
     "test_05_images.py",
     "test_course_exercises.py",
+    "test_10_generator.py",
     "test_03_graceful_shutdown.py",
     "test_02_production_api.py",
     "test_04_research.py",

@@ -1,6 +1,7 @@
 """Groups: the tests of a group run in one worker, in order, and share servers and images."""
 
 import re
+from pathlib import Path
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
@@ -17,12 +18,15 @@ def group(nodeid: str) -> str:
     """The group of a test: its file, the broken copy of an exercise, or the image under test.
 
     All of lesson 06 is one group with its faults, so that the Compose project is built and started once.
+    So is what needs Dapr, so that Kafka, PostgreSQL and Dapr's services are started once.
     Pages and the tests of their runner are one, because they need the same ports.
     """
     file, _, test = nodeid.partition("::")
     if file.endswith(("test_course_pages.py", "test_course_runner.py")):
         return "pages"
-    if fault := re.search(r"\b(0[0-5789]-[a-z-]+)\]$", test):
+    if Path(file).name in ("test_10_agents.py", "test_10_launcher.py"):
+        return "dapr"
+    if fault := re.search(r"\b((?:0[0-5789]|10)-[a-z-]+)\]$", test):
         return fault[1]
     if file.endswith("test_container.py"):
         return test.partition("-")[0]

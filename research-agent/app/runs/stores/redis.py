@@ -18,6 +18,7 @@ quarter of the memory free. The small scripts may run even when no memory is lef
 
 import asyncio
 import json
+import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -81,7 +82,8 @@ class RedisStore:
         self.connections = asyncio.Semaphore(CONNECTIONS)  # more requests than this wait for their turn
         self.down: StoreDown | None = None
         self.redis = Redis.from_pool(pool)
-        self.owner = uuid.uuid4().hex
+        # The host name tells an operator who holds a run; the rest tells the processes of one host apart.
+        self.owner = f"{socket.gethostname()}:{uuid.uuid4().hex}"
         self.lease, self.ttl, self.max_seconds = lease, ttl, max_seconds
         self.scripts = {
             path.stem: self.redis.register_script(path.read_text(encoding="utf-8"))
