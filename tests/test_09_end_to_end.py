@@ -1,5 +1,6 @@
 """Lesson 09: its agents repair its sample repository in containers, and the results can be compared."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -7,15 +8,19 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from playwright.sync_api import expect
+from support.browsers import Visits, browser, visit  # noqa: F401  # fixtures, too
 from support.locks import file_lock
-from support.parallel_agents import StartLesson, User, commit, git
+from support.parallel_agents import PASSWORD, StartLesson, User, commit, git
 
 from course.engines.docker import docker as run_docker
 from course.models import base_environment
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+FIGURES = Path(__file__).parent.parent / "docs/figures"
 STRATEGIES = {"suspicious-first", "smallest-edit", "test-by-test"}
 EVENTS = {"plan", "model", "edit", "command", "tests", "result", "usage", "state"}
 
@@ -85,3 +90,26 @@ def test_agents_repair_the_sample_each_in_its_own_way(
     assert failing(copy) > 0, "The sample has no failing tests, so there is nothing to repair."
     subprocess.run(["git", "apply"], cwd=copy, input=patches[best["n"]], text=True, check=True)
     assert failing(copy) == 0, "The result says that all tests pass, and with its patch they do not."
+
+
+if os.environ.get("SCREENSHOTS"):
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    def test_screenshots_of_agents_at_work(
+        visit: Visits, lesson_09: StartLesson, agent_image: str, sample: Path, scheme: Any
+    ) -> None:
+        """They are committed, and looked at: one while the agents work, one of the results with a patch."""
+        user = lesson_09(AGENT_CONTAINER_IMAGE=agent_image, AGENT_TIMEOUT="800").user()
+        page = visit(user.lesson.server, color_scheme=scheme, viewport={"width": 1280, "height": 900})
+        page.fill("#username", user.name)
+        page.fill("#password", PASSWORD)
+        page.click("button[value=login]")
+        page.fill("#repository", str(sample))
+        page.screenshot(path=FIGURES / f"09-start-{scheme}.png")
+        page.click("#send")
+        expect(page.locator("#columns article").nth(2)).to_contain_text("Helps.", timeout=600_000)
+        page.screenshot(path=FIGURES / f"09-running-{scheme}.png")
+        expect(page.locator("#state")).to_contain_text("Finished", timeout=600_000)
+        page.get_by_role("button", name="Show the patch").first.click()
+        expect(page.locator("#patch .added").first).to_be_visible()
+        page.screenshot(path=FIGURES / f"09-results-{scheme}.png", full_page=True)

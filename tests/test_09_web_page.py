@@ -1,6 +1,5 @@
 """Lesson 09's web page, in a real browser with a real server and containers."""
 
-import os
 import re
 import textwrap
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from support.parallel_agents import PASSWORD, Lesson, StartLesson, User
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
-FIGURES = Path(__file__).parent.parent / "docs/figures"
 # The prompt is the code that the agent of the tests' image runs.
 REPORT = """
 import json, os, sys
@@ -61,11 +59,6 @@ def finished(page: Page) -> None:
 
 def lines(page: Page, n: int) -> list[str]:
     return page.locator("#columns article").nth(n - 1).locator(".lines > div").all_inner_texts()
-
-
-def screenshot(page: Page, name: str) -> None:
-    if os.environ.get("SCREENSHOTS"):
-        page.screenshot(path=FIGURES / f"09-{name}.png", animations="disabled", full_page=True)
 
 
 def test_a_run_is_started_and_watched_to_its_result(visit: Visits, lesson: Lesson, repository: Path) -> None:
@@ -202,14 +195,12 @@ def test_axe_finds_no_accessibility_violation(
     page.click("button[value=login]")
     expect(page.locator("#runs li")).to_have_count(1)
     assert_accessible(page)
-    screenshot(page, f"home-{scheme}")
     page.click("#runs a")
     expect(page).to_have_url(re.compile(run_id))
     finished(page)
     page.get_by_label("Show the patch of variation 1").click()
     expect(page.locator("#patch .added").first).to_be_visible()
     assert_accessible(page)
-    screenshot(page, f"run-{scheme}")
 
 
 def test_everything_can_be_done_from_the_keyboard(
@@ -257,8 +248,6 @@ def test_nothing_is_wider_than_the_screen(
     page.get_by_label("Show the patch of variation 1").click()
     expect(page.locator("#patch .added").first).to_be_visible()
     assert page.evaluate(wider) <= 0, "The patch makes the page scroll sideways."
-    if width == 320:
-        screenshot(page, "phone")
 
 
 def test_reduced_motion_stops_animations(
