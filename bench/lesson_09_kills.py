@@ -50,7 +50,7 @@ def main() -> None:
             finished += sum(state == "passed" for state in states.values())
             interrupted += sum(state == "interrupted" for state in states.values())
             silent += sum(state in ("queued", "running") for state in states.values())
-    values = {"kills": ROUNDS, "finished": finished, "interrupted": interrupted}
+    values: dict[str, float] = {"kills": ROUNDS, "finished": finished, "interrupted": interrupted}
     values |= {"orphans": orphans, "lost": lost, "silent": silent, "sweep_seconds_max": round(max(sweeps), 1)}
     how = (
         f"{ROUNDS} runs of {VARIATIONS} variations that end half a second apart; the server gets SIGKILL "

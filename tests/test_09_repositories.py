@@ -29,7 +29,7 @@ def user(lesson: Lesson) -> User:
 @pytest.fixture
 def new_repository(repository: Path, request: pytest.FixtureRequest) -> Path:
     """An empty git repository in the folder that LOCAL_REPOSITORIES names."""
-    folder = repository.parent / request.node.name
+    folder: Path = repository.parent / request.node.name
     folder.mkdir()
     git(folder, "init", "--quiet", "--initial-branch=main")
     return folder

@@ -234,8 +234,7 @@ async def get_run(request: Request, run_id: str) -> RunInfo:
 async def get_results(request: Request, run_id: str) -> ResultTable:
     """The variations in a table, the best first: tests that pass, then the smaller patch, then time."""
     run = await find_run(request, run_id)
-    rows = [VariationInfo(**each.model_dump()) for each in await request.state.store.variations(run.id)]
-    return ResultTable(rows=sorted(rows, key=rank))
+    return ResultTable(rows=sorted(await request.state.store.variations(run.id), key=rank))
 
 
 def rank(row: VariationInfo) -> tuple[Any, ...]:

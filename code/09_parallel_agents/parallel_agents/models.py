@@ -5,7 +5,7 @@ import time
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints
-from sqlalchemy import Index, UniqueConstraint
+from sqlalchemy import Index, String, UniqueConstraint
 from sqlmodel import Field as Column
 from sqlmodel import SQLModel
 
@@ -66,12 +66,13 @@ class Run(SQLModel, table=True):
     body_digest: str = ""
 
 
-class Variation(SQLModel, table=True):
-    run_id: str = Column(foreign_key="run.id", primary_key=True, ondelete="CASCADE")
+class VariationInfo(SQLModel):
+    """A variation, in the API and in its table."""
+
     n: int = Column(primary_key=True)
     strategy: str
     seed: int
-    state: str = "queued"
+    state: VariationState = Column(default="queued", sa_type=String)
     tests_passed: int | None = None
     tests_failed: int | None = None
     summary: str = ""
@@ -83,6 +84,10 @@ class Variation(SQLModel, table=True):
     files_changed: int = 0
     lines_added: int = 0
     lines_removed: int = 0
+
+
+class Variation(VariationInfo, table=True):
+    run_id: str = Column(foreign_key="run.id", primary_key=True, index=True, ondelete="CASCADE")
 
 
 class Patch(SQLModel, table=True):
@@ -158,24 +163,6 @@ class RunRequest(BaseModel, extra="forbid"):
     )
 
 
-class VariationInfo(BaseModel):
-    n: int
-    strategy: str
-    seed: int
-    state: VariationState
-    tests_passed: int | None
-    tests_failed: int | None
-    summary: str
-    exit_code: int | None
-    seconds: float | None
-    prompt_tokens: int
-    completion_tokens: int
-    output_bytes: int
-    files_changed: int
-    lines_added: int
-    lines_removed: int
-
-
 class RunInfo(BaseModel):
     id: str
     repository: str
@@ -201,4 +188,4 @@ class ResultTable(BaseModel):
 
 def run_info(run: Run, variations: list[Variation]) -> RunInfo:
     told: dict[str, Any] = run.model_dump() | {"stream_url": f"/api/v1/runs/{run.id}/stream"}
-    return RunInfo(**told, variations=[VariationInfo(**each.model_dump()) for each in variations])
+    return RunInfo(**told, variations=list(variations))

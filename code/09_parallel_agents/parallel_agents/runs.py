@@ -3,7 +3,7 @@
 import asyncio
 import fcntl
 import time
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import structlog
 
@@ -12,7 +12,7 @@ from parallel_agents.config import Settings
 from parallel_agents.engines.base import Engine, EngineDown, Job
 from parallel_agents.event_log import EventLog, RunLog
 from parallel_agents.gateway import Budget, Gateway, Usage
-from parallel_agents.models import UNFINISHED, Run, Variation, VariationInfo
+from parallel_agents.models import UNFINISHED, Run, Variation
 from parallel_agents.repositories import BadRepository, GitFailed, Repositories
 from parallel_agents.store import Store
 from parallel_agents.supervisor import Outcome, supervise
@@ -31,7 +31,7 @@ class ActiveRun:
     def __init__(self, run: Run, variations: list[Variation], log: RunLog, budget: Budget) -> None:
         self.run, self.variations, self.log, self.budget = run, variations, log, budget
         self.task: asyncio.Task[None] | None = None
-        self.stop_state: str | None = None  # "cancelled" or "interrupted", once it was told to stop
+        self.stop_state: Literal["cancelled", "interrupted"] | None = None  # once it was told to stop
 
     @property
     def unfinished(self) -> int:
@@ -239,7 +239,7 @@ class RunManager:
             setattr(variation, name, value)
         await self.store.update_variation(variation, patch)
         telemetry.variations.labels(outcome.state).inc()
-        facts = VariationInfo(**variation.model_dump()).model_dump(exclude={"n", "state"})
+        facts = variation.model_dump(exclude={"run_id", "n", "state"})
         await active.log.append(variation.n, "state", name=outcome.state, **facts)
 
     async def finish(self, active: ActiveRun, state: str) -> None:
@@ -250,7 +250,7 @@ class RunManager:
 
     # --- Stop ---
 
-    def stop(self, active: ActiveRun, state: str) -> None:
+    def stop(self, active: ActiveRun, state: Literal["cancelled", "interrupted"]) -> None:
         if active.stop_state is None and active.task:
             active.stop_state = state
             active.task.cancel()

@@ -17,6 +17,7 @@ import structlog
 from parallel_agents.agent_output import OutputParser
 from parallel_agents.config import Settings
 from parallel_agents.engines.base import Container, Engine, EngineDown, Exit, Job
+from parallel_agents.models import VariationState
 from parallel_agents.repositories import directory_bytes
 
 log = structlog.stdlib.get_logger("parallel-agents")
@@ -26,7 +27,7 @@ Sink = Callable[..., Awaitable[None]]  # called with the type of an event and it
 
 @dataclass
 class Outcome:
-    state: str
+    state: VariationState
     values: dict[str, Any] = field(default_factory=dict)
 
 
