@@ -1,11 +1,15 @@
-"""The lesson's own commands, each in a container and cached: `python ci/ci_pipeline.py test|lint`.
+"""The lesson's own commands: `python ci/ci_pipeline.py dev|test|lint`.
 
-test: the lesson's own tests, with their coverage
-lint: style, types, and bandit's security checks
+dev:  the server on port 8001, with Dagger as its engine and the API's documentation at /docs
+test: the lesson's own tests with their coverage, in a container
+lint: style, types, and bandit's security checks, in a container
+
+The server itself is in no container: one that starts containers would need the engine's socket.
 """
 
 import asyncio
 import os
+import secrets
 import sys
 from pathlib import Path
 from typing import TextIO
@@ -15,7 +19,7 @@ from dagger import dag
 
 FOLDER = Path(__file__).resolve().parents[1]
 PYTHON = os.environ.get("PYTHON_IMAGE", "python:3.13-slim")
-IGNORED = ["**/__pycache__", "**/.*_cache", ".env", "data"]
+IGNORED = ["**/__pycache__", "**/.*_cache", ".env", "data", "repositories"]
 COMMANDS = {
     "test": ["pytest -q -p no:cacheprovider --cov=parallel_agents tests"],
     "lint": [
@@ -40,6 +44,15 @@ def container() -> dagger.Container:
     )
 
 
+def dev() -> None:
+    """Become the server."""
+    settings = {"ENGINE": "dagger", "DEBUG": "true", "PORT": "8001"}
+    key = os.environ.get("SECRET_KEY") or secrets.token_urlsafe(48)
+    os.chdir(FOLDER)
+    environment = os.environ | settings | {"SECRET_KEY": key}
+    os.execve(sys.executable, [sys.executable, "main.py"], environment)  # noqa: S606
+
+
 async def run(name: str, output: TextIO) -> None:
     """Run the commands of a name. Exit with the output of the one that failed."""
     try:
@@ -51,8 +64,10 @@ async def run(name: str, output: TextIO) -> None:
 
 
 def main() -> None:
-    if len(sys.argv) != 2 or sys.argv[1] not in COMMANDS:
-        sys.exit(f"Usage: python ci/ci_pipeline.py {'|'.join(COMMANDS)}")
+    if len(sys.argv) != 2 or sys.argv[1] not in ("dev", *COMMANDS):
+        sys.exit(f"Usage: python ci/ci_pipeline.py dev|{'|'.join(COMMANDS)}")
+    if sys.argv[1] == "dev":
+        dev()
     with Path(os.environ.get("DAGGER_LOG", os.devnull)).open("a") as output:
         asyncio.run(run(sys.argv[1], output))
 
