@@ -151,3 +151,10 @@ def test_two_servers_do_not_share_a_data_folder(lesson_09: StartLesson, reposito
     lesson = lesson_09()
     with pytest.raises(pytest.fail.Exception, match="Another server uses the folder"):
         lesson_09(lesson.data, LOG_LEVEL="DEBUG")
+
+
+def test_without_an_engine_the_server_says_so_in_one_line(lesson_09: StartLesson, closed_port: int) -> None:
+    with pytest.raises(pytest.fail.Exception) as failed:
+        lesson_09(DOCKER_HOST=f"tcp://127.0.0.1:{closed_port}")
+    assert "The engine docker cannot be reached" in str(failed.value)
+    assert "Traceback" not in str(failed.value), "A learner without Docker reads a traceback."

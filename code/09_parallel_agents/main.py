@@ -13,12 +13,16 @@ import sys
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
+import asyncio
 from typing import Any
 
 import uvicorn
 
 from parallel_agents.api import create_app
 from parallel_agents.config import read_settings
+from parallel_agents.engines import make_engine
+from parallel_agents.engines.base import EngineDown
+from parallel_agents.gateway import Gateway
 from parallel_agents.runs import lock_data_dir
 from parallel_agents.server import DrainingServer, RequestContextMiddleware, Shutdown
 from parallel_agents.telemetry import configure_logs
@@ -30,6 +34,19 @@ api = create_app(settings, shutdown)
 app = RequestContextMiddleware(api, settings.max_body_bytes)
 
 
+async def find_engine() -> None:
+    """Exit with one line if the engine does not answer. Once the server runs, /ready says so instead."""
+    gateway = Gateway(settings)
+    engine = make_engine(settings, gateway)
+    try:
+        await engine.gateway_host()
+    except EngineDown as error:
+        sys.exit(f"The engine {settings.engine} cannot be reached ({error}). Is it running?")
+    finally:
+        await engine.close()
+        await gateway.close()
+
+
 def main() -> int:
     configure_logs(settings.log_level)
     try:
@@ -39,6 +56,7 @@ def main() -> int:
     options: dict[str, Any] = {"http": "h11", "access_log": False, "log_config": None}
     options["timeout_graceful_shutdown"] = settings.drain_seconds + CLOSE_SECONDS
     with lock:
+        asyncio.run(find_engine())
         config = uvicorn.Config(app, settings.host, settings.port, **options)
         server = DrainingServer(config, settings.drain_delay_seconds, shutdown)
         server.run()

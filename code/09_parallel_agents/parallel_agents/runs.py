@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import time
+from contextlib import suppress
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -277,6 +278,8 @@ class RunManager:
         if self.sweeping:
             self.sweeping.cancel()
             await asyncio.wait([self.sweeping])
+        with suppress(EngineDown):
+            await self.engine.sweep()
 
 
 def lock_data_dir(settings: Settings) -> TextIO:

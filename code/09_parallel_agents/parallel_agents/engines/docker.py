@@ -85,17 +85,18 @@ class DockerEngine:
 
     async def sweep(self) -> dict[str, int]:
         filters = {"label": [f"{LABEL}={self.instance}"]}
-        containers = await self.client.containers.list(all=True, filters=filters)
-        await asyncio.gather(*(self.delete(each) for each in containers))
-        networks = await self.client.networks.list(filters=filters)
-        for each in networks:
-            await (await self.client.networks.get(each["Id"])).delete()
+        try:
+            containers = await self.client.containers.list(all=True, filters=filters)
+            await asyncio.gather(*(self.delete(each) for each in containers))
+            networks = await self.client.networks.list(filters=filters)
+            for each in networks:
+                await (await self.client.networks.get(each["Id"])).delete()
+        except FAILURES as error:
+            raise EngineDown(describe(error)) from None
         return {"containers": len(containers), "networks": len(networks)}
 
     async def close(self) -> None:
         if self.docker:
-            with suppress(*FAILURES):
-                await self.sweep()
             await self.docker.close()
             self.docker = None
 
