@@ -143,6 +143,9 @@ class Column {
   }
 }
 
+/** A text whose parts in backticks are code. */
+const withCode = (text) => text.split("`").map((part, index) => (index % 2 ? element("code", {}, part) : part));
+
 /** One event as a line of the log; null for one that only changes facts. */
 function renderLine(type, data) {
   const item = (...children) => element("div", { class: type }, ...children);
@@ -152,7 +155,7 @@ function renderLine(type, data) {
   if (type === "log") return element("div", { class: `log ${data.stream}` }, element("pre", {}, String(data.text)));
   if (type === "command") return item(code(`$ ${data.command}`), ` exit ${data.exit_code}, ${data.seconds} s`);
   if (type === "tests") return item(`${plural(Number(data.passed), "test")} pass, ${data.failed} fail`);
-  if (type === "model") return item(data.file ? `Proposal: ${data.reason}` : String(data.reason));
+  if (type === "model") return item(...withCode(String(data.reason)));
   if (type === "result") return item(`${data.status}: ${data.summary}`);
   if (type !== "edit") return null;
   const outcome = element("span", { class: data.helps ? "good" : "small" }, data.helps ? "Helps. " : "Does not help. ");
