@@ -122,7 +122,9 @@ def test_more():
     files = {"shop.py": "def limit():\n    return 3\n", "test_shop.py": test}
     done = run_agent(make_repository(tmp_path, files))
     assert any(event["after"] == "    return 4" for event in done.of("edit")), "The edit was not tried."
-    assert done.patch == "", "An edit was kept that breaks a test which passed before."
+    kept = [event["text"] for event in done.of("say") if "I keep" in event["text"]]
+    assert not kept, "An edit was kept that breaks a test which passed before."
+    assert done.patch == ""
     assert done.result["tests_passed"] == 1
 
 
