@@ -8,7 +8,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import pytest
 from playwright.sync_api import expect
@@ -94,22 +94,28 @@ def test_agents_repair_the_sample_each_in_its_own_way(
 
 if os.environ.get("SCREENSHOTS"):
 
-    @pytest.mark.parametrize("scheme", ["light", "dark"])
     def test_screenshots_of_agents_at_work(
-        visit: Visits, lesson_09: StartLesson, agent_image: str, sample: Path, scheme: Any
+        visit: Visits, lesson_09: StartLesson, agent_image: str, sample: Path
     ) -> None:
         """They are committed, and looked at: one while the agents work, one of the results with a patch."""
+
+        def screenshots(name: str) -> None:
+            page.evaluate("document.getElementById('of').textContent = '/repositories/lending'")
+            for scheme in schemes:
+                page.emulate_media(color_scheme=scheme)
+                page.screenshot(path=FIGURES / f"09-{name}-{scheme}.png", full_page=True)
+
+        schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
         user = lesson_09(AGENT_CONTAINER_IMAGE=agent_image, AGENT_TIMEOUT="800").user()
-        page = visit(user.lesson.server, color_scheme=scheme, viewport={"width": 1280, "height": 900})
+        page = visit(user.lesson.server, viewport={"width": 1280, "height": 800})
         page.fill("#username", user.name)
         page.fill("#password", PASSWORD)
         page.click("button[value=login]")
         page.fill("#repository", str(sample))
         page.click("#send")
         expect(page.locator("#columns article").nth(2)).to_contain_text("Helps.", timeout=600_000)
-        page.evaluate("document.getElementById('of').textContent = '/repositories/lending'")
-        page.screenshot(path=FIGURES / f"09-running-{scheme}.png")
+        screenshots("running")
         expect(page.locator("#state")).to_contain_text("Finished", timeout=600_000)
         page.get_by_role("button", name="Show the patch").first.click()
         expect(page.locator("#patch .added").first).to_be_visible()
-        page.screenshot(path=FIGURES / f"09-results-{scheme}.png", full_page=True)
+        screenshots("results")
