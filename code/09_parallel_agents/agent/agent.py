@@ -138,7 +138,8 @@ class Repair:
             better = self.mend(outcome, failing)
             if better is None:
                 self.hopeless |= failing
-                report("say", text=f"No edit found for {', '.join(sorted(failing))}.")
+                names = ", ".join(test.rpartition("::")[2] for test in sorted(failing))
+                report("say", text=f"No edit found for {names}.")
             outcome = better or outcome
         return outcome
 
@@ -157,6 +158,8 @@ class Repair:
         """Keep an edit of the most suspicious function for which one helps; None when none does."""
         scores = suspicion(before, failing)
         for function in suspicious_functions(scores):
+            if self.proposals >= MAX_PROPOSALS:
+                break
             report("say", text=f"I look at {function.name} in {function.file}.")
             if best := self.best_edit(before, failing, function, function.listing(scores)):
                 text, after = best

@@ -156,7 +156,7 @@ function renderLine(type, data) {
   if (type === "command") return item(code(`$ ${data.command}`), ` exit ${data.exit_code}, ${data.seconds} s`);
   if (type === "tests") return item(`${plural(Number(data.passed), "test")} pass, ${data.failed} fail`);
   if (type === "model") return item(...withCode(String(data.reason)));
-  if (type === "result") return item(`${data.status}: ${data.summary}`);
+  if (type === "result") return element("div", { class: `result ${data.status}` }, `${data.status}: ${data.summary}`);
   if (type !== "edit") return null;
   const outcome = element("span", { class: data.helps ? "good" : "small" }, data.helps ? "Helps. " : "Does not help. ");
   const change = element("pre", {}, element("del", {}, String(data.before).trim()), "\n", element("ins", {}, String(data.after).trim()));
