@@ -213,6 +213,8 @@ def lock() -> None:
     tools = "code/07_container_tools"
     images |= {"container-tools": tools, "tool-scripts": f"{tools}/modules/scripts"}
     images |= {"container-tools-ci": f"{tools}/ci", "agents": "code/08_agent_pipelines"}
+    agents = "code/09_parallel_agents"
+    images |= {"parallel-agents-ci": f"{agents}/ci", "parallel-agent-image": f"{agents}/agent"}
     services = "code/10_dapr_agents/templates"
     images |= {"dapr-service": f"{services}/service", "dapr-workflow-service": f"{services}/router"}
     for group in ("installer", "lessons", "dev", *images):

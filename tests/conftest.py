@@ -19,6 +19,7 @@ from support.forked_programs import StartPython, start_fork_server
 from support.launcher import Launcher
 from support.locks import file_lock
 from support.model_clients import client, http  # noqa: F401  # fixtures
+from support.parallel_agents import hostile_image, lesson_09, repository  # noqa: F401  # fixtures
 from support.plugins.durations import pytest_terminal_summary  # noqa: F401
 from support.plugins.faults import (  # noqa: F401  # pytest finds the hooks here
     broken_copy,

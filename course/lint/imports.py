@@ -17,6 +17,11 @@ GROUPS = {
     "code/07_container_tools/tests": "container-tools-ci",
     "code/08_agent_pipelines": "agent-pipelines",
     "code/08_agent_pipelines/src": "agent-pipelines",
+    "code/09_parallel_agents": "parallel-agents",
+    "code/09_parallel_agents/ci": "parallel-agents-ci",
+    "code/09_parallel_agents/tests": "parallel-agents-ci",
+    "code/09_parallel_agents/agent": "parallel-agent-image",
+    "code/09_parallel_agents/sample": "parallel-agent-image",
     "code/10_dapr_agents": "dapr-agents",
     "code/10_dapr_agents/services": "dev",  # what a learner has generated
     "code/10_dapr_agents/templates/service": "dapr-service",

@@ -26,7 +26,7 @@ def group(nodeid: str) -> str:
         return "pages"
     if Path(file).name in ("test_10_agents.py", "test_10_launcher.py"):
         return "dapr"
-    if fault := re.search(r"\b((?:0[0-578]|1[01])-[a-z-]+)\]$", test):
+    if fault := re.search(r"\b((?:0[0-5789]|1[01])-[a-z-]+)\]$", test):
         return fault[1]
     if file.endswith("test_container.py"):
         return test.partition("-")[0]

@@ -1,0 +1,1 @@
+"""Tests import the package `parallel_agents` from this folder."""

@@ -1,0 +1,1 @@
+"""Lesson 09: parallel agents, each in its own container, watched live."""

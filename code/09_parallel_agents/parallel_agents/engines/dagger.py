@@ -1,0 +1,144 @@
+"""Dagger: a container by the SDK. The image's steps are cached; the variation's step never is.
+
+What it lacks: limits of memory, processors, processes and the work folder; a read-only root; a network
+without the outside. Settings that ask for one of them are refused. Output comes by the gateway, because the
+SDK gives it only at the end.
+"""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import dagger
+import httpx
+import structlog
+
+from parallel_agents.config import Settings
+from parallel_agents.engines.base import EngineDown, Exit, Job, Output
+from parallel_agents.gateway import Gateway
+from parallel_agents.repositories import container_user
+
+log = structlog.stdlib.get_logger("parallel-agents")
+FORWARD = Path(__file__).with_name("forward.py")
+CONNECT_SECONDS = 600  # the engine's first start downloads an image
+FAILURES = (dagger.DaggerError, httpx.HTTPError, OSError, TimeoutError)
+
+
+class DaggerEngine:
+    name = "dagger"
+
+    def __init__(self, settings: Settings, gateway: Gateway) -> None:
+        self.settings, self.gateway = settings, gateway
+        self.stack = contextlib.AsyncExitStack()
+        self.client: dagger.Client | None = None
+        self.connecting = asyncio.Lock()
+
+    async def gateway_host(self) -> str:
+        return "127.0.0.1"  # the session forwards it into containers
+
+    async def open(self) -> None:
+        async with self.connecting:
+            if self.client is None:
+                self.client = await self.connect()
+
+    async def connect(self) -> dagger.Client:
+        try:
+            # Without a file for its log, the session's process would fill a pipe that nobody reads, and hang.
+            output = self.stack.enter_context((self.settings.data_dir / "dagger.log").open("a"))
+            config = dagger.Config(log_output=output, retry=dagger.Retry(execute=False))
+            async with asyncio.timeout(CONNECT_SECONDS):
+                client: dagger.Client = await self.stack.enter_async_context(dagger.Connection(config))
+            return client
+        except FAILURES as error:
+            log.error("Dagger's engine cannot be reached", error=type(error).__name__)
+            raise EngineDown from None
+
+    async def check(self) -> None:
+        await self.open()
+        assert self.client
+        try:
+            await self.client.version()
+        except FAILURES as error:
+            await self.disconnect()
+            raise EngineDown(type(error).__name__) from None
+
+    async def sweep(self) -> dict[str, int]:
+        """No-op: the engine ends the containers of a session when its client dies."""
+        return {}
+
+    async def disconnect(self) -> None:
+        async with self.connecting:
+            stack, self.stack, self.client = self.stack, contextlib.AsyncExitStack(), None
+            with contextlib.suppress(
+                dagger.DaggerError
+            ):  # the process of a session that died has an exit code
+                await stack.aclose()
+
+    async def close(self) -> None:
+        await self.disconnect()
+
+    async def start(self, job: Job) -> "RunningStep":
+        await self.check()
+        assert self.client
+        return RunningStep(self.client, self.gateway, self.base(self.client), job)
+
+    def base(self, client: dagger.Client) -> dagger.Container:
+        """The image of the agent, built by the engine, which caches each step."""
+        folder = str(self.settings.agent_source.resolve())
+        source = client.host().directory(folder, include=["Dockerfile.agent", "agent"])
+        return source.docker_build(dockerfile="Dockerfile.agent")
+
+
+class RunningStep:
+    def __init__(self, client: dagger.Client, gateway: Gateway, base: dagger.Container, job: Job) -> None:
+        self.job, self.pieces = job, gateway.grants[job.token].output
+        owner = "{}:{}".format(*container_user())
+        forward = dagger.PortForward(backend=gateway.port, frontend=8080)
+        # A secret, so that no log has the token. Its name is new each time, because names are cache keys.
+        secret = client.set_secret(f"token-{uuid.uuid4().hex}", job.token)
+        container = (
+            base.with_directory("/work", client.host().directory(str(job.work), no_cache=True), owner=owner)
+            .with_new_file("/forward.py", FORWARD.read_text())
+            .with_service_binding("gateway", client.host().service([forward], host="127.0.0.1"))
+            .with_secret_variable("OPENAI_API_KEY", secret)
+            .with_env_variable("OPENAI_BASE_URL", "http://gateway:8080/v1")
+            .with_env_variable("RUN", f"{job.run_id}-{job.n}")  # another cache key for each variation
+            .with_workdir("/work")
+            .with_user(owner)
+        )
+        for name, value in job.environment.items():
+            container = container.with_env_variable(name, value)
+        command = ["python", "/forward.py", "python", "/agent/agent.py"]
+        self.container = container.with_exec(command, expect=dagger.ReturnType.ANY)
+        self.ending = asyncio.create_task(self.run())
+
+    async def run(self) -> int:
+        code = await self.container.exit_code()
+        await self.container.directory("/work").export(str(self.job.work), wipe=True)
+        return code
+
+    async def output(self) -> AsyncIterator[Output]:
+        """Each piece is one byte for the stream, and what was printed."""
+        while True:
+            taking = asyncio.create_task(self.pieces.get())
+            await asyncio.wait({taking, self.ending}, return_when=asyncio.FIRST_COMPLETED)
+            if not taking.done():
+                taking.cancel()
+                return
+            piece = taking.result()
+            yield ("stdout" if piece[:1] == b"1" else "stderr"), piece[1:]
+
+    async def wait(self) -> Exit:
+        try:
+            code = await asyncio.shield(self.ending)
+        except FAILURES as error:
+            log.error("the step failed", error=type(error).__name__)
+            raise EngineDown from None
+        return Exit(code)
+
+    async def remove(self) -> None:
+        """Cancel the request: the engine then kills the container."""
+        self.ending.cancel()
+        await asyncio.wait([self.ending])

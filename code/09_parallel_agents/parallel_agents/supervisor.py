@@ -1,0 +1,94 @@
+"""Run one variation in a container, under three clocks and a limit on its work folder.
+
+The wall clock and the idle clock are here; the clock of each command is the agent's, inside. Whatever ends a
+variation, its container is gone when `supervise` returns.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from parallel_agents.agent_output import OutputParser
+from parallel_agents.config import Settings
+from parallel_agents.engines.base import Container, Engine, EngineDown, Exit, Job
+from parallel_agents.models import VariationState
+from parallel_agents.repositories import directory_bytes
+
+log = structlog.stdlib.get_logger("parallel-agents")
+WATCH_SECONDS = 0.5  # between two looks at the size of the work folder
+Sink = Callable[..., Awaitable[None]]  # called with the type of an event and its data
+
+
+@dataclass
+class Outcome:
+    state: VariationState
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+async def supervise(engine: Engine, job: Job, settings: Settings, work_mb: int | None, sink: Sink) -> Outcome:
+    """Run a variation to its end, or to the first limit. Raises `EngineDown`."""
+    parser, began = OutputParser(settings.output_bytes), time.monotonic()
+    exit: Exit | None = None
+    full = asyncio.Event()
+    wall, idle = asyncio.timeout(settings.agent_timeout), asyncio.timeout(None)
+    async with started(engine, job) as container:
+        watcher = asyncio.create_task(watch_folder(job.work, work_mb, container, full))
+        try:
+            async with wall, aclosing(container.output()) as output:  # type: ignore[type-var]
+                while True:
+                    async with asyncio.timeout(settings.idle_timeout) as idle:
+                        piece = await anext(output, None)
+                    if piece is None:
+                        break
+                    for kind, data in parser.feed(*piece):
+                        await sink(kind, **data)
+                exit = await container.wait()
+        except TimeoutError:
+            if not (wall.expired() or idle.expired()):
+                raise
+        except EngineDown:
+            if not full.is_set():
+                raise
+        finally:
+            watcher.cancel()
+            await asyncio.wait([watcher])
+    for kind, data in parser.end():
+        await sink(kind, **data)
+    values: dict[str, Any] = {"seconds": round(time.monotonic() - began, 3), "output_bytes": parser.bytes}
+    values["exit_code"] = exit.code if exit else None
+    if parser.result:
+        values |= parser.result.model_dump(exclude={"status"})
+    if full.is_set():
+        return Outcome("over_quota", values)
+    if exit is None:
+        return Outcome("timed_out" if wall.expired() else "idle", values)
+    if exit.code == 0 and parser.result:
+        return Outcome(parser.result.status, values)
+    return Outcome("out_of_memory" if exit.out_of_memory else "crashed", values)
+
+
+@asynccontextmanager
+async def started(engine: Engine, job: Job) -> AsyncIterator[Container]:
+    """Start a container and remove it at the end, even if the caller is cancelled during the start."""
+    starting = asyncio.create_task(engine.start(job))
+    try:
+        yield await asyncio.shield(starting)
+    finally:
+        await asyncio.wait([starting])
+        if starting.exception() is None:
+            await starting.result().remove()
+
+
+async def watch_folder(folder: Path, limit_mb: int | None, container: Container, full: asyncio.Event) -> None:
+    """Remove the container when its work folder is too large: a folder has no quota of its own."""
+    while not full.is_set():
+        if limit_mb is not None and await asyncio.to_thread(directory_bytes, folder) > limit_mb * 2**20:
+            full.set()
+            await container.remove()
+        await asyncio.sleep(WATCH_SECONDS)

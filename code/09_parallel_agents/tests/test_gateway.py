@@ -1,0 +1,47 @@
+"""The budget of a run, and the usage that the gateway reads from answers."""
+
+import asyncio
+import json
+
+from parallel_agents.gateway import Budget, Charge, Grant
+
+
+def test_simultaneous_calls_cannot_spend_more_than_the_budget() -> None:
+    budget = Budget(100)
+    assert budget.reserve(60)
+    assert not budget.reserve(60), "Two calls have reserved the same tokens."
+    budget.settle(60, 10)
+    assert budget.reserve(90)
+    assert not budget.reserve(1)
+
+
+def charge(*pieces: bytes, failed: bool = False) -> tuple[Grant, list[dict[str, int]]]:
+    told: list[dict[str, int]] = []
+
+    async def on_usage(usage: dict[str, int]) -> None:
+        told.append(usage)
+
+    grant = Grant(Budget(1000), on_usage)
+    assert grant.budget.reserve(500)
+    one = Charge(grant, 500)
+    for piece in pieces:
+        one.read(piece)
+    asyncio.run(one.settle(failed))
+    asyncio.run(one.settle(failed))  # the second time changes nothing
+    return grant, told
+
+
+def test_a_call_is_charged_what_the_model_says() -> None:
+    usage = {"prompt_tokens": 7, "completion_tokens": 3}
+    grant, told = charge(json.dumps({"usage": usage}).encode())
+    assert (grant.budget.spent, grant.budget.reserved, told) == (10, 0, [usage])
+
+
+def test_an_answer_that_breaks_off_is_charged_in_full() -> None:
+    grant, _ = charge(b'{"usage": null}', b"[DONE]")
+    assert grant.budget.spent == 500, "An agent that hangs up early would get its tokens for nothing."
+
+
+def test_a_call_that_failed_costs_nothing() -> None:
+    grant, _ = charge(failed=True)
+    assert (grant.budget.spent, grant.budget.reserved) == (0, 0)

@@ -1,0 +1,1 @@
+"""Program repair: mutations of suspicious lines, ranked by what the tests say."""

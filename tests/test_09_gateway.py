@@ -1,0 +1,83 @@
+"""Lesson 09: the model gateway, as the code in a container sees it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.parallel_agents import ASK, RESULT, Lesson, StartLesson, User
+from support.servers import calls, forget_calls
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def lesson(lesson_09: StartLesson) -> Lesson:
+    return lesson_09()
+
+
+@pytest.fixture(scope="module")
+def user(lesson: Lesson) -> User:
+    return lesson.user()
+
+
+def test_the_model_answers_and_the_tokens_are_counted(
+    user: User, repository: Path, offline_model: str
+) -> None:
+    forget_calls(offline_model)
+    code = f"""{ASK}
+for stream in (False, True):
+    status, text = ask(stream=stream)
+    print(status, '"choices"' in text, flush=True)
+{RESULT}"""
+    done = user.run(repository, code)
+    assert done.text().splitlines() == ["200 True", "200 True"]
+    usage = [each.data for each in done.events if each.type == "usage"]
+    assert len(usage) == 2
+    assert usage[1]["prompt_tokens"] > usage[0]["prompt_tokens"] > 0, "Streamed answers are not counted."
+    state = done.variation()
+    assert state["prompt_tokens"] == usage[1]["prompt_tokens"]
+    assert state["completion_tokens"] == usage[1]["completion_tokens"]
+    asked = calls(offline_model, "What is Docker?")
+    assert [each["body"]["model"] for each in asked] == ["offline"] * 2, "The container chooses the model."
+
+
+def test_only_one_route_is_forwarded_and_only_with_the_token(user: User, repository: Path) -> None:
+    code = f"""{ASK}
+print(ask("/models", method="GET")[0], ask("/embeddings")[0], ask("/../debug/requests", method="GET")[0])
+print(ask(key="the-real-key")[0], ask(key="")[0], ask(key="x")[0])
+"""
+    assert user.run(repository, code).text().splitlines() == ["404 404 404", "401 401 401"]
+
+
+def test_a_token_ends_with_its_variation(user: User, repository: Path) -> None:
+    token = user.run(repository, "import os; print(os.environ['OPENAI_API_KEY'])").text()
+    code = f"{ASK}\nprint(ask(key={token!r})[0])"
+    assert user.run(repository, code).text() == "401", "The token of a variation that has ended still works."
+
+
+def test_the_budget_of_a_run_is_enforced(lesson_09: StartLesson, repository: Path) -> None:
+    user = lesson_09(TOKEN_BUDGET="600", MAX_TOKENS="200", MAX_CONCURRENCY="1").user()  # noqa: S106
+    code = f"{ASK}\nprint([ask(max_tokens=150)[0] for _ in range(10)], ask()[1])"
+    done = user.run(repository, code, variations=2)
+    assert "[200, " in done.text(1) and "429" in done.text(1), done.text(1)
+    assert "insufficient_quota" in done.text(1)
+    assert "200" not in done.text(2), "The second variation has a budget of its own, and not the run's."
+    spent = sum(each["prompt_tokens"] + each["completion_tokens"] for each in done.run["variations"])
+    assert spent <= 600, f"The run has spent {spent} of 600 tokens."
+    again = user.run(repository, f"{ASK}\nprint(ask(max_tokens=150)[0])")
+    assert again.text() == "200", "The budget of one run ends another run."
+
+
+def test_a_body_that_is_no_object_or_too_large_is_refused(user: User, repository: Path) -> None:
+    code = f"{ASK}\nprint(ask(messages='x' * 1_100_000)[0])"
+    assert user.run(repository, code).text() == "413"
+
+
+def test_a_model_that_fails_is_told_as_an_error(
+    lesson_09: StartLesson, repository: Path, closed_port: int
+) -> None:
+    settings: dict[str, Any] = {"OPENAI_BASE_URL": f"http://127.0.0.1:{closed_port}/v1"}
+    done = lesson_09(**settings).user().run(repository, f"{ASK}\nprint(*ask())")
+    assert done.text().startswith("502 "), done.text()
+    assert str(closed_port) not in done.text(), "The error shows the model's address to the container."
+    assert done.variation()["prompt_tokens"] == 0

@@ -1,0 +1,26 @@
+"""Lesson 09: the lesson's own tests, of parts that need no engine."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from course.models import base_environment
+
+
+def test_the_lessons_own_tests_pass(lesson_root: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+    folder = lesson_root / "code/09_parallel_agents"
+    done = subprocess.run(
+        command, cwd=folder, env=base_environment(), capture_output=True, text=True, check=False
+    )
+    sentences = re.findall("AssertionError: (.*)", done.stdout)
+    assert done.returncode == 0, "\n".join([*sentences, done.stdout, done.stderr])
+
+
+def test_every_line_of_the_example_is_a_setting(lesson_root: Path) -> None:
+    folder = lesson_root / "code/09_parallel_agents"
+    settings = re.findall(r"^    (\w+):", (folder / "parallel_agents/config.py").read_text(), re.MULTILINE)
+    example = re.findall(r"^(\w+)=", (folder / ".env.example").read_text(), re.MULTILINE)
+    unknown = {name.lower() for name in example} - set(settings)
+    assert example and not unknown, f"The server has no such settings: {sorted(unknown)}."

@@ -1,0 +1,268 @@
+"""Lesson 09: runs from the request to the table of results, over HTTP and in real containers."""
+
+import json
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import httpx2
+import pytest
+from support.parallel_agents import RESULT, Lesson, StartLesson, User, git
+from support.problems import assert_problem
+
+from course.polling import until
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
+WAITS = "import time; print('started', flush=True); time.sleep(100)"
+# Each variation has another seed, so another number of failing tests and another patch.
+DIFFERENT = """
+import json, os
+seed = int(os.environ["AGENT_SEED"])
+open("/work/a.txt", "a").write("x\\n" * seed)
+print("variation", seed, os.environ["AGENT_STRATEGY"])
+status = "passed" if seed == 2 else "failed"
+print(json.dumps({"type": "plan", "text": "a plan"}))
+counts = {"tests_passed": 5, "tests_failed": abs(2 - seed)}
+print(json.dumps({"type": "result", "status": status, "summary": ""} | counts))
+"""
+
+
+@pytest.fixture(scope="module")
+def lesson(lesson_09: StartLesson) -> Lesson:
+    return lesson_09(STRATEGIES="careful,bold")
+
+
+@pytest.fixture(scope="module")
+def user(lesson: Lesson) -> User:
+    return lesson.user()
+
+
+def test_a_run_is_accepted_and_tells_where_it_is(user: User, repository: Path, lesson: Lesson) -> None:
+    posted = user.post(repository, RESULT, variations=2)
+    assert posted.status_code == 202
+    run = posted.json()
+    assert posted.headers["location"] == f"/api/v1/runs/{run['id']}"
+    assert run["stream_url"] == f"/api/v1/runs/{run['id']}/stream"
+    assert [each["n"] for each in run["variations"]] == [1, 2]
+    done = user.finished(run["id"])
+    assert done.run["state"] == "done"
+    assert done.run["commit"] == git(repository, "rev-parse", "HEAD").strip()
+    assert [each["state"] for each in done.run["variations"]] == ["passed", "passed"]
+    assert done.events[-1].type == "done"
+    assert [int(each.id) for each in done.events] == list(range(1, len(done.events) + 1))
+    assert not lesson.agents(), "Containers are left after the run."
+    assert not list((lesson.data / "work").iterdir()), "Work folders are left after the run."
+
+
+def test_variations_differ_by_strategy_and_seed_and_are_told_apart(user: User, repository: Path) -> None:
+    done = user.run(repository, DIFFERENT, variations=3)
+    for n, strategy in ((1, "careful"), (2, "bold"), (3, "careful")):
+        assert done.text(n) == f"variation {n} {strategy}"
+        assert (done.variation(n)["strategy"], done.variation(n)["seed"]) == (strategy, n)
+        assert done.variation(n)["lines_added"] == n
+    plans = [each.data for each in done.events if each.type == "plan"]
+    assert sorted(each["variation"] for each in plans) == [1, 2, 3]
+
+
+def test_variations_run_at_the_same_time(user: User, repository: Path) -> None:
+    run = user.start(repository, WAITS, variations=3)
+    seen = set()
+    for event in user.stream(run):
+        seen |= {event.data["variation"]} if event.type == "log" else set()
+        if seen == {1, 2, 3}:
+            break
+    assert user.http.post(f"/runs/{run}/cancel").status_code == 202
+
+
+def test_the_table_has_the_best_variation_first(user: User, repository: Path) -> None:
+    run = user.run(repository, DIFFERENT, variations=3).run["id"]
+    rows = user.http.get(f"/runs/{run}/results").json()["rows"]
+    assert [each["n"] for each in rows] == [2, 1, 3], (
+        "The order is not: passed, fewer failures, smaller patch."
+    )
+
+
+def test_the_patch_of_a_variation_applies(user: User, repository: Path, tmp_path: Path) -> None:
+    code = (
+        """
+import pathlib
+pathlib.Path("a.txt").unlink()
+pathlib.Path("new.bin").write_bytes(bytes(range(256)))
+pathlib.Path("b.txt").write_text("zwei\\n")
+"""
+        + RESULT
+    )
+    run = user.run(repository, code).run["id"]
+    git(tmp_path, "clone", "--quiet", str(repository), "copy")
+    patch = user.http.get(f"/runs/{run}/variations/1/patch")
+    assert patch.headers["content-type"].startswith("text/x-diff")
+    subprocess.run(["git", "apply"], cwd=tmp_path / "copy", input=patch.content, check=True)
+    assert sorted(path.name for path in (tmp_path / "copy").glob("[!.]*")) == ["b.txt", "new.bin"]
+    assert (tmp_path / "copy/new.bin").read_bytes() == bytes(range(256))
+    assert git(repository, "status", "--porcelain") == "", "The agent has changed the user's own repository."
+
+
+def test_a_variation_that_crashes_leaves_the_others_alone(user: User, repository: Path) -> None:
+    code = "import os\nif os.environ['AGENT_SEED'] == '1':\n    raise SystemExit(3)\n" + RESULT
+    done = user.run(repository, code, variations=3)
+    assert (done.variation(1)["state"], done.variation(1)["exit_code"]) == ("crashed", 3)
+    assert [done.variation(n)["state"] for n in (2, 3)] == ["passed", "passed"]
+    assert done.run["state"] == "done"
+
+
+def test_a_result_that_is_not_valid_is_no_result(user: User, repository: Path) -> None:
+    code = (
+        """import json; print(json.dumps({"type": "result", "status": "passed", "tests_passed": "many"}))"""
+    )
+    done = user.run(repository, code)
+    assert done.variation()["state"] == "crashed"
+    assert "many" in done.text(), "The line is neither a result nor text."
+
+
+def test_a_reader_resumes_after_the_last_event_it_has_seen(user: User, repository: Path) -> None:
+    done = user.run(repository, DIFFERENT, variations=2)
+    run, half = done.run["id"], len(done.events) // 2
+    assert user.events(run, after=done.events[half].id) == done.events[half + 1 :]
+    again = user.http.get(f"/runs/{run}/stream", headers={"Last-Event-ID": done.events[-1].id})
+    assert again.status_code == 204, "A browser would connect again and again after the last event."
+
+
+def test_readers_who_come_at_any_time_get_every_event_once_and_in_order(user: User, repository: Path) -> None:
+    code = "import time\nfor n in range(300):\n    print(n, flush=True); time.sleep(0.005)\n" + RESULT
+    run = user.start(repository, code, variations=2)
+    got: list[list[str]] = []
+
+    def read() -> None:
+        got.append([each.id for each in user.events(run)])
+
+    readers = [threading.Thread(target=read) for _ in range(12)]
+    for reader in readers:
+        reader.start()
+        time.sleep(0.15)
+    for reader in readers:
+        reader.join()
+    assert len(got) == 12
+    for ids in got:
+        assert ids == [str(n) for n in range(1, len(ids) + 1)], (
+            "A reader has missed events, or got one twice."
+        )
+        assert len(ids) == len(got[0]), "Readers have got different events."
+
+
+def test_a_reader_that_stops_reading_slows_nobody(user: User, repository: Path) -> None:
+    code = "for n in range(20000):\n    print('x' * 40)\n" + RESULT
+    run = user.start(repository, code)
+    with user.http.stream("GET", f"/runs/{run}/stream") as slow:
+        assert next(slow.iter_bytes())
+        assert user.finished(run).variation()["state"] == "passed"
+
+
+def test_the_log_of_a_variation_can_be_downloaded(user: User, repository: Path) -> None:
+    run = user.run(repository, DIFFERENT, variations=2).run["id"]
+    log = user.http.get(f"/runs/{run}/variations/2/log")
+    assert log.headers["content-type"] == "text/plain; charset=utf-8"
+    assert "variation 2 bold" in log.text
+    assert "variation 1" not in log.text
+
+
+def test_cancel_stops_all_variations_within_two_seconds(user: User, repository: Path, lesson: Lesson) -> None:
+    run = user.start(repository, WAITS, variations=3)
+    user.wait_for(run, "started")
+    began = time.monotonic()
+    assert user.http.post(f"/runs/{run}/cancel").status_code == 202
+    took = time.monotonic() - began
+    assert not lesson.agents(), "The run was cancelled, and its containers are still there."
+    assert took < 10, f"The cancelled containers were gone after {took:.1f} s."  # bench has the exact figure
+    done = user.finished(run)
+    assert done.run["state"] == "cancelled"
+    assert {each["state"] for each in done.run["variations"]} == {"cancelled"}
+    assert done.events[-1].data["reason"] == "cancelled"
+    assert user.http.post(f"/runs/{run}/cancel").status_code == 202, "A second cancel fails."
+
+
+def test_variations_that_wait_can_be_cancelled(lesson_09: StartLesson, repository: Path) -> None:
+    lesson = lesson_09(MAX_CONCURRENCY="1")
+    user = lesson.user()
+    run = user.start(repository, WAITS, variations=3)
+    user.wait_for(run, "started")
+    assert len(lesson.agents()) == 1, "More variations run at once than MAX_CONCURRENCY allows."
+    assert user.http.post(f"/runs/{run}/cancel").json()["state"] == "cancelled"
+
+
+def test_a_run_that_has_ended_can_be_deleted(user: User, repository: Path) -> None:
+    run = user.start(repository, WAITS)
+    assert_problem(user.http.delete(f"/runs/{run}"), 409)
+    user.http.post(f"/runs/{run}/cancel")
+    assert user.http.delete(f"/runs/{run}").status_code == 204
+    assert_problem(user.http.get(f"/runs/{run}"), 404)
+    assert_problem(user.http.get(f"/runs/{run}/stream"), 404)
+
+
+def test_pages_of_runs_have_no_gaps_while_new_runs_come(lesson: Lesson, repository: Path) -> None:
+    user = lesson.user()
+    runs = [user.start(repository, RESULT) for _ in range(4)]
+    first = user.http.get("/runs", params={"limit": 2}).json()
+    user.start(repository, RESULT)
+    second = user.http.get("/runs", params={"limit": 2, "cursor": first["next_cursor"]}).json()
+    seen = [each["id"] for each in first["runs"] + second["runs"]]
+    assert seen == runs[::-1], "The second page repeats a run of the first, or leaves one out."
+    assert second["next_cursor"] is None
+    assert_problem(user.http.get("/runs", params={"cursor": "x' OR 1=1"}), 422)
+
+
+def test_an_idempotency_key_starts_one_run(user: User, repository: Path) -> None:
+    key = {"Idempotency-Key": "one"}
+    told = [user.post(repository, RESULT, headers=key) for _ in range(3)]
+    assert [each.status_code for each in told] == [202] * 3
+    assert len({each.json()["id"] for each in told}) == 1, "The same key has started several runs."
+    assert_problem(user.post(repository, "pass", headers=key), 409)
+    user.finished(told[0].json()["id"])
+
+
+def test_simultaneous_requests_with_one_key_start_one_run(user: User, repository: Path) -> None:
+    told: list[httpx2.Response] = []
+    send = lambda: told.append(user.post(repository, RESULT, headers={"Idempotency-Key": "two"}))  # noqa: E731
+    threads = [threading.Thread(target=send) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [each.status_code for each in told] == [202] * 8, [each.text for each in told]
+    assert len({each.json()["id"] for each in told}) == 1, "The same key has started several runs."
+
+
+def test_a_user_has_a_quota_of_variations(lesson_09: StartLesson, repository: Path) -> None:
+    lesson = lesson_09(MAX_VARIATIONS_PER_USER="3", MAX_VARIATIONS="4")
+    user = lesson.user()
+    assert_problem(user.post(repository, WAITS, variations=5), 422)
+    run = user.start(repository, WAITS, variations=2)
+    told = user.post(repository, WAITS, variations=2)
+    assert_problem(told, 429)
+    assert int(told.headers["retry-after"]) > 0
+    assert lesson.user().post(repository, RESULT).status_code == 202, "One user's quota stops another user."
+    user.http.post(f"/runs/{run}/cancel")
+    assert user.run(repository, RESULT, variations=2).run["state"] == "done"
+
+
+def test_health_ready_and_metrics(lesson: Lesson, user: User, repository: Path) -> None:
+    user.run(repository, RESULT)
+    assert httpx2.get(lesson.url("/health")).json()["status"] == "healthy"
+    assert httpx2.get(lesson.url("/ready")).json()["dependencies"] == {"store": "ok", "engine": "ok"}
+    text = httpx2.get(lesson.url("/metrics")).text
+    assert 'agent_variations_total{outcome="passed"}' in text
+    assert "agent_running_variations 0.0" in text
+    assert (
+        httpx2.get(f"{lesson.server}/health", headers={"X-Request-ID": "mine"}).headers["x-request-id"]
+        == "mine"
+    )
+
+
+def test_the_log_is_json_with_request_ids(lesson: Lesson, user: User) -> None:
+    user.http.get("/runs", headers={"X-Request-ID": "look-for-this"})
+    lines = until(lambda: [line for line in lesson.server.log.read_text().splitlines() if "look-for" in line])
+    assert json.loads(lines[0])["endpoint"] == "/api/v1/runs"
+
+
+def test_a_body_that_is_too_large_is_refused(user: User, repository: Path) -> None:
+    assert_problem(user.post(repository, "x" * 100_000), 413)
