@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     model_name: str = "gpt-5.4-mini"
     model_timeout: float = Field(default=60, gt=0)  # of one call of the model
     max_tokens: int = Field(default=4096, ge=1)  # of one answer of the model
-    token_budget: int = Field(default=500_000, ge=1)  # tokens of a run, all of its variations together
+    token_budget: int = Field(default=1_000_000, ge=1)  # tokens of a run, all of its variations together
 
     @model_validator(mode="after")
     def refuse_missing_limits(self) -> "Settings":

@@ -6,6 +6,7 @@ takes before it reads, so nothing falls between history and live; and it pulls, 
 
 import asyncio
 import json
+import time
 from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -39,8 +40,9 @@ class RunLog:
         self.appending = asyncio.Lock()
 
     async def append(self, variation: int | None, type: str, **data: Any) -> None:
-        """Append an event. Waits while the writer is behind."""
-        text = json.dumps({"variation": variation} | data)
+        """Append an event. Waits while the writer is behind. States say when they began, in epoch seconds."""
+        at = {"at": round(time.time(), 3)} if type == "state" else {}
+        text = json.dumps({"variation": variation} | at | data)
         async with self.appending:  # ids ascend in the order of the queue
             self.last_id += 1
             event = Event(run_id=self.run_id, id=self.last_id, variation=variation, type=type, data=text)
