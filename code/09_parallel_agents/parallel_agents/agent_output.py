@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 AGENT_EVENTS = frozenset({"plan", "model", "edit", "command", "tests", "say", "result"})
-LINE = 16_384  # characters; longer lines are text, in pieces
+CHUNK, LINE = 8192, 32_768  # bytes that are parsed at once, and characters of an event; longer lines are cut
 RESULTS = 10  # results that are still read when the output is over its limit
 AgentEvent = tuple[str, dict[str, Any]]
 
@@ -24,85 +24,58 @@ class OutputParser:
     """The events of one container's output, in order. Keeps `limit` bytes, and says if there are more."""
 
     def __init__(self, limit: int) -> None:
-        self.limit, self.bytes = limit, 0
+        self.limit, self.bytes, self.results, self.truncated = limit, 0, 0, False
         self.result: AgentResult | None = None
-        self.results = 0
-        decoder = codecs.getincrementaldecoder("utf-8")
-        self.decoders = {"stdout": decoder("replace"), "stderr": decoder("replace")}
-        self.rest = {"stdout": "", "stderr": ""}
-        self.truncated = False
+        self.decoders = {
+            name: codecs.getincrementaldecoder("utf-8")("replace") for name in ("stdout", "stderr")
+        }
+        self.rest = {"stdout": "", "stderr": ""}  # of a line that has not ended
 
-    def feed(self, stream: str, data: bytes, final: bool = False) -> Iterator[AgentEvent]:
+    def feed(self, stream: str, data: bytes) -> Iterator[AgentEvent]:
+        for start in range(0, len(data), CHUNK):
+            yield from self.feed_chunk(stream, data[start : start + CHUNK])
+
+    def end(self) -> Iterator[AgentEvent]:
+        for stream in self.rest:
+            yield from self.feed_chunk(stream, b"", final=True)
+
+    def feed_chunk(self, stream: str, data: bytes, final: bool = False) -> Iterator[AgentEvent]:
+        *lines, rest = (self.rest[stream] + self.decoders[stream].decode(data, final)).split("\n")
+        if final or len(rest) > LINE - CHUNK:
+            lines, rest = [*lines, rest], ""
+        self.rest[stream] = rest
         self.bytes += len(data)
         over = self.bytes > self.limit
         if over and not self.truncated:
             self.truncated = True
-            yield (
-                "log",
-                {
-                    "stream": stream,
-                    "text": f"[output over {self.limit} bytes is left out]",
-                    "truncated": True,
-                },
-            )
-        lines = (self.rest[stream] + self.decoders[stream].decode(data, final)).split("\n")
-        self.rest[stream] = "" if final else lines.pop()
-        if len(self.rest[stream]) > LINE:
-            lines.append(self.rest[stream])
-            self.rest[stream] = ""
-        text: list[str] = []
-        for line in lines:
+            text = f"[output over {self.limit} bytes is left out]"
+            yield "log", {"stream": stream, "text": text, "truncated": True}
+        text_lines: list[str] = []
+        for line in filter(None, lines):
             event = self.parse(line) if stream == "stdout" else None
-            if event and event[0] == "result":
-                self.results += 1
-            if over and not (event and event[0] == "result" and self.results <= RESULTS):
+            if over and (event is None or event[0] != "result" or self.results > RESULTS):
                 continue
             if event is None:
-                text.append(line)
+                text_lines.append(line)
                 continue
-            yield from as_log(stream, text)
-            text = []
+            if text_lines:
+                yield "log", {"stream": stream, "text": "\n".join(text_lines)}
+                text_lines = []
             yield event
-        yield from as_log(stream, text)
-
-    def end(self) -> Iterator[AgentEvent]:
-        for stream in ("stdout", "stderr"):
-            if self.rest[stream]:
-                yield from self.feed(stream, b"", final=True)
+        if text_lines:
+            yield "log", {"stream": stream, "text": "\n".join(text_lines)}
 
     def parse(self, line: str) -> AgentEvent | None:
         """The event of a JSON line; None for text."""
-        if not line.startswith("{") or len(line) > LINE:
-            return None
         try:
-            told = json.loads(line)
-            kind = told.pop("type", None)
-        except (ValueError, RecursionError):
-            return None
-        if not isinstance(kind, str) or kind not in AGENT_EVENTS:
-            return None
-        told.pop("variation", None)  # which is the server's to say
-        if kind == "result":
-            try:
-                self.result = AgentResult.model_validate(told)
-            except ValidationError:
+            event = json.loads(line) if line.startswith("{") else {}
+            kind = event.pop("type", None)
+            if not isinstance(kind, str) or kind not in AGENT_EVENTS:
                 return None
-        return kind, told
-
-
-def as_log(stream: str, lines: list[str]) -> Iterator[AgentEvent]:
-    """Lines of text as events of about LINE characters."""
-    piece: list[str] = []
-    size = 0
-    for line in lines:
-        if not line:
-            continue
-        for start in range(0, len(line), LINE):
-            part = line[start : start + LINE]
-            if piece and size + len(part) > LINE:
-                yield "log", {"stream": stream, "text": "\n".join(piece)}
-                piece, size = [], 0
-            piece.append(part)
-            size += len(part)
-    if piece:
-        yield "log", {"stream": stream, "text": "\n".join(piece)}
+            event.pop("variation", None)  # which is the server's to say
+            if kind == "result":
+                self.result = AgentResult.model_validate(event)
+                self.results += 1
+        except (ValueError, RecursionError, ValidationError):
+            return None
+        return kind, event

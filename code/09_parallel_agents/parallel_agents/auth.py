@@ -4,17 +4,17 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Annotated, Any
 
 import jwt
 from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
-from fastapi import HTTPException, Request, Response
-from fastapi.routing import APIRoute
+from fastapi import Depends, HTTPException, Request, Security
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
+from sqlmodel import select
 
 from parallel_agents import telemetry
 from parallel_agents.config import Settings
@@ -40,7 +40,7 @@ class Authenticator:
 
     async def login(self, username: str, password: str) -> str:
         """A JWT for the user. A wrong name takes as long as a wrong password: names cannot be probed."""
-        user = await self.store.user_named(username)
+        user = await self.store.first(select(User).where(User.username == username))
         known = user.password_hash if user else self.unknown_user
         try:
             async with self.hashing:
@@ -48,79 +48,71 @@ class Authenticator:
         except VerifyMismatchError:
             user = None
         if user is None:
-            raise HTTPException(401, "The name or the password is wrong.", {"WWW-Authenticate": "Bearer"})
+            raise unauthorized("The name or the password is wrong.")
         now = int(time.time())
         claims = {"sub": user.id, "iss": ISSUER, "iat": now, "exp": now + self.settings.token_seconds}
         return jwt.encode(claims, self.secret, ALGORITHM)
 
-    @staticmethod
-    def new_key(user_id: str, name: str) -> tuple[ApiKey, str]:
-        key = KEY_PREFIX + secrets.token_urlsafe(32)
-        return ApiKey(user_id=user_id, name=name, digest=digest(key)), key
+    async def user_of_token(self, token: str) -> User | None:
+        try:
+            required: Any = {"require": ["exp", "sub", "iss"]}
+            claims = jwt.decode(token, self.secret, [ALGORITHM], issuer=ISSUER, options=required)
+        except jwt.ExpiredSignatureError:
+            raise unauthorized("The token has expired.") from None
+        except jwt.InvalidTokenError:
+            return None
+        return await self.store.get(User, claims["sub"])
 
-    async def identify(self, request: Request) -> User:
-        """The user of the JWT or of the API key. Raises a 401."""
-        user, header = None, request.headers.get("authorization", "")
-        if key := request.headers.get("x-api-key"):
-            user = await self.store.user_of_key(digest(key))
-        elif header.lower().startswith("bearer "):
-            try:
-                required: Any = {"require": ["exp", "sub", "iss"]}
-                claims = jwt.decode(header[7:], self.secret, [ALGORITHM], issuer=ISSUER, options=required)
-                user = await self.store.user(claims["sub"])
-            except jwt.ExpiredSignatureError:
-                raise HTTPException(401, "The token has expired.", {"WWW-Authenticate": "Bearer"}) from None
-            except jwt.InvalidTokenError:
-                pass
-        if user is None:
-            detail = "A valid token or API key is needed."
-            raise HTTPException(401, detail, {"WWW-Authenticate": "Bearer"})
-        return user
+    async def user_of_key(self, key: str) -> User | None:
+        return await self.store.first(select(User).join(ApiKey).where(ApiKey.digest == digest(key)))
 
-    async def limit(self, request: Request, rate: int, *caller: str) -> None:
-        """Count the request; raise a 429 if there are too many in this minute."""
+    async def limit(self, rate: int, *caller: str) -> None:
+        """Count a request; raise a 429 if there are too many in this minute."""
         item = RateLimitItemPerMinute(rate)
-        allowed = await self.limiter.hit(item, *caller)
-        reset_at, remaining = await self.limiter.get_window_stats(item, *caller)
-        wait = str(max(1, round(reset_at - time.time())))
-        # The headers of draft-ietf-httpapi-ratelimit-headers.
-        request.state.headers["RateLimit-Policy"] = f'"minute";q={rate};w=60'
-        request.state.headers["RateLimit"] = f'"minute";r={remaining};t={wait}'
-        if not allowed:
+        if not await self.limiter.hit(item, *caller):
             telemetry.limited.inc()
+            reset_at, _ = await self.limiter.get_window_stats(item, *caller)
+            wait = str(max(1, round(reset_at - time.time())))
             raise HTTPException(429, "Too many requests in this minute.", {"Retry-After": wait})
 
 
-class AuthenticatedRoute(APIRoute):
-    """A route that identifies the user and counts the request before the body is read."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def handle_authenticated(request: Request) -> Response:
-            auth: Authenticator = request.state.auth
-            request.state.user = user = await auth.identify(request)
-            if request.method in ("POST", "DELETE"):
-                await auth.limit(request, auth.settings.rate_limit_rpm, "user", user.id)
-            return await handle(request)
-
-        return handle_authenticated
-
-
-class LoginRoute(APIRoute):
-    """A route for strangers, limited by address: hashing a password costs time and memory on purpose."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def handle_limited(request: Request) -> Response:
-            auth: Authenticator = request.state.auth
-            address = request.client.host if request.client else "unknown"
-            await auth.limit(request, auth.settings.login_limit_rpm, "address", address)
-            return await handle(request)
-
-        return handle_limited
+def new_key(user_id: str, name: str) -> tuple[ApiKey, str]:
+    """An API key as it is stored, and as it is shown."""
+    key = KEY_PREFIX + secrets.token_urlsafe(32)
+    return ApiKey(user_id=user_id, name=name, digest=digest(key)), key
 
 
 def digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+def unauthorized(detail: str) -> HTTPException:
+    return HTTPException(401, detail, {"WWW-Authenticate": "Bearer"})
+
+
+async def current_user(
+    request: Request,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
+    key: Annotated[str | None, Security(APIKeyHeader(name="X-API-Key", auto_error=False))],
+) -> User:
+    """The user of the API key or of the JWT. Their requests that change something are limited."""
+    auth: Authenticator = request.state.auth
+    user = None
+    if key:
+        user = await auth.user_of_key(key)
+    elif bearer:
+        user = await auth.user_of_token(bearer.credentials)
+    if user is None:
+        raise unauthorized("A valid token or API key is needed.")
+    if request.method in ("POST", "DELETE"):
+        await auth.limit(auth.settings.rate_limit_rpm, "user", user.id)
+    return user
+
+
+async def limit_strangers(request: Request) -> None:
+    """Limit requests without a user by address: hashing a password costs time and memory on purpose."""
+    auth: Authenticator = request.state.auth
+    await auth.limit(auth.settings.login_limit_rpm, "address", request.client.host if request.client else "")
+
+
+CurrentUser = Annotated[User, Depends(current_user)]

@@ -17,7 +17,7 @@ SECRETS = Path("/run/secrets")
 def split_list(value: str | list[str]) -> list[str]:
     if not isinstance(value, str):
         return value
-    return [part.strip() for part in re.split("[,\\n]", value) if part.strip()]
+    return [part.strip() for part in re.split("[,\n]", value) if part.strip()]
 
 
 StringList = Annotated[list[str], NoDecode, BeforeValidator(split_list)]
@@ -44,7 +44,6 @@ class Settings(BaseSettings):
     token_seconds: int = Field(default=3600, ge=1)  # until a JWT expires
     rate_limit_rpm: int = Field(default=120, ge=1)  # requests of a user that change something, in a minute
     login_limit_rpm: int = Field(default=20, ge=1)  # registrations and logins from one address, in a minute
-    max_readers_per_user: int = Field(default=50, ge=1)  # event streams at once
 
     data_dir: Path = Path("data")  # the database, the mirrors of repositories, and work folders
     database_url: str = ""  # default: a SQLite file in DATA_DIR
@@ -56,9 +55,7 @@ class Settings(BaseSettings):
 
     engine: Literal["docker", "dagger"] = "docker"
     agent_container_image: str = "parallel-agent:latest"
-    agent_source: Path = Path(__file__).parents[
-        1
-    ]  # with Dockerfile.agent, from which Dagger builds the image
+    agent_source: Path = Path(__file__).parents[1]  # with Dockerfile.agent, for Dagger
     strategies: StringList = ["suspicious-first", "smallest-edit", "test-by-test"]  # those of agent.py
     max_variations: int = Field(default=8, ge=1)  # of one run
     max_variations_per_user: int = Field(default=16, ge=1)  # that run or wait
@@ -79,7 +76,7 @@ class Settings(BaseSettings):
     model_name: str = "gpt-5.4-mini"
     model_timeout: float = Field(default=60, gt=0)  # of one call of the model
     max_tokens: int = Field(default=4096, ge=1)  # of one answer of the model
-    token_budget: int = Field(default=500_000, ge=1)  # tokens of a run, all of its variations together
+    token_budget: int = Field(default=1_000_000, ge=1)  # tokens of a run, all of its variations together
 
     @model_validator(mode="after")
     def refuse_missing_limits(self) -> "Settings":

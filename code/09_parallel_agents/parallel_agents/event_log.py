@@ -6,6 +6,7 @@ takes before it reads, so nothing falls between history and live; and it pulls, 
 
 import asyncio
 import json
+import time
 from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -26,32 +27,26 @@ TAIL = 1_000_000  # bytes of a run's newest events that are kept in memory, for 
 PING_SECONDS = 15
 
 
-def encode(event: Event) -> bytes:
-    return format_sse_event(event=event.type, data_str=event.data, id=str(event.id))
-
-
 class RunLog:
     """The events of a run that is going on."""
 
     def __init__(self, run_id: str, last_id: int = 0) -> None:
-        self.run_id, self.next_id = run_id, last_id + 1
+        self.run_id, self.last_id = run_id, last_id
         self.queue: asyncio.Queue[Event] = asyncio.Queue(QUEUE)
         self.unwritten: list[Event] = []
-        self.tail: deque[tuple[int, str, bytes]] = deque()
+        self.tail: deque[tuple[int, str, bytes]] = deque()  # id, type, and encoded event
         self.tail_bytes = 0
         self.changed = asyncio.Event()
         self.appending = asyncio.Lock()
 
     async def append(self, variation: int | None, type: str, **data: Any) -> None:
-        """Append an event. Waits while the writer is behind."""
-        text = json.dumps({"variation": variation} | data, ensure_ascii=False)
-        text = text.encode(
-            "utf-8", "replace"
-        ).decode()  # JSON can have half of a surrogate pair, and UTF-8 cannot
+        """Append an event. Waits while the writer is behind. States say when they began, in epoch seconds."""
+        at = {"at": round(time.time(), 3)} if type == "state" else {}
+        text = json.dumps({"variation": variation} | at | data)
         async with self.appending:  # ids ascend in the order of the queue
-            row = Event(run_id=self.run_id, id=self.next_id, variation=variation, type=type, data=text)
-            self.next_id += 1
-            await self.queue.put(row)
+            self.last_id += 1
+            event = Event(run_id=self.run_id, id=self.last_id, variation=variation, type=type, data=text)
+            await self.queue.put(event)
 
     def take(self) -> list[Event]:
         """The events to write next; those of a write that failed are taken again."""
@@ -61,20 +56,19 @@ class RunLog:
 
     def publish(self) -> None:
         """Show committed events to the readers."""
-        batch, self.unwritten = self.unwritten, []
-        for event in batch:
-            piece = encode(event)
-            self.tail.append((event.id, event.type, piece))
-            self.tail_bytes += len(piece)
+        for item in map(encode, self.unwritten):
+            self.tail.append(item)
+            self.tail_bytes += len(item[2])
         while self.tail_bytes > TAIL and len(self.tail) > 1:
             self.tail_bytes -= len(self.tail.popleft()[2])
-        changed, self.changed = self.changed, asyncio.Event()
-        changed.set()
+        self.unwritten = []
+        self.changed.set()
+        self.changed = asyncio.Event()
 
     def newest(self, after: int) -> list[tuple[int, str, bytes]] | None:
         """The next page of events from memory; None when it begins before the tail."""
         if not self.tail or self.tail[0][0] > after + 1:
-            return None if self.next_id > after + 1 else []
+            return None if self.last_id > after else []
         start = after + 1 - self.tail[0][0]
         return [self.tail[index] for index in range(start, min(start + PAGE, len(self.tail)))]
 
@@ -92,7 +86,6 @@ class EventLog:
         if self.writer:
             self.writer.cancel()
             await asyncio.wait([self.writer])
-            await self.write_once()
 
     def start(self, run_id: str, last_id: int = 0) -> RunLog:
         self.active[run_id] = RunLog(run_id, last_id)
@@ -100,39 +93,33 @@ class EventLog:
 
     async def finish(self, run_log: RunLog) -> None:
         """Wait until a run's last event is committed. From then on its events are read from the store."""
-        while not run_log.tail or run_log.tail[-1][0] < run_log.next_id - 1:
+        while not run_log.tail or run_log.tail[-1][0] < run_log.last_id:
             await run_log.changed.wait()
         del self.active[run_log.run_id]
 
     async def write_batches(self) -> None:
         while True:
             await asyncio.sleep(BATCH_SECONDS)
+            logs = [run_log for run_log in self.active.values() if run_log.take()]
             try:
-                await self.write_once()
+                if logs:
+                    await self.store.append_events([event for each in logs for event in each.unwritten])
+                for each in logs:
+                    each.publish()
             except SQLAlchemyError as error:  # the disk may be full: runs wait, and the write is tried again
                 log.error("events were not written", error=type(error).__name__)
                 await asyncio.sleep(1)
-
-    async def write_once(self) -> None:
-        logs = [run_log for run_log in list(self.active.values()) if run_log.take()]
-        if logs:
-            await self.store.append_events([event.model_dump() for each in logs for event in each.unwritten])
-        for each in logs:
-            each.publish()
 
     async def follow(self, run_id: str, after: int) -> AsyncGenerator[bytes]:
         """A run's events after an id, encoded, until its last one. A ping is a comment."""
         while True:
             run_log = self.active.get(run_id)
-            changed = (
-                run_log.changed if run_log else None
-            )  # before reading: what is committed from now on sets it
+            changed = run_log.changed if run_log else None  # before reading: a later commit sets it
             page = run_log.newest(after) if run_log else None
             if page is None:
-                rows = await self.store.events(run_id, after, PAGE)
-                page = [(event.id, event.type, encode(event)) for event in rows]
+                page = [encode(event) for event in await self.store.events(run_id, after, PAGE)]
             if page:
-                after, last_type = page[-1][0], page[-1][1]
+                after, last_type, _ = page[-1]
                 yield b"".join(piece for _, _, piece in page)
                 if last_type in LAST_EVENTS:
                     return
@@ -144,3 +131,7 @@ class EventLog:
                         await changed.wait()
                 except TimeoutError:
                     yield b": ping\n\n"
+
+
+def encode(event: Event) -> tuple[int, str, bytes]:
+    return event.id, event.type, format_sse_event(event=event.type, data_str=event.data, id=str(event.id))

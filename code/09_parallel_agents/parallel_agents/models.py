@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, StringConstraints
 from sqlalchemy import Index, String, UniqueConstraint
@@ -31,44 +31,30 @@ def new_id() -> str:
     return f"{time.time_ns():016x}{secrets.token_hex(6)}"
 
 
-# --- Tables ---
+# --- Tables. Each `...Info` is what the API shows of a table. ---
 
 
-class User(SQLModel, table=True):
+class UserInfo(SQLModel):
     id: str = Column(default_factory=new_id, primary_key=True)
     username: str = Column(unique=True)
+
+
+class User(UserInfo, table=True):
     password_hash: str
-    created_at: float = Column(default_factory=time.time)
 
 
-class ApiKey(SQLModel, table=True):
+class KeyInfo(SQLModel):
     id: str = Column(default_factory=new_id, primary_key=True)
-    user_id: str = Column(foreign_key="user.id", index=True, ondelete="CASCADE")
     name: str
+    created_at: float = Column(default_factory=time.time)
+
+
+class ApiKey(KeyInfo, table=True):
+    user_id: str = Column(foreign_key="user.id", index=True, ondelete="CASCADE")
     digest: str = Column(unique=True)  # SHA-256: a key is random and too long to guess
-    created_at: float = Column(default_factory=time.time)
-
-
-class Run(SQLModel, table=True):
-    __table_args__ = (UniqueConstraint("user_id", "idempotency_key"), Index("page", "user_id", "id"))
-    id: str = Column(default_factory=new_id, primary_key=True)
-    user_id: str = Column(foreign_key="user.id", ondelete="CASCADE")
-    repository: str
-    ref: str
-    commit: str | None = None
-    prompt: str
-    seed: int
-    engine: str
-    state: str = "queued"
-    created_at: float = Column(default_factory=time.time)
-    finished_at: float | None = None
-    idempotency_key: str | None = None
-    body_digest: str = ""
 
 
 class VariationInfo(SQLModel):
-    """A variation, in the API and in its table."""
-
     n: int = Column(primary_key=True)
     strategy: str
     seed: int
@@ -88,6 +74,31 @@ class VariationInfo(SQLModel):
 
 class Variation(VariationInfo, table=True):
     run_id: str = Column(foreign_key="run.id", primary_key=True, index=True, ondelete="CASCADE")
+
+
+class RunFields(SQLModel):
+    id: str = Column(default_factory=new_id, primary_key=True)
+    repository: str
+    ref: str
+    commit: str | None = None
+    prompt: str
+    state: RunState = Column(default="queued", sa_type=String)
+    engine: str
+    created_at: float = Column(default_factory=time.time)
+    finished_at: float | None = None
+
+
+class Run(RunFields, table=True):
+    __table_args__ = (UniqueConstraint("user_id", "idempotency_key"), Index("page", "user_id", "id"))
+    user_id: str = Column(foreign_key="user.id", ondelete="CASCADE")
+    seed: int
+    idempotency_key: str | None = None
+    body_digest: str = ""
+
+
+class RunInfo(RunFields):
+    stream_url: str
+    variations: list[VariationInfo]
 
 
 class Patch(SQLModel, table=True):
@@ -125,11 +136,6 @@ class Credentials(BaseModel, extra="forbid"):
     password: str = Field(min_length=12, max_length=200)
 
 
-class UserInfo(BaseModel):
-    id: str
-    username: str
-
-
 class Token(BaseModel):
     access_token: str
     token_type: Literal["bearer"] = "bearer"  # noqa: S105
@@ -140,19 +146,13 @@ class KeyRequest(BaseModel, extra="forbid"):
     name: str = Field(min_length=1, max_length=100)
 
 
-class KeyInfo(BaseModel):
-    id: str
-    name: str
-    created_at: float
-
-
 class NewKey(KeyInfo):
     key: str  # shown only once
 
 
 class RunRequest(BaseModel, extra="forbid"):
     repository: str = Field(
-        min_length=1, max_length=500, description="An http(s) URL, or an allowed local path"
+        pattern=r"^[^\x00]{1,500}$", description="An http(s) URL, or an allowed local path"
     )
     prompt: str = Field(min_length=1, max_length=10_000)
     variations: int = Field(default=3, ge=1)
@@ -163,20 +163,6 @@ class RunRequest(BaseModel, extra="forbid"):
     )
 
 
-class RunInfo(BaseModel):
-    id: str
-    repository: str
-    ref: str
-    commit: str | None
-    prompt: str
-    state: RunState
-    engine: str
-    created_at: float
-    finished_at: float | None
-    stream_url: str
-    variations: list[VariationInfo]
-
-
 class RunPage(BaseModel):
     runs: list[RunInfo]
     next_cursor: str | None
@@ -184,8 +170,3 @@ class RunPage(BaseModel):
 
 class ResultTable(BaseModel):
     rows: list[VariationInfo]  # the best first
-
-
-def run_info(run: Run, variations: list[Variation]) -> RunInfo:
-    told: dict[str, Any] = run.model_dump() | {"stream_url": f"/api/v1/runs/{run.id}/stream"}
-    return RunInfo(**told, variations=list(variations))

@@ -1,21 +1,18 @@
 """Around the routes: request ids, a bound on the body, metrics, and a graceful stop."""
 
 import asyncio
-import json
 import re
 import time
 import uuid
-from typing import Protocol
+from collections.abc import Awaitable, Callable
 
 import structlog
 import uvicorn
-from fastapi import HTTPException, Request
-from fastapi.sse import format_sse_event
+from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from parallel_agents import telemetry
-from parallel_agents.problems import STOPPING, problem, problem_response
 
 log = structlog.stdlib.get_logger("parallel-agents")
 PROBES = ("/health", "/ready", "/metrics")  # not logged: they come every few seconds
@@ -27,112 +24,96 @@ SECURITY_HEADERS = {
 }
 
 
-class Drainable(Protocol):
-    async def drain(self, seconds: float) -> None: ...
+class BodyLimitMiddleware:
+    """Answers 413 to a body that is too large, while it is read."""
 
-
-class Shutdown:
-    """The shutdown: the server gets the signal, and the app drains its runs."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.requested = seconds, False
-        self.runs: Drainable | None = None
-        self.draining: asyncio.Task[None] | None = None
-
-    def register(self, runs: Drainable) -> None:
-        """Register the run manager to drain on shutdown."""
-        self.runs = runs
-
-    def start_drain(self) -> None:
-        if self.runs and not self.draining:
-            self.draining = asyncio.create_task(self.runs.drain(self.seconds))
-
-    async def wait_until_drained(self) -> None:
-        if self.draining:
-            await self.draining
-
-
-class RequestContextMiddleware:
-    """Gives every request an id, bounds its body, logs and counts it, and ends what outlasts the drain."""
-
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
-        self.app, self.max_body_bytes = app, max_body_bytes
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app, self.max_bytes = app, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        began, status, received, stream = time.perf_counter(), 0, 0, False
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else uuid.uuid4().hex
-        scope["state"] |= {"request_id": request_id, "headers": {}}
-        structlog.contextvars.bind_contextvars(request_id=request_id)  # in the task of this request only
+        received = 0
 
         async def receive_bounded() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.max_body_bytes:
-                raise HTTPException(413, f"The body is larger than {self.max_body_bytes} bytes.")
+            if received > self.max_bytes:
+                raise HTTPException(413, f"The body is larger than {self.max_bytes} bytes.")
             return message
 
+        await self.app(scope, receive_bounded, send)
+
+
+class RequestContextMiddleware:
+    """Gives every request an id and security headers, logs it and counts it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 500
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else uuid.uuid4().hex
+        scope["state"]["request_id"] = request_id
+        structlog.contextvars.bind_contextvars(request_id=request_id)  # in the task of this request only
+
         async def send_with_headers(message: Message) -> None:
-            nonlocal status, stream
+            nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers.update(SECURITY_HEADERS | {"X-Request-ID": request_id} | scope["state"]["headers"])
-                stream = headers.get("content-type", "").startswith("text/event-stream")
+                MutableHeaders(scope=message).update(SECURITY_HEADERS | {"X-Request-ID": request_id})
             await send(message)
 
         try:
-            await self.app(scope, receive_bounded, send_with_headers)
-        except asyncio.CancelledError:  # by uvicorn, because the drain is over
-            request = Request(scope)
-            if not status:
-                await problem_response(request, STOPPING)(scope, receive, send_with_headers)
-            elif stream:
-                told = json.dumps({"variation": None, "problem": problem(request, STOPPING)})
-                await send(
-                    {"type": "http.response.body", "body": format_sse_event(event="error", data_str=told)}
-                )
+            await self.app(scope, receive, send_with_headers)
         finally:
             endpoint = getattr(scope.get("route"), "path", "unmatched")
             seconds = time.perf_counter() - began
-            telemetry.requests.labels(scope["method"], endpoint, status or 500).inc()
+            telemetry.requests.labels(scope["method"], endpoint, status).inc()
             telemetry.latency.labels(scope["method"], endpoint).observe(seconds)
             if not endpoint.endswith(PROBES):
-                facts = {"method": scope["method"], "endpoint": endpoint, "status": status or 500}
+                facts = {"method": scope["method"], "endpoint": endpoint, "status": status}
                 log.info("request", **facts, ms=round(seconds * 1000, 1))
+
+
+class Shutdown:
+    """The shutdown: the server gets the signal, and the app drains its runs."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.drain: Callable[[], Awaitable[None]] | None = None  # set by the app
+        self.draining: asyncio.Future[None] | None = None
+
+    def start_drain(self) -> None:
+        if self.drain and not self.draining:
+            self.draining = asyncio.ensure_future(self.drain())
+
+    async def wait_until_drained(self) -> None:
+        self.start_drain()
+        if self.draining:
+            await asyncio.wait([self.draining])
 
 
 class DrainingServer(uvicorn.Server):
     """Fails /ready at the first signal and finishes requests in flight; a second signal ends it at once."""
 
-    exit_code = 0
-
-    def __init__(self, config: uvicorn.Config, delay: float, stop: Shutdown) -> None:
+    def __init__(self, config: uvicorn.Config, delay: float, shutdown: Shutdown) -> None:
         super().__init__(config)
-        self.delay, self.stop = delay, stop
+        self.delay, self.shutting, self.exit_code = delay, shutdown, 0
 
     def close_and_drain(self) -> None:
-        self.stop.start_drain()
+        self.shutting.start_drain()
         self.should_exit = True  # uvicorn closes its sockets and idle connections
 
     def handle_exit(self, sig: int, frame: object) -> None:
-        second, self.stop.requested = self.stop.requested, True
-        loop = asyncio.get_running_loop()
-        if second:
+        if self.shutting.requested:
             self.exit_code = 128 + sig
-            loop.call_soon_threadsafe(self.abort)
-        else:
-            log.info("stopping", delay=self.delay)
-            loop.call_soon_threadsafe(loop.call_later, self.delay, self.close_and_drain)
-
-    def abort(self) -> None:
-        """Close all connections now. The end of the app removes the containers of running variations."""
-        self.should_exit = self.force_exit = True
-        if self.stop.draining:
-            self.stop.draining.cancel()
-        for client in list(self.server_state.connections):
-            client.transport.abort()
+            self.should_exit = self.force_exit = True
+            return
+        self.shutting.requested = True
+        log.info("stopping", delay=self.delay)
+        loop = asyncio.get_running_loop()
+        loop.call_soon_threadsafe(loop.call_later, self.delay, self.close_and_drain)

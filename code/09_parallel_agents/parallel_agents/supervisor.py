@@ -12,15 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from parallel_agents.agent_output import OutputParser
 from parallel_agents.config import Settings
 from parallel_agents.engines.base import Container, Engine, EngineDown, Exit, Job
 from parallel_agents.models import VariationState
 from parallel_agents.repositories import directory_bytes
 
-log = structlog.stdlib.get_logger("parallel-agents")
 WATCH_SECONDS = 0.5  # between two looks at the size of the work folder
 Sink = Callable[..., Awaitable[None]]  # called with the type of an event and its data
 
@@ -31,16 +28,16 @@ class Outcome:
     values: dict[str, Any] = field(default_factory=dict)
 
 
-async def supervise(engine: Engine, job: Job, settings: Settings, work_mb: int | None, sink: Sink) -> Outcome:
+async def supervise(engine: Engine, job: Job, settings: Settings, sink: Sink) -> Outcome:
     """Run a variation to its end, or to the first limit. Raises `EngineDown`."""
     parser, began = OutputParser(settings.output_bytes), time.monotonic()
     exit: Exit | None = None
     full = asyncio.Event()
     wall, idle = asyncio.timeout(settings.agent_timeout), asyncio.timeout(None)
     async with started(engine, job) as container:
-        watcher = asyncio.create_task(watch_folder(job.work, work_mb, container, full))
+        watcher = asyncio.create_task(watch_folder(job.work, engine.work_mb, container, full))
         try:
-            async with wall, aclosing(container.output()) as output:  # type: ignore[type-var]
+            async with wall, aclosing(container.output()) as output:
                 while True:
                     async with asyncio.timeout(settings.idle_timeout) as idle:
                         piece = await anext(output, None)
@@ -87,8 +84,9 @@ async def started(engine: Engine, job: Job) -> AsyncIterator[Container]:
 
 async def watch_folder(folder: Path, limit_mb: int | None, container: Container, full: asyncio.Event) -> None:
     """Remove the container when its work folder is too large: a folder has no quota of its own."""
-    while not full.is_set():
-        if limit_mb is not None and await asyncio.to_thread(directory_bytes, folder) > limit_mb * 2**20:
+    while limit_mb is not None:
+        if await asyncio.to_thread(directory_bytes, folder) > limit_mb * 2**20:
             full.set()
             await container.remove()
+            return
         await asyncio.sleep(WATCH_SECONDS)

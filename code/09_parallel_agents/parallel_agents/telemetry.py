@@ -8,7 +8,7 @@ import structlog
 
 requests = prometheus.Counter("agent_requests_total", "Requests", ["method", "endpoint", "status"])
 latency = prometheus.Histogram(
-    "agent_request_latency_seconds", "Seconds of a request, streams included", ["method", "endpoint"]
+    "agent_request_latency_seconds", "Seconds of a request", ["method", "endpoint"]
 )
 limited = prometheus.Counter("agent_rate_limited_total", "Requests over the rate limit")
 runs = prometheus.Counter("agent_runs_total", "Finished runs", ["outcome"])
@@ -42,6 +42,4 @@ def configure_logs(level: str) -> None:
     handler.setFormatter(form(foreign_pre_chain=shared, processors=last))
     logging.basicConfig(handlers=[handler], level="WARNING", force=True)
     for name in ("parallel-agents", "uvicorn", "uvicorn.error"):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [], True
-        logger.setLevel(level)
+        logging.getLogger(name).setLevel(level)

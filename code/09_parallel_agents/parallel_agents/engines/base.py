@@ -1,7 +1,7 @@
 """What an engine does: start a variation in a container, give its output as it comes, and make it be gone."""
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -19,8 +19,8 @@ class Job:
     run_id: str
     n: int
     work: Path  # its private copy of the repository, on this machine
-    environment: dict[str, str] = field(default_factory=dict)
-    token: str = ""  # for the model gateway; never the real key
+    environment: dict[str, str]
+    token: str  # for the model gateway; never the real key
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Exit:
 class Container(Protocol):
     """A variation that was started."""
 
-    def output(self) -> AsyncIterator[Output]:
+    def output(self) -> AsyncGenerator[Output]:
         """What it prints, in pieces, until it has ended. A reader that waits makes the container wait."""
         ...
 
     async def wait(self) -> Exit:
-        """Wait for its end."""
+        """Wait for its end. Raises `EngineDown`."""
         ...
 
     async def remove(self) -> None:
@@ -46,26 +46,24 @@ class Container(Protocol):
 
 
 class Engine(Protocol):
-    name: str
+    """Each method but `close` raises `EngineDown` if the engine cannot be reached."""
 
-    async def open(self) -> None:
-        """Connect. Raises `EngineDown`."""
-        ...
+    @property
+    def work_mb(self) -> int | None:
+        """The limit of a work folder, which the supervisor enforces."""
 
     async def gateway_host(self) -> str:
         """The address of this machine on which the gateway must listen for containers to reach it."""
         ...
 
     async def sweep(self) -> dict[str, int]:
-        """Remove what a dead server of the same data folder left. Returns how many of each kind."""
-        ...
-
-    async def start(self, job: Job) -> Container:
-        """Start a variation. Raises `EngineDown`."""
+        """Remove what a server of this data folder left. Returns how many of each kind."""
         ...
 
     async def check(self) -> None:
-        """Raises `EngineDown` when no variation could start now."""
+        """Whether a variation could start now."""
         ...
+
+    async def start(self, job: Job) -> Container: ...
 
     async def close(self) -> None: ...

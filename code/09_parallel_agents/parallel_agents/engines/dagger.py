@@ -8,7 +8,7 @@ SDK gives it only at the end.
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import dagger
@@ -27,79 +27,64 @@ FAILURES = (dagger.DaggerError, httpx.HTTPError, OSError, TimeoutError)
 
 
 class DaggerEngine:
-    name = "dagger"
+    work_mb = None
 
     def __init__(self, settings: Settings, gateway: Gateway) -> None:
         self.settings, self.gateway = settings, gateway
-        self.stack = contextlib.AsyncExitStack()
+        self.session = contextlib.AsyncExitStack()
         self.client: dagger.Client | None = None
         self.connecting = asyncio.Lock()
 
     async def gateway_host(self) -> str:
         return "127.0.0.1"  # the session forwards it into containers
 
-    async def open(self) -> None:
-        async with self.connecting:
-            if self.client is None:
-                self.client = await self.connect()
-
-    async def connect(self) -> dagger.Client:
-        try:
-            # Without a file for its log, the session's process would fill a pipe that nobody reads, and hang.
-            output = self.stack.enter_context((self.settings.data_dir / "dagger.log").open("a"))
-            config = dagger.Config(log_output=output, retry=dagger.Retry(execute=False))
-            async with asyncio.timeout(CONNECT_SECONDS):
-                client: dagger.Client = await self.stack.enter_async_context(dagger.Connection(config))
-            return client
-        except FAILURES as error:
-            log.error("Dagger's engine cannot be reached", error=type(error).__name__)
-            raise EngineDown from None
-
-    async def check(self) -> None:
-        await self.open()
-        assert self.client
-        try:
-            await self.client.version()
-        except FAILURES as error:
-            await self.disconnect()
-            raise EngineDown(type(error).__name__) from None
-
     async def sweep(self) -> dict[str, int]:
         """No-op: the engine ends the containers of a session when its client dies."""
         return {}
 
-    async def disconnect(self) -> None:
+    async def connect(self) -> dagger.Client:
+        """The client of a session that works."""
         async with self.connecting:
-            stack, self.stack, self.client = self.stack, contextlib.AsyncExitStack(), None
-            with contextlib.suppress(
-                dagger.DaggerError
-            ):  # the process of a session that died has an exit code
-                await stack.aclose()
+            try:
+                if self.client is None:
+                    # Without a file for its log, the session would fill a pipe that nobody reads, and hang.
+                    output = self.session.enter_context((self.settings.data_dir / "dagger.log").open("a"))
+                    config = dagger.Config(log_output=output, retry=dagger.Retry(execute=False))
+                    async with asyncio.timeout(CONNECT_SECONDS):
+                        self.client = await self.session.enter_async_context(dagger.Connection(config))
+                client: dagger.Client = self.client
+                await client.version()
+                return client
+            except FAILURES as error:
+                log.error("Dagger's engine cannot be reached", error=type(error).__name__)
+                await self.close()
+                raise EngineDown from None
+
+    async def check(self) -> None:
+        await self.connect()
 
     async def close(self) -> None:
-        await self.disconnect()
+        session, self.session, self.client = self.session, contextlib.AsyncExitStack(), None
+        with contextlib.suppress(dagger.DaggerError):  # the process of a session that died has an exit code
+            await session.aclose()
 
     async def start(self, job: Job) -> "RunningStep":
-        await self.check()
-        assert self.client
-        return RunningStep(self.client, self.gateway, self.base(self.client), job)
-
-    def base(self, client: dagger.Client) -> dagger.Container:
-        """The image of the agent, built by the engine, which caches each step."""
-        folder = str(self.settings.agent_source.resolve())
-        source = client.host().directory(folder, include=["Dockerfile.agent", "agent"])
-        return source.docker_build(dockerfile="Dockerfile.agent")
+        return RunningStep(await self.connect(), self.settings, self.gateway, job)
 
 
 class RunningStep:
-    def __init__(self, client: dagger.Client, gateway: Gateway, base: dagger.Container, job: Job) -> None:
+    def __init__(self, client: dagger.Client, settings: Settings, gateway: Gateway, job: Job) -> None:
         self.job, self.pieces = job, gateway.grants[job.token].output
         owner = "{}:{}".format(*container_user())
+        source = client.host().directory(
+            str(settings.agent_source.resolve()), include=["Dockerfile.agent", "agent"]
+        )
         forward = dagger.PortForward(backend=gateway.port, frontend=8080)
         # A secret, so that no log has the token. Its name is new each time, because names are cache keys.
         secret = client.set_secret(f"token-{uuid.uuid4().hex}", job.token)
         container = (
-            base.with_directory("/work", client.host().directory(str(job.work), no_cache=True), owner=owner)
+            source.docker_build(dockerfile="Dockerfile.agent")  # the engine caches each step
+            .with_directory("/work", client.host().directory(str(job.work), no_cache=True), owner=owner)
             .with_new_file("/forward.py", FORWARD.read_text())
             .with_service_binding("gateway", client.host().service([forward], host="127.0.0.1"))
             .with_secret_variable("OPENAI_API_KEY", secret)
@@ -119,7 +104,7 @@ class RunningStep:
         await self.container.directory("/work").export(str(self.job.work), wipe=True)
         return code
 
-    async def output(self) -> AsyncIterator[Output]:
+    async def output(self) -> AsyncGenerator[Output]:
         """Each piece is one byte for the stream, and what was printed."""
         while True:
             taking = asyncio.create_task(self.pieces.get())
@@ -132,11 +117,10 @@ class RunningStep:
 
     async def wait(self) -> Exit:
         try:
-            code = await asyncio.shield(self.ending)
+            return Exit(await asyncio.shield(self.ending))
         except FAILURES as error:
             log.error("the step failed", error=type(error).__name__)
             raise EngineDown from None
-        return Exit(code)
 
     async def remove(self) -> None:
         """Cancel the request: the engine then kills the container."""

@@ -10,10 +10,10 @@ import ipaddress
 import json
 import random
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import aiodocker
 import aiohttp
@@ -28,17 +28,16 @@ from parallel_agents.repositories import container_user
 
 log = structlog.stdlib.get_logger("parallel-agents")
 LABEL = "parallel-agents"
-SUBNETS = list(ipaddress.IPv4Network("10.224.0.0/13").subnets(new_prefix=29))
+SUBNETS = list(ipaddress.IPv4Network("10.224.0.0/13").subnets(new_prefix=29))  # Docker's own pools are small
 MEMORY_MB, CPUS, PIDS, WORK_MB, TMP_MB = 256, 1.0, 64, 64, 32
 FAILURES = (aiodocker.DockerError, aiohttp.ClientError, OSError, TimeoutError)
 RELAY_SECONDS = 30
 
 
 class DockerEngine:
-    name = "docker"
-
     def __init__(self, settings: Settings, gateway: Gateway) -> None:
         self.settings, self.gateway = settings, gateway
+        self.work_mb = settings.work_mb or WORK_MB
         folder = str(settings.data_dir.resolve())
         self.instance = hashlib.sha256(folder.encode()).hexdigest()[:16]  # one server for each data folder
         self.labels = {LABEL: self.instance}
@@ -50,29 +49,22 @@ class DockerEngine:
     @property
     def client(self) -> aiodocker.Docker:
         if self.docker is None:
-            raise EngineDown("not connected")
-        return self.docker
-
-    async def open(self) -> None:
-        if self.docker is None:
             try:
                 self.docker = aiodocker.Docker()
             except (ValueError, OSError) as error:
                 raise EngineDown(type(error).__name__) from None
+        return self.docker
 
     async def check(self) -> None:
         """Docker answers, and has the image."""
-        await self.open()
         try:
-            async with asyncio.timeout(5):
-                await self.client.images.inspect(self.settings.agent_container_image)
+            await self.client.images.inspect(self.settings.agent_container_image)
         except FAILURES as error:
             log.warning("docker is not ready", error=describe(error))
-            raise EngineDown from None
+            raise EngineDown(describe(error)) from None
 
     async def gateway_host(self) -> str:
         """The address at which containers on the default bridge reach this process."""
-        await self.open()
         try:
             told = await (await self.client.networks.get("bridge")).show()
         except FAILURES as error:
@@ -98,7 +90,6 @@ class DockerEngine:
     async def close(self) -> None:
         if self.docker:
             await self.docker.close()
-            self.docker = None
 
     async def delete(self, container: DockerContainer) -> None:
         """Kill and remove a container. Docker answers when its processes are gone."""
@@ -112,48 +103,45 @@ class DockerEngine:
 
     # --- The relay and its networks ---
 
-    async def start_relay(self) -> None:
+    async def start_relay(self) -> DockerContainer:
         host = await self.gateway_host()
+        more: dict[str, Any] = {
+            "Sysctls": {"net.ipv4.ip_forward": "0"},
+            "RestartPolicy": {"Name": "on-failure"},
+        }
         if host == "127.0.0.1":
-            host = "host.docker.internal"
+            host, more["ExtraHosts"] = "host.docker.internal", ["host.docker.internal:host-gateway"]
         code = Path(__file__).with_name("relay.py").read_text()
-        command = ["python", "-c", code, host, str(self.gateway.port)]
-        limits: dict[str, Any] = restrictions(self.settings)
-        limits |= {"NetworkMode": "bridge", "Sysctls": {"net.ipv4.ip_forward": "0"}}
-        limits["RestartPolicy"] = {"Name": "on-failure"}
-        limits["ExtraHosts"] = ["host.docker.internal:host-gateway"] if host == "host.docker.internal" else []
         config: dict[str, Any] = {
             "Image": self.settings.agent_container_image,
-            "Cmd": command,
+            "Cmd": ["python", "-c", code, host, str(self.gateway.port)],
             "Entrypoint": [],
             "User": "65534:65534",
             "Labels": self.labels,
-            "HostConfig": limits,
+            "HostConfig": restrictions(self.settings) | more,
         }
         relay = await self.client.containers.create(config, name=f"{LABEL}-{self.instance}-relay")
         async with asyncio.timeout(RELAY_SECONDS), relay.attach(stdout=True) as stream:
             await relay.start()
             while (message := await stream.read_out()) and b"ready" not in message.data:
                 pass
-        self.relay = relay
+        return relay
 
     async def take_network(self) -> DockerNetwork:
+        """A network that no other variation uses, with the relay in it."""
         async with self.preparing:
-            if self.relay is None:
-                await self.start_relay()
+            self.relay = self.relay or await self.start_relay()
             if self.free:
                 return self.free.pop()
             network = await self.create_network()
-            assert self.relay
             await network.connect({"Container": self.relay.id, "EndpointConfig": {"Aliases": ["gateway"]}})
             return network
 
     async def create_network(self) -> DockerNetwork:
-        for attempt in range(20):
+        while True:
             subnet = random.choice(SUBNETS)  # noqa: S311
             config: dict[str, Any] = {
                 "Name": f"{LABEL}-{self.instance}-{subnet.network_address}",
-                "Driver": "bridge",
                 "Internal": True,
                 "Options": {"com.docker.network.bridge.inhibit_ipv4": "true"},
                 "IPAM": {"Config": [{"Subnet": str(subnet)}]},
@@ -162,9 +150,8 @@ class DockerEngine:
             try:
                 return await self.client.networks.create(config)
             except aiodocker.DockerError as error:
-                if attempt == 19 or "overlap" not in str(error).lower():
+                if "overlap" not in str(error).lower():  # with another network
                     raise
-        raise AssertionError  # the last attempt has returned or raised
 
     # --- Variations ---
 
@@ -207,10 +194,9 @@ class RunningContainer:
         self.engine, self.container, self.network, self.stream = engine, container, network, stream
         self.removing: asyncio.Task[None] | None = None
 
-    async def output(self) -> AsyncIterator[Output]:
-        names: dict[int, Literal["stdout", "stderr"]] = {1: "stdout", 2: "stderr"}
+    async def output(self) -> AsyncGenerator[Output]:
         while message := await self.stream.read_out():
-            yield names.get(message.stream, "stderr"), message.data
+            yield ("stdout" if message.stream == 1 else "stderr"), message.data
 
     async def wait(self) -> Exit:
         try:
@@ -259,6 +245,5 @@ def restrictions(settings: Settings) -> dict[str, Any]:
 
 
 def describe(error: BaseException) -> str:
-    return (
-        json.dumps(error.message)[:300] if isinstance(error, aiodocker.DockerError) else type(error).__name__
-    )
+    text = json.dumps(error.message) if isinstance(error, aiodocker.DockerError) else type(error).__name__
+    return text[:300]

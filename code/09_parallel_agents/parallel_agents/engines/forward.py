@@ -6,27 +6,18 @@ import sys
 import threading
 import urllib.request
 
-URL = "http://gateway:8080/output"
-
 
 def forward(pipe: int, stream: bytes) -> None:
     while piece := os.read(pipe, 16_384):
-        request = urllib.request.Request(URL, data=stream + piece, method="POST")
-        request.add_header("Authorization", f"Bearer {os.environ['OPENAI_API_KEY']}")
+        headers = {"Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"}
+        request = urllib.request.Request("http://gateway:8080/output", stream + piece, headers)
         urllib.request.urlopen(request, timeout=600).close()  # noqa: S310  # waits while the reader is behind
 
 
-def main() -> int:
-    with subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout and process.stderr
-        pipes = ((process.stdout.fileno(), b"1"), (process.stderr.fileno(), b"2"))
-        threads = [threading.Thread(target=forward, args=pipe) for pipe in pipes]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return process.wait()
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+with subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    assert process.stdout and process.stderr
+    other = threading.Thread(target=forward, args=(process.stderr.fileno(), b"2"))
+    other.start()
+    forward(process.stdout.fileno(), b"1")
+    other.join()
+sys.exit(process.returncode)

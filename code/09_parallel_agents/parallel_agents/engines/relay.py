@@ -3,41 +3,35 @@
 import asyncio
 import sys
 from collections import Counter
+from contextlib import suppress
 
 PER_PEER = 16  # connections of one container, so that it cannot take all
 peers: Counter[str] = Counter()
 
 
 async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
+    with suppress(ConnectionError):  # one side has left; closing tells the other
         while data := await reader.read(65_536):
             writer.write(data)
             await writer.drain()
-    except ConnectionError:
-        pass  # one side has left; closing tells the other
-    finally:
-        writer.close()
+    writer.close()
 
 
 async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     peer = writer.get_extra_info("peername")[0]
     peers[peer] += 1
-    try:
+    with suppress(OSError):  # the server has died; its containers are removed when it starts again
         if peers[peer] <= PER_PEER:
             there, back = await asyncio.open_connection(sys.argv[1], int(sys.argv[2]))
             await asyncio.gather(copy(reader, back), copy(there, writer))
-    except OSError:
-        pass  # the server has died; its containers are removed when it starts again
-    finally:
-        writer.close()
-        peers[peer] -= 1
+    writer.close()
+    peers[peer] -= 1
 
 
 async def main() -> None:
     server = await asyncio.start_server(connect, "0.0.0.0", 8080)  # noqa: S104  # inside of its container
     print("ready", flush=True)
-    async with server:
-        await server.serve_forever()
+    await server.serve_forever()
 
 
 if __name__ == "__main__":
