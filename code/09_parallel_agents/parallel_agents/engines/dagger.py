@@ -51,10 +51,12 @@ class DaggerEngine:
                     output = self.session.enter_context((self.settings.data_dir / "dagger.log").open("a"))
                     config = dagger.Config(log_output=output, retry=dagger.Retry(execute=False))
                     async with asyncio.timeout(CONNECT_SECONDS):
-                        self.client = await self.session.enter_async_context(dagger.Connection(config))
-                client: dagger.Client = self.client
-                await client.version()
-                return client
+                        client: dagger.Client = await self.session.enter_async_context(
+                            dagger.Connection(config)
+                        )
+                    self.client = client
+                await self.client.version()
+                return self.client
             except FAILURES as error:
                 log.error("Dagger's engine cannot be reached", error=type(error).__name__)
                 await self.close()
