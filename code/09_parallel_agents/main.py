@@ -14,7 +14,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 import asyncio
-from typing import Any
 
 import uvicorn
 
@@ -35,15 +34,13 @@ app = RequestContextMiddleware(create_app(settings, shutdown))
 
 async def find_engine() -> None:
     """Exit with one line if the engine does not answer. Once the server runs, /ready says so instead."""
-    gateway = Gateway(settings)
-    engine = make_engine(settings, gateway)
+    engine = make_engine(settings, Gateway(settings))
     try:
         await engine.gateway_host()
     except EngineDown as error:
         sys.exit(f"The engine {settings.engine} cannot be reached ({error}). Is it running?")
     finally:
         await engine.close()
-        await gateway.close()
 
 
 def main() -> int:
@@ -52,11 +49,12 @@ def main() -> int:
         lock = lock_data_dir(settings)  # held until this process ends
     except OSError:
         sys.exit(f"Another server uses the folder {settings.data_dir}, or it cannot be written to.")
-    options: dict[str, Any] = {"http": "h11", "access_log": False, "log_config": None}
-    options["timeout_graceful_shutdown"] = settings.drain_seconds + CLOSE_SECONDS
     with lock:
         asyncio.run(find_engine())
-        config = uvicorn.Config(app, settings.host, settings.port, **options)
+        config = uvicorn.Config(
+            app, settings.host, settings.port, access_log=False, log_config=None, http="h11"
+        )
+        config.timeout_graceful_shutdown = int(settings.drain_seconds + CLOSE_SECONDS)
         server = DrainingServer(config, settings.drain_delay_seconds, shutdown)
         server.run()
     return server.exit_code

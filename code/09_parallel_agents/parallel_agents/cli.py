@@ -137,7 +137,8 @@ def run(
                         console.print(f"[{n}] {line}")
         except KeyboardInterrupt:
             call(http, "POST", f"/runs/{started['id']}/cancel")
-            sys.exit("Cancelled.")
+            console.print("Cancelled.")
+            raise typer.Exit(130) from None
         best = call(http, "GET", f"/runs/{started['id']}/results")["rows"]
     console.print(table(best, "Results, the best first"))
     console.print(f"Patches: {server}/api/v1/runs/{started['id']}/variations/N/patch")

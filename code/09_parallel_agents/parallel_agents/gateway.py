@@ -86,7 +86,8 @@ class Gateway:
             Route("/output", self.receive_output, methods=["POST"]),
         ]
         app = Starlette(routes=routes, middleware=[Middleware(BodyLimitMiddleware, MAX_BODY)])
-        self.server = QuietServer(uvicorn.Config(app, access_log=False, log_config=None, lifespan="off"))
+        config = uvicorn.Config(app, http="h11", access_log=False, log_config=None, lifespan="off")
+        self.server = QuietServer(config)
         self.serving: asyncio.Task[None] | None = None
 
     async def open(self, host: str) -> None:

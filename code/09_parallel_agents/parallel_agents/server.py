@@ -102,18 +102,18 @@ class DrainingServer(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, delay: float, shutdown: Shutdown) -> None:
         super().__init__(config)
-        self.delay, self.shutting, self.exit_code = delay, shutdown, 0
+        self.delay, self.stopping, self.exit_code = delay, shutdown, 0
 
     def close_and_drain(self) -> None:
-        self.shutting.start_drain()
+        self.stopping.start_drain()
         self.should_exit = True  # uvicorn closes its sockets and idle connections
 
     def handle_exit(self, sig: int, frame: object) -> None:
-        if self.shutting.requested:
+        if self.stopping.requested:
             self.exit_code = 128 + sig
             self.should_exit = self.force_exit = True
             return
-        self.shutting.requested = True
+        self.stopping.requested = True
         log.info("stopping", delay=self.delay)
         loop = asyncio.get_running_loop()
         loop.call_soon_threadsafe(loop.call_later, self.delay, self.close_and_drain)
