@@ -251,7 +251,7 @@ def test_health_ready_and_metrics(lesson: Lesson, user: User, repository: Path) 
     assert httpx2.get(lesson.url("/ready")).json()["dependencies"] == {"store": "ok", "engine": "ok"}
     text = httpx2.get(lesson.url("/metrics")).text
     assert 'agent_variations_total{outcome="passed"}' in text
-    assert "agent_running_variations 0.0" in text
+    assert until(lambda: "agent_running_variations 0.0" in httpx2.get(lesson.url("/metrics")).text)
     assert (
         httpx2.get(f"{lesson.server}/health", headers={"X-Request-ID": "mine"}).headers["x-request-id"]
         == "mine"
