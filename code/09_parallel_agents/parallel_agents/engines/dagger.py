@@ -46,13 +46,14 @@ class DaggerEngine:
         """The client of a session that works."""
         async with self.connecting:
             try:
-                if self.client is None:
+                client = self.client
+                if client is None:
                     # Without a file for its log, the session would fill a pipe that nobody reads, and hang.
                     output = self.session.enter_context((self.settings.data_dir / "dagger.log").open("a"))
                     config = dagger.Config(log_output=output, retry=dagger.Retry(execute=False))
                     async with asyncio.timeout(CONNECT_SECONDS):
-                        self.client = await self.session.enter_async_context(dagger.Connection(config))
-                client: dagger.Client = self.client
+                        client = await self.session.enter_async_context(dagger.Connection(config))
+                    self.client = client
                 await client.version()
                 return client
             except FAILURES as error:
