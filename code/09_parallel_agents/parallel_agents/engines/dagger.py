@@ -52,8 +52,9 @@ class DaggerEngine:
                     output = self.session.enter_context((self.settings.data_dir / "dagger.log").open("a"))
                     config = dagger.Config(log_output=output, retry=dagger.Retry(execute=False))
                     async with asyncio.timeout(CONNECT_SECONDS):
-                        client = await self.session.enter_async_context(dagger.Connection(config))
-                    self.client = client
+                        connection = self.session.enter_async_context(dagger.Connection(config))
+                        connected: dagger.Client = await connection
+                    self.client = client = connected
                 await client.version()
                 return client
             except FAILURES as error:
