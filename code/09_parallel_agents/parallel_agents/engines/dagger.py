@@ -46,17 +46,17 @@ class DaggerEngine:
         """The client of a session that works."""
         async with self.connecting:
             try:
-                if self.client is None:
+                client = self.client
+                if client is None:
                     # Without a file for its log, the session would fill a pipe that nobody reads, and hang.
                     output = self.session.enter_context((self.settings.data_dir / "dagger.log").open("a"))
                     config = dagger.Config(log_output=output, retry=dagger.Retry(execute=False))
                     async with asyncio.timeout(CONNECT_SECONDS):
-                        client: dagger.Client = await self.session.enter_async_context(
-                            dagger.Connection(config)
-                        )
-                    self.client = client
-                await self.client.version()
-                return self.client
+                        connection = self.session.enter_async_context(dagger.Connection(config))
+                        connected: dagger.Client = await connection
+                    self.client = client = connected
+                await client.version()
+                return client
             except FAILURES as error:
                 log.error("Dagger's engine cannot be reached", error=type(error).__name__)
                 await self.close()
