@@ -86,7 +86,7 @@ def url_of(place: str) -> str:
         ("What is an image?", "An image is a read-only stack of file system layers"),
         ("What is a list and what a tuple?", "mutable"),
         ("How do I read a CSV file?", "Comma Separated Value"),
-        ("How do liveness and readiness differ?", "Readiness, at /ready"),
+        ("How do liveness and readiness differ?", "A failed liveness probe restarts the container"),
         ("What is Uvicorn?", "Uvicorn runs the application"),
     ],
 )

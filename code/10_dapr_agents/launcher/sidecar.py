@@ -24,7 +24,7 @@ LOCAL = ("dapr-listen-addresses", "dapr-internal-grpc-listen-address", "metrics-
 
 
 def require_stated_ports(apps: list[App]) -> None:
-    """Raise `Failure` when a port of the run file is taken, or stated twice."""
+    """Raise `Failure` when a port of the run file is stated twice, or taken."""
     stated: dict[int, str] = {}
     for app in apps:
         # An app without a command runs already, and has its port.
@@ -33,8 +33,9 @@ def require_stated_ports(apps: list[App]) -> None:
                 purpose = f"{name} of {app.appID}"
                 if port in stated:
                     raise Failure(f"Port {port} is stated twice: {stated[port]}, {purpose}.")
-                require_free(port, purpose)
                 stated[port] = purpose
+    for port, purpose in stated.items():
+        require_free(port, purpose)
 
 
 def services_of(app: App, addresses: Mapping[str, str], folder: Path) -> list[Service]:
