@@ -13,7 +13,7 @@ ROUNDS, VARIATIONS = 20, 8
 CODE = f"""
 import os, time
 time.sleep(int(os.environ["AGENT_SEED"]) % {VARIATIONS} * 0.5)
-open("/work/a.txt", "a").write("more\\n")
+open("a.txt", "a").write("more\\n")
 {RESULT}
 """
 

@@ -179,7 +179,7 @@ def test_a_disk_filler_is_stopped(user: User, repository: Path, lesson: Lesson) 
 else:
     import time
     for n in range(100_000):
-        with open(f"/work/{n}", "wb") as file:
+        with open(str(n), "wb") as file:
             file.write(bytes(4 * 2**20))
         time.sleep(0.02)
 """
@@ -195,7 +195,7 @@ def test_one_file_cannot_be_larger_than_the_limit(user: User, repository: Path) 
     import signal
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        with open("/work/large", "wb") as file:
+        with open("large", "wb") as file:
             for n in range(64):
                 file.write(bytes(2**20))
                 file.flush()
@@ -226,16 +226,16 @@ def test_links_out_of_the_work_folder_are_not_followed(user: User, repository: P
     secret.write_text("a secret of the host\n")
     code = f"""
     import os
-    os.symlink({str(secret)!r}, "/work/link")
-    os.symlink("/etc", "/work/folder")
-    os.makedirs("/work/sub/.git/hooks")
-    open("/work/sub/.git/config", "w").write("[core]\\nfsmonitor = touch {tmp_path}/attacked\\n")
-    open("/work/sub/.git/HEAD", "w").write("ref: refs/heads/main\\n")
-    os.makedirs("/work/.git/hooks")
-    open("/work/.git/config", "w").write("[core]\\nfsmonitor = touch {tmp_path}/attacked\\n")
-    open("/work/.gitattributes", "w").write("* diff=attack filter=attack\\n")
-    os.mkfifo("/work/pipe")
-    os.mkdir("/work/closed", 0)
+    os.symlink({str(secret)!r}, "link")
+    os.symlink("/etc", "folder")
+    os.makedirs("sub/.git/hooks")
+    open("sub/.git/config", "w").write("[core]\\nfsmonitor = touch {tmp_path}/attacked\\n")
+    open("sub/.git/HEAD", "w").write("ref: refs/heads/main\\n")
+    os.makedirs(".git/hooks")
+    open(".git/config", "w").write("[core]\\nfsmonitor = touch {tmp_path}/attacked\\n")
+    open(".gitattributes", "w").write("* diff=attack filter=attack\\n")
+    os.mkfifo("pipe")
+    os.mkdir("closed", 0)
     """ + RESULT.replace("\n", "\n    ")
     done = user.run(repository, code)
     assert done.variation(1)["state"] == "passed", done

@@ -19,7 +19,7 @@ WAITS = "import time; print('started', flush=True); time.sleep(100)"
 DIFFERENT = """
 import json, os
 seed = int(os.environ["AGENT_SEED"])
-open("/work/a.txt", "a").write("x\\n" * seed)
+open("a.txt", "a").write("x\\n" * seed)
 print("variation", seed, os.environ["AGENT_STRATEGY"])
 status = "passed" if seed == 2 else "failed"
 print(json.dumps({"type": "plan", "text": "a plan"}))
