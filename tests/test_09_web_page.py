@@ -12,6 +12,8 @@ from playwright.sync_api import Page, expect
 from support.browsers import FlakyProxy, Visits, browser, flaky_proxies, visit  # noqa: F401  # fixtures, too
 from support.parallel_agents import PASSWORD, Lesson, StartLesson, User
 
+from course.polling import until
+
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
 # The prompt is the code that the agent of the tests' image runs.
@@ -104,7 +106,7 @@ def test_a_reload_in_the_middle_shows_everything_once(
     page.click("#cancel")
     expect(page.locator("#state")).to_contain_text("cancelled")
     expect(page.locator("#columns .badge").first).to_have_text("cancelled")
-    assert user.get(run_id)["state"] == "cancelled", "The page says so, but the run goes on."
+    assert until(lambda: user.get(run_id)["state"] == "cancelled"), "The page says so, but the run goes on."
 
 
 def test_a_lost_connection_is_resumed_after_the_last_event(
