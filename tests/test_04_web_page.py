@@ -12,9 +12,15 @@ from urllib.parse import unquote
 
 import httpx2
 import pytest
-from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Page, expect
-from support.browsers import FlakyProxy, Visits, browser, flaky_proxies, visit  # noqa: F401  # fixtures, too
+from support.browsers import (  # fixtures, too
+    FlakyProxy,
+    Visits,
+    assert_accessible,
+    browser,  # noqa: F401
+    flaky_proxies,  # noqa: F401
+    visit,  # noqa: F401
+)
 from support.servers import Server, StartServer
 
 QUESTION = "What is graceful shutdown?"
@@ -573,16 +579,6 @@ def test_the_history_keeps_fifty_runs(visit: Visits, server: Server) -> None:
 
 
 # --- Accessibility ---
-
-
-def assert_accessible(page: Page) -> None:
-    found = Axe().run(page).response["violations"]
-    serious = [
-        f"{each['help']}: {[node['html'] for node in each['nodes']]}"
-        for each in found
-        if each["impact"] in ("serious", "critical")
-    ]
-    assert not serious, f"There are barriers on the page, which axe-core finds: {serious}."
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

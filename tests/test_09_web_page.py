@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Page, expect
-from support.browsers import FlakyProxy, Visits, browser, flaky_proxies, visit  # noqa: F401  # fixtures, too
+from support.browsers import (  # fixtures, too
+    FlakyProxy,
+    Visits,
+    assert_accessible,
+    browser,  # noqa: F401
+    flaky_proxies,  # noqa: F401
+    visit,  # noqa: F401
+)
 from support.parallel_agents import PASSWORD, Lesson, StartLesson, User
 
 from course.polling import until
@@ -166,16 +172,6 @@ def test_a_wrong_password_is_told(visit: Visits, lesson: Lesson, user: User) -> 
     page.click("button[value=login]")
     expect(page.locator("#problem")).to_be_visible()
     expect(page.locator("#sign-in")).to_be_visible()
-
-
-def assert_accessible(page: Page) -> None:
-    found = Axe().run(page).response["violations"]
-    serious = [
-        f"{each['help']}: {[node['html'] for node in each['nodes']]}"
-        for each in found
-        if each["impact"] in ("serious", "critical")
-    ]
-    assert not serious, f"There are barriers on the page, which axe-core finds: {serious}."
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

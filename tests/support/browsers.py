@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
 from support.engines import require
@@ -137,3 +138,13 @@ def flaky_proxies() -> Iterator[Callable[[str], FlakyProxy]]:
     yield proxy
     for each in opened:
         each.close()
+
+
+def assert_accessible(page: Page) -> None:
+    found = Axe().run(page).response["violations"]
+    serious = [
+        f"{each['help']}: {[node['html'] for node in each['nodes']]}"
+        for each in found
+        if each["impact"] in ("serious", "critical")
+    ]
+    assert not serious, f"There are barriers on the page, which axe-core finds: {serious}."
