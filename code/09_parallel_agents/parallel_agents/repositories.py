@@ -154,7 +154,7 @@ class Repositories:
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            await process.communicate()  # asyncio sees the end of a process when its pipes have been read
         if code:
             log.warning("git failed", command=command[0], code=code, error=error.decode(errors="replace"))
             raise GitFailed

@@ -51,33 +51,39 @@ async def run_code_safely(code: str, given: str, image: str, seconds: float) -> 
         process.stdin.close()
     try:
         async with asyncio.timeout(seconds):
-            output, errors = await asyncio.gather(read(process.stdout), read(process.stderr))
+            output, errors = await asyncio.gather(read(process.stdout, process), read(process.stderr, process))
             status = await process.wait()
     except TimeoutError:
         return Outcome("", "it took too long")
-    except OverflowError:
-        return Outcome("", "it printed too much")
     finally:
         if process.returncode is None:
-            # First the client: while it holds output that nobody reads, Docker cannot end the container.
-            with suppress(ProcessLookupError):  # it has just ended
-                process.kill()
-            await process.wait()
+            kill(process)
+            await process.communicate()  # asyncio sees the end of a process when its pipes have been read
+        if process.returncode != 0:
             await remove(name)
-    if status == 125 or errors.startswith("docker:"):  # docker's own: the code never ran
-        raise SandboxUnavailable(errors[:500])
-    last_line = errors.strip().rpartition("\n")[2][:500]
-    return Outcome(output, (last_line or f"exit code {status}") if status else "")
+    if max(len(output), len(errors)) > MAX_OUTPUT:
+        return Outcome("", "it printed too much")
+    said = errors.decode(errors="replace")
+    if status == 125 or said.startswith("docker:"):  # docker's own: the code never ran
+        raise SandboxUnavailable(said[:500])
+    last_line = said.strip().rpartition("\n")[2][:500]
+    return Outcome(output.decode(errors="replace"), (last_line or f"exit code {status}") if status else "")
 
 
-async def read(stream: asyncio.StreamReader) -> str:
-    """All that a stream brings. Raises OverflowError when it is too much."""
+async def read(stream: asyncio.StreamReader, process: asyncio.subprocess.Process) -> bytes:
+    """All that a stream brings. When it is too much, the process is killed."""
     found = b""
     while chunk := await stream.read(MAX_OUTPUT):
-        found += chunk
-        if len(found) > MAX_OUTPUT:
-            raise OverflowError
-    return found.decode(errors="replace")
+        if len(found) <= MAX_OUTPUT:
+            found += chunk
+            if len(found) > MAX_OUTPUT:
+                kill(process)
+    return found
+
+
+def kill(process: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):  # it has just ended
+        process.kill()
 
 
 async def remove(name: str) -> None:
