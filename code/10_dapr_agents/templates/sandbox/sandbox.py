@@ -51,7 +51,9 @@ async def run_code_safely(code: str, given: str, image: str, seconds: float) -> 
         process.stdin.close()
     try:
         async with asyncio.timeout(seconds):
-            output, errors = await asyncio.gather(read(process.stdout, process), read(process.stderr, process))
+            output, errors = await asyncio.gather(
+                read(process.stdout, process), read(process.stderr, process)
+            )
             status = await process.wait()
     except TimeoutError:
         return Outcome("", "it took too long")
