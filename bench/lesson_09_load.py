@@ -41,6 +41,16 @@ def wait(bench: Bench, user: dict[str, str], run: str) -> None:
             pass
 
 
+def cancelled(bench: Bench, user: dict[str, str]) -> float:
+    """Seconds from the cancel of eight variations that work to its answer, when their containers are gone."""
+    run = bench.post(user, "print('first', flush=True)\nwhile True: pass", 8)
+    while any(each["state"] != "running" for each in bench.get(user, run)["variations"]):
+        time.sleep(0.05)
+    began = time.perf_counter()
+    httpx2.post(f"{bench.url}/runs/{run}/cancel", headers=user, timeout=60).raise_for_status()
+    return time.perf_counter() - began
+
+
 def docker_run(code: str) -> float:
     """The same work by `docker run` with the same limits."""
     began = time.perf_counter()
@@ -72,6 +82,7 @@ def main() -> None:
         first = [first_line(bench, user) for _ in range(ROUNDS)]
         code = f"{WORK}\n{RESULT}"
         pairs = [(whole_run(bench, user, code), docker_run(code)) for _ in range(ROUNDS)]
+        cancel = [cancelled(bench, user) for _ in range(ROUNDS)]
         before = memory(bench)
         flood = whole_run(bench, user, FLOOD)
         flooded = memory(bench)
@@ -90,6 +101,8 @@ def main() -> None:
         "overhead_ratio": round(statistics.median(run / plain for run, plain in pairs), 2),
         "overhead_seconds": round(statistics.median(run - plain for run, plain in pairs), 2),
         "docker_run_seconds": round(statistics.median(plain for _, plain in pairs), 2),
+        "cancel_seconds": round(statistics.median(cancel), 2),
+        "cancel_max": round(max(cancel), 2),
         "flood_seconds": round(flood, 1),
         "memory_before_mb": round(before),
         "memory_after_flood_mb": round(flooded),
@@ -101,7 +114,8 @@ def main() -> None:
     how = (
         f"one server, image warm; first line and overhead: median of {ROUNDS}, overhead in pairs over "
         "`docker run` of the same work with the same limits, which takes a second; flood: 52 MB from one "
-        "variation; hundred: 5 runs of 20 variations, 16 at once, each starts, prints a result and ends; "
+        f"variation; cancel: eight variations that compute, {ROUNDS} times; hundred: 5 runs of 20 "
+        "variations, 16 at once, each starts, prints a result and ends; "
         "left: containers and networks after the server's end; stand-in images"
     )
     save(

@@ -2,9 +2,12 @@
 
 import os
 import signal
+import sqlite3
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
+import httpx2
 import pytest
 from support.container_tools import ends, renamed_sleep, runs, unique
 from support.parallel_agents import RESULT, Lesson, StartLesson, User
@@ -145,6 +148,21 @@ if os.environ["AGENT_SEED"] in ("1", "2"):
     assert [int(each.id) for each in events] == list(range(1, len(events) + 1))
     assert finished[1] in events, "An event that a reader had seen is lost."
     assert again.run(repository, RESULT).run["state"] == "done", "After the sweep no run works any more."
+
+
+def test_a_stream_whose_end_was_lost_ends_all_the_same(lesson_09: StartLesson, repository: Path) -> None:
+    lesson = lesson_09(DRAIN_DELAY_SECONDS="0.01")
+    user = lesson.user()
+    run = user.start(repository, RESULT)
+    last = user.events(run)[-1]
+    lesson.stop()
+    with closing(sqlite3.connect(lesson.data / "parallel_agents.db")) as database:  # as a kill may leave it
+        database.execute("DELETE FROM event WHERE run_id = ? AND type = 'done'", (run,))
+        database.commit()
+    again = lesson_09(lesson.data, DRAIN_DELAY_SECONDS="0.01")
+    headers = user.http.headers | {"Last-Event-ID": str(int(last.id) - 1)}
+    answer = httpx2.get(again.url(f"/runs/{run}/stream"), headers=headers)
+    assert answer.status_code == 204, "A reader is told to come back for ever."
 
 
 def test_two_servers_do_not_share_a_data_folder(lesson_09: StartLesson, repository: Path) -> None:

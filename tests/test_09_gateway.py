@@ -7,6 +7,8 @@ import pytest
 from support.parallel_agents import ASK, RESULT, Lesson, StartLesson, User
 from support.servers import calls, forget_calls
 
+from course.engines.docker import docker
+
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
 
@@ -47,6 +49,24 @@ print(ask("/models", method="GET")[0], ask("/embeddings")[0], ask("/../debug/req
 print(ask(key="the-real-key")[0], ask(key="")[0], ask(key="x")[0])
 """
     assert user.run(repository, code).text().splitlines() == ["404 404 404", "401 401 401"]
+
+
+def test_without_dagger_output_cannot_be_posted(user: User, repository: Path) -> None:
+    code = f"{ASK}\nURL = URL.removesuffix('/v1')\nprint(ask('/output')[0])"
+    assert user.run(repository, code).text() == "404", "The gateway keeps what nobody reads."
+
+
+def test_a_message_with_an_image_is_refused(user: User, repository: Path) -> None:
+    image = {"type": "image_url", "image_url": {"url": "http://example.org/secret"}}
+    code = f"{ASK}\nprint(ask(messages=[{{'role': 'user', 'content': [{image}]}}])[0])"
+    assert user.run(repository, code).text() == "400", "The provider fetches an address that the agent chose."
+
+
+def test_a_relay_that_was_removed_is_replaced(lesson: Lesson, user: User, repository: Path) -> None:
+    code = f"{ASK}\nprint(ask()[0])"
+    assert user.run(repository, code).text() == "200"
+    docker("rm", "--force", f"parallel-agents-{lesson.instance}-relay")
+    assert user.run(repository, code).text() == "200", "Variations have no model until the server restarts."
 
 
 def test_a_token_ends_with_its_variation(user: User, repository: Path) -> None:

@@ -190,6 +190,29 @@ else:
     assert not list((lesson.data / "work").iterdir()), "The full work folder is still there."
 
 
+def test_folders_in_folders_are_stopped_and_removed(user: User, repository: Path, lesson: Lesson) -> None:
+    code = """
+    import os, time
+    for _ in range(3000):
+        os.mkdir("d")
+        os.chdir("d")
+    time.sleep(3600)
+    """
+    done = user.run(repository, code)
+    assert done.variation()["state"] == "over_quota", "What is too deep to be measured has no limit."
+    assert not list((lesson.data / "work").iterdir()), "The deep work folder is still there."
+
+
+def test_an_event_may_have_any_names(user: User, repository: Path) -> None:
+    code = """
+    import json
+    print(json.dumps({"type": "say", "text": "hi", "kind": "x", "self": "y"}))
+    """ + RESULT.replace("\n", "\n    ")
+    done = user.run(repository, code)
+    assert done.variation()["state"] == "passed", "The names of an agent's event break the server."
+    assert [each.data["text"] for each in done.events if each.type == "say"] == ["hi"]
+
+
 def test_one_file_cannot_be_larger_than_the_limit(user: User, repository: Path) -> None:
     code = """
     import signal

@@ -101,6 +101,10 @@ def test_addresses_that_are_not_allowed_are_refused(
     link.unlink()
 
 
+def test_a_path_that_is_too_long_is_refused(user: User, repository: Path) -> None:
+    assert_problem(user.post(repository.parent / ("x" * 300)), 422)
+
+
 def test_a_ref_cannot_be_an_option(user: User, repository: Path) -> None:
     assert_problem(user.post(repository, ref="--output=x"), 422)
     done = user.run(repository, RESULT, ref="no-such-branch")

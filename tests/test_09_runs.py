@@ -199,6 +199,13 @@ def test_a_run_that_has_ended_can_be_deleted(user: User, repository: Path) -> No
     assert_problem(user.http.get(f"/runs/{run}/stream"), 404)
 
 
+def test_a_variation_that_does_not_exist_has_no_log_and_no_patch(user: User, repository: Path) -> None:
+    run = user.run(repository, RESULT).run["id"]
+    for n, status in ((2, 404), (0, 422), (10**20, 422)):
+        assert_problem(user.http.get(f"/runs/{run}/variations/{n}/log"), status)
+        assert_problem(user.http.get(f"/runs/{run}/variations/{n}/patch"), status)
+
+
 def test_pages_of_runs_have_no_gaps_while_new_runs_come(lesson: Lesson, repository: Path) -> None:
     user = lesson.user()
     runs = [user.start(repository, RESULT) for _ in range(4)]

@@ -27,12 +27,10 @@ CHECKLIST = ROOT / "docs" / "best-practice.md"
 
 
 def marks_of(path: Path) -> list[pytest.MarkDecorator]:
-    """The markers of the engines that a page needs."""
-    return [
-        getattr(pytest.mark, name)
-        for name in ("docker", "dagger", "dapr", "kubernetes")
-        if name in read_page(path).engines
-    ]
+    """The markers of the engines that a page needs. Lesson 09's agents keep the whole machine busy."""
+    page = read_page(path)
+    names = [name for name in ("docker", "dagger", "dapr", "kubernetes") if name in page.engines]
+    return [getattr(pytest.mark, name) for name in (*names, *(["serial"] if page.number == "09" else []))]
 
 
 @pytest.mark.timeout(900)

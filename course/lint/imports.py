@@ -23,7 +23,6 @@ GROUPS = {
     "code/09_parallel_agents/agent": "parallel-agent-image",
     "code/09_parallel_agents/sample": "parallel-agent-image",
     "code/10_dapr_agents": "dapr-agents",
-    "code/10_dapr_agents/services": "dev",  # what a learner has generated
     "code/10_dapr_agents/templates/service": "dapr-service",
     "code/10_dapr_agents/templates/service/tests": "dev",
     "code/10_dapr_agents/templates/sandbox": "dapr-service",
@@ -39,6 +38,7 @@ GROUPS = {
     "bench": "dev",
     "tests": "dev",
 }
+OF_LEARNERS = ("code/09_parallel_agents/repositories", "code/10_dapr_agents/services")  # what a page makes
 
 
 def undeclared_imports(root: Path = ROOT) -> list[str]:
@@ -53,7 +53,7 @@ def undeclared_imports(root: Path = ROOT) -> list[str]:
     ]
     for folder, group in GROUPS.items():
         declared = {normal(requirement) for requirement in requirements_of(group, groups)}
-        others = [root / other for other in GROUPS if other.startswith(f"{folder}/")]
+        others = [root / other for other in (*GROUPS, *OF_LEARNERS) if other.startswith(f"{folder}/")]
         for module, path in sorted(imports(root / folder, others)):
             packages = {normal(name) for name in brought_by.get(module, [module])}
             if module not in own and not packages & declared:

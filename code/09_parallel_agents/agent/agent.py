@@ -110,7 +110,11 @@ def suspicious_functions(scores: dict[Line, float]) -> list[Function]:
     """The functions that failing tests ran, by their most suspicious line; short ones first among equals."""
     highest: dict[Function, float] = {}
     for file in {file for file, _ in scores}:
-        for node in ast.walk(ast.parse(read(file))):
+        try:
+            tree = ast.parse(read(file))
+        except UnicodeDecodeError:  # a source in another encoding is left alone
+            continue
+        for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 last = node.end_lineno or node.lineno
                 body = range(node.body[0].lineno, last + 1)

@@ -73,6 +73,7 @@ class OutputParser:
             if not isinstance(kind, str) or kind not in AGENT_EVENTS:
                 return None
             event.pop("variation", None)  # which is the server's to say
+            json.dumps(event, allow_nan=False)  # a browser cannot read NaN
             if kind == "result":
                 self.result = AgentResult.model_validate(event)
                 self.results += 1

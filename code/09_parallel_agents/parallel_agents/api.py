@@ -16,7 +16,7 @@ from parallel_agents import telemetry
 from parallel_agents.auth import Authenticator, CurrentUser, limit_strangers, new_key
 from parallel_agents.config import Settings
 from parallel_agents.engines import make_engine
-from parallel_agents.event_log import LAST_EVENTS, EventLog
+from parallel_agents.event_log import EventLog
 from parallel_agents.gateway import Gateway
 from parallel_agents.models import (
     UNFINISHED,
@@ -35,17 +35,18 @@ from parallel_agents.models import (
     Token,
     User,
     UserInfo,
+    Variation,
     VariationInfo,
 )
 from parallel_agents.operations import STATIC, Health, operations
 from parallel_agents.problems import PROBLEM_RESPONSES, STOPPING, add_problem_handlers
-from parallel_agents.runs import QuotaExceeded, RunManager
+from parallel_agents.runs import QuotaExceeded, RunManager, ShuttingDown
 from parallel_agents.server import BodyLimitMiddleware, Shutdown
 from parallel_agents.store import Conflict, Store
 
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # no proxy may buffer events
 LOG_PAGE = 100  # events of a log that are read at once
-Number = Annotated[int, Path(ge=1)]
+Number = Annotated[int, Path(ge=1, le=2**31)]
 
 
 def create_app(settings: Settings, shutdown: Shutdown) -> FastAPI:
@@ -192,13 +193,14 @@ async def create_run(
         run = Run(**facts, user_id=user.id, engine=settings.engine)
         try:
             await manager.start(run, body.variations, body.strategies or settings.strategies)
-        except QuotaExceeded:
-            detail = f"You have too many variations that run or wait: {settings.max_variations_per_user} may."
-            raise HTTPException(429, detail, {"Retry-After": "5"}) from None
-        except Conflict:  # another request with this key was faster
+        except ShuttingDown:
+            raise STOPPING from None
+        except (QuotaExceeded, Conflict):  # another request with this key may have been faster
             run = await earlier_run(request, user, idempotency_key, digest)
             if run is None:
-                raise
+                most = settings.max_variations_per_user
+                detail = f"You have too many variations that run or wait: {most} may."
+                raise HTTPException(429, detail, {"Retry-After": "5"}) from None
     response.headers["Location"] = f"/api/v1/runs/{run.id}"
     return (await describe(request, run))[0]
 
@@ -270,11 +272,11 @@ async def delete_run(request: Request, run: OwnRun) -> None:
 async def stream_run(
     request: Request, run: OwnRun, last_event_id: Annotated[str, Header(pattern="^[0-9]{1,18}$")] = "0"
 ) -> Response:
-    """The events of all variations, from the first or after Last-Event-ID. The last is `done` or `error`."""
+    """The events of all variations, from the first or after Last-Event-ID. The last is `done`."""
     after = int(last_event_id)
     if run.id not in request.state.runs.active:
         last = await request.state.store.last_event(run.id)
-        if last is None or (last.id <= after and last.type in LAST_EVENTS):
+        if last is None or last.id <= after:
             return Response(status_code=204)
 
     async def events() -> AsyncIterator[bytes]:
@@ -289,6 +291,8 @@ async def stream_run(
 @runs_router.get("/{run_id}/variations/{n}/log", response_class=StreamingResponse)
 async def get_log(request: Request, run: OwnRun, n: Number) -> Response:
     """What a variation printed, and its other events: one in each line, with its type and its JSON."""
+    if await request.state.store.get(Variation, {"run_id": run.id, "n": n}) is None:
+        raise HTTPException(404, "There is no such variation.")
 
     async def lines() -> AsyncIterator[str]:
         page, after = select(Event).where(Event.run_id == run.id, Event.variation == n).limit(LOG_PAGE), 0

@@ -53,14 +53,18 @@ def follow(http: httpx2.Client, url: str) -> Iterator[tuple[str, dict[str, Any]]
         try:
             headers = {"Last-Event-ID": last_id}
             with http.stream("GET", url, headers=headers, timeout=IDLE_SECONDS) as answer:
+                if answer.status_code == 204:  # there is nothing after the last event
+                    return
                 for event in httpx2.EventSource(answer.raise_for_status()):
                     last_id, attempt = event.id, 0
                     yield event.event, event.json()  # type: ignore[misc]  # an object
-                    if event.event in ("done", "error"):
+                    if event.event == "done":
                         return
         except httpx2.HTTPError:
             if attempt == RETRIES:
                 raise
+        if attempt == RETRIES:
+            sys.exit("The stream of the run ends before the run does.")
         time.sleep(0.25 * 2**attempt)
         attempt += 1
 
@@ -165,5 +169,5 @@ def key(
 def main() -> None:
     try:
         app()
-    except httpx2.TransportError as error:
+    except httpx2.HTTPError as error:
         sys.exit(f"The server does not answer: {type(error).__name__}.")

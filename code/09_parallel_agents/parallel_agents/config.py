@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     local_repositories: StringList = []  # folders whose repositories may be given by path
     clone_allowed_hosts: StringList = []  # private hosts (HOST or HOST:PORT) to clone from all the same
     clone_seconds: float = Field(default=60, gt=0)
-    repository_mb: int = Field(default=200, ge=1)
+    repository_mb: int = Field(default=50, ge=1)  # less than WORK_MB, which has to hold its files
 
     engine: Literal["docker", "dagger"] = "docker"
     agent_container_image: str = "parallel-agent:latest"
@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     openai_api_key: SecretStr
     openai_base_url: str = "https://api.openai.com/v1"
     model_name: str = "gpt-5.4-mini"
-    model_timeout: float = Field(default=60, gt=0)  # of one call of the model
+    model_timeout: float = Field(default=50, gt=0)  # of one call of the model: less than IDLE_TIMEOUT
     max_tokens: int = Field(default=4096, ge=1)  # of one answer of the model
     token_budget: int = Field(default=1_000_000, ge=1)  # tokens of a run, all of its variations together
 

@@ -19,7 +19,7 @@ from parallel_agents.models import Event
 from parallel_agents.store import Store
 
 log = structlog.stdlib.get_logger("parallel-agents")
-LAST_EVENTS = ("done", "error")
+LAST_EVENT = "done"
 BATCH_SECONDS = 0.02
 QUEUE = 200  # events of a run that wait for the writer; then its variations wait as well
 PAGE = 100  # events that a reader takes at once
@@ -39,14 +39,16 @@ class RunLog:
         self.changed = asyncio.Event()
         self.appending = asyncio.Lock()
 
-    async def append(self, variation: int | None, type: str, **data: Any) -> None:
+    async def append(self, variation: int | None, type: str, /, **data: Any) -> None:
         """Append an event. Waits while the writer is behind. States say when they began, in epoch seconds."""
         at = {"at": round(time.time(), 3)} if type == "state" else {}
         text = json.dumps({"variation": variation} | at | data)
         async with self.appending:  # ids ascend in the order of the queue
-            self.last_id += 1
-            event = Event(run_id=self.run_id, id=self.last_id, variation=variation, type=type, data=text)
-            await self.queue.put(event)
+            number = self.last_id + 1
+            await self.queue.put(
+                Event(run_id=self.run_id, id=number, variation=variation, type=type, data=text)
+            )
+            self.last_id = number  # not before: a caller that is cancelled while it waits leaves no gap
 
     def take(self) -> list[Event]:
         """The events to write next; those of a write that failed are taken again."""
@@ -121,7 +123,7 @@ class EventLog:
             if page:
                 after, last_type, _ = page[-1]
                 yield b"".join(piece for _, _, piece in page)
-                if last_type in LAST_EVENTS:
+                if last_type == LAST_EVENT:
                     return
             elif changed is None:
                 return  # the run was deleted meanwhile

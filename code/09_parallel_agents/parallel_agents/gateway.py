@@ -8,7 +8,7 @@ import asyncio
 import json
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +28,7 @@ from parallel_agents.server import BodyLimitMiddleware
 
 log = structlog.stdlib.get_logger("parallel-agents")
 MAX_BODY = 1_000_000
+MAX_CALLS = 16  # requests of one variation that are worked on at a time
 BYTES_PER_TOKEN = 3  # an estimate that is rather too high, for what a call may cost before it is known
 # An answer is never streamed: it passes on only when its tokens are known.
 FORWARDED = ("messages", "temperature", "top_p", "seed", "stop", "tools", "tool_choice", "response_format")
@@ -60,7 +61,7 @@ class Grant:
     budget: Budget
     on_usage: Callable[[Usage], Awaitable[None]]
     usage: Usage = field(default_factory=lambda: {"prompt_tokens": 0, "completion_tokens": 0})
-    calls: set["asyncio.Task[Response]"] = field(default_factory=set)
+    calls: set["asyncio.Task[Response]"] = field(default_factory=set)  # requests that are worked on
     # For an engine that does not give the output of a container as it comes: the container posts it here.
     output: asyncio.Queue[bytes] = field(default_factory=lambda: asyncio.Queue(4))
 
@@ -70,6 +71,14 @@ class Grant:
             self.usage[name] += count
             telemetry.tokens.labels(name.removesuffix("_tokens")).inc(count)
         await self.on_usage(dict(self.usage))
+
+    async def until_revoked(self, work: Coroutine[Any, Any, Response]) -> Response:
+        """Do the work of a request in a task, which ends with the token."""
+        call = asyncio.create_task(work)
+        self.calls.add(call)
+        await asyncio.wait([call])
+        self.calls.discard(call)
+        return refusal(401, "The variation of this token has ended.") if call.cancelled() else call.result()
 
 
 class Gateway:
@@ -81,10 +90,9 @@ class Gateway:
             headers={"Authorization": f"Bearer {settings.openai_api_key.get_secret_value()}"},
             timeout=settings.model_timeout,
         )
-        routes = [
-            Route("/v1/chat/completions", self.complete, methods=["POST"]),
-            Route("/output", self.receive_output, methods=["POST"]),
-        ]
+        routes = [Route("/v1/chat/completions", self.complete, methods=["POST"])]
+        if settings.engine == "dagger":
+            routes.append(Route("/output", self.receive_output, methods=["POST"]))
         app = Starlette(routes=routes, middleware=[Middleware(BodyLimitMiddleware, MAX_BODY)])
         config = uvicorn.Config(app, http="h11", access_log=False, log_config=None, lifespan="off")
         self.server = QuietServer(config)
@@ -121,12 +129,16 @@ class Gateway:
         """Forward a chat completion."""
         try:
             body = await request.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             body = None
         if (grant := self.find(request)) is None:
             return refusal(401, "This token is not valid, or its variation has ended.")
         if not isinstance(body, dict):
             return refusal(400, "The body is not a JSON object.")
+        if not is_text(body.get("messages")):
+            return refusal(400, "The messages are not text: the model must not fetch an address.")
+        if len(grant.calls) >= MAX_CALLS:
+            return refusal(429, "This variation has too many calls that are not finished.")
         asked, most = body.get("max_completion_tokens") or body.get("max_tokens"), self.settings.max_tokens
         answer = min(asked, most) if isinstance(asked, int) and asked > 0 else most
         sent = {name: body[name] for name in FORWARDED if name in body}
@@ -135,11 +147,7 @@ class Gateway:
         if not grant.budget.reserve(reserved):
             telemetry.model_calls.labels("over_budget").inc()
             return refusal(429, "The token budget of this run is used up.", "insufficient_quota")
-        call = asyncio.create_task(self.call_model(grant, sent, reserved))
-        grant.calls.add(call)
-        await asyncio.wait([call])
-        grant.calls.discard(call)
-        return refusal(401, "The variation of this token has ended.") if call.cancelled() else call.result()
+        return await grant.until_revoked(self.call_model(grant, sent, reserved))
 
     async def call_model(self, grant: Grant, sent: dict[str, Any], reserved: int) -> Response:
         """Call the model, and charge what it says it used; all that was reserved, if it does not say."""
@@ -161,10 +169,17 @@ class Gateway:
 
     async def receive_output(self, request: Request) -> Response:
         """Take the output of a container, as slowly as its reader reads."""
+        piece = await request.body()
         if (grant := self.find(request)) is None:
             return refusal(401, "This token is not valid, or its variation has ended.")
-        await grant.output.put(await request.body())
-        return Response(status_code=204)
+        if len(grant.calls) >= MAX_CALLS:
+            return refusal(429, "This variation has too many calls that are not finished.")
+
+        async def put() -> Response:
+            await grant.output.put(piece)
+            return Response(status_code=204)
+
+        return await grant.until_revoked(put())
 
 
 class QuietServer(uvicorn.Server):
@@ -176,6 +191,16 @@ class QuietServer(uvicorn.Server):
 
     def _log_started_message(self, listeners: Any) -> None:
         log.info("the gateway listens")
+
+
+def is_text(messages: Any) -> bool:
+    """Whether all messages are text. The provider would fetch the address of an image."""
+    if not isinstance(messages, list) or not all(isinstance(each, dict) for each in messages):
+        return False
+    contents = [each.get("content") for each in messages]
+    parts = [part for content in contents for part in (content if isinstance(content, list) else [content])]
+    kinds = [part.get("type") if isinstance(part, dict) else type(part) for part in parts]
+    return all(kind in ("text", str, type(None)) for kind in kinds)
 
 
 def usage_of(answer: bytes) -> Usage | None:

@@ -9,9 +9,9 @@ import hashlib
 import ipaddress
 import os
 import re
-import shutil
 import signal
 import socket
+import subprocess
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -24,9 +24,10 @@ from parallel_agents.config import Settings
 
 log = structlog.stdlib.get_logger("parallel-agents")
 GITCONFIG = Path(__file__).with_name("gitconfig")
+WHILE_IT_CHANGES = (FileNotFoundError, NotADirectoryError, PermissionError)  # an agent works in the folder
 REFS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*", "+HEAD:refs/remote/HEAD")
 PATCH_BYTES, OUTPUT_BYTES = 2_000_000, 10_000_000  # of a patch, and of what any git command prints
-PATCH_SECONDS = 30
+PATCH_SECONDS, RESOLVE_SECONDS = 30, 10
 NOT_COLLECTED = [f":(exclude){each}" for each in ("*__pycache__/*", "*.pyc", "*.pytest_cache/*", "*.venv/*")]
 
 
@@ -55,7 +56,10 @@ class Repositories:
         self.work.mkdir(exist_ok=True)
         left = list(self.work.iterdir())
         for folder in left:
-            remove_tree(folder)
+            try:
+                remove_tree(folder)
+            except subprocess.CalledProcessError as error:
+                log.error("a work folder was not removed", folder=folder.name, error=str(error))
         return len(left)
 
     async def check(self, repository: str) -> tuple[str, list[str]]:
@@ -65,7 +69,11 @@ class Repositories:
         path = await asyncio.to_thread(Path(repository).resolve)  # links are followed before the comparison
         if not repository.startswith("/") or not any(map(path.is_relative_to, self.roots)):
             raise BadRepository("Give an http(s) URL, or a path in a folder that LOCAL_REPOSITORIES names.")
-        if not ((path / ".git").is_dir() or (path / "HEAD").is_file()):
+        try:
+            found = (path / ".git").is_dir() or (path / "HEAD").is_file()
+        except OSError:  # it may not be read, or its name is too long
+            found = False
+        if not found:
             raise BadRepository("There is no git repository at this path.")
         return str(path), ["protocol.file.allow=always"]
 
@@ -77,8 +85,9 @@ class Repositories:
         host = str(parts.hostname)
         try:
             port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, ValueError):
+            async with asyncio.timeout(RESOLVE_SECONDS):
+                found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, ValueError):  # TimeoutError is an OSError
             raise BadRepository("The host of this URL is not known.") from None
         address = ipaddress.ip_address(str(found[0][4][0]))
         if not address.is_global and not {host, f"{host}:{port}"} & set(self.settings.clone_allowed_hosts):
@@ -223,18 +232,23 @@ def container_user() -> tuple[int, int]:
     return (os.getuid(), os.getgid()) if os.getuid() else (10001, 10001)
 
 
-def walk(folder: Path) -> Iterator[Path]:
-    """Everything in a folder, without following links."""
-    for root, folders, files in os.walk(folder):
-        yield from (Path(root, name) for name in (*folders, *files))
+def walk(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Everything in a folder, without following links. Raises OSError for a path that is too long."""
+    folders = [str(folder)]
+    while folders:
+        with suppress(*WHILE_IT_CHANGES), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                yield entry
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
 
 
 def directory_bytes(folder: Path) -> int:
     """The disk space of a folder in bytes; each entry counts at least 512."""
     total = 0
-    for path in walk(folder):
-        with suppress(FileNotFoundError, PermissionError):
-            total += max(512, path.lstat().st_blocks * 512)
+    for entry in walk(folder):
+        with suppress(*WHILE_IT_CHANGES):
+            total += max(512, entry.stat(follow_symlinks=False).st_blocks * 512)
     return total
 
 
@@ -244,13 +258,12 @@ def give_away(folder: Path) -> None:
 
 
 def make_readable(folder: Path) -> None:
-    """Undo the modes with which an agent would keep the server from reading or removing its folders."""
-    for path in walk(folder):
-        if path.is_dir() and not path.is_symlink():
-            path.chmod(path.stat().st_mode | 0o700)
+    """Undo the modes with which an agent would keep the server from reading or removing its files."""
+    subprocess.run(["chmod", "-R", "u+rwX", folder], check=True, capture_output=True)
 
 
 def remove_tree(folder: Path) -> None:
+    """Remove a folder, however deep an agent made it."""
     if folder.exists():
         make_readable(folder)
-        shutil.rmtree(folder)
+        subprocess.run(["rm", "-rf", folder], check=True, capture_output=True)

@@ -5,6 +5,7 @@ import fcntl
 import time
 from contextlib import suppress
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -25,6 +26,10 @@ Ended = tuple[Outcome, bytes | None]  # how a variation ended, and its patch
 
 class QuotaExceeded(Exception):
     """The user has too many variations that run or wait."""
+
+
+class ShuttingDown(Exception):
+    """The server stops, and starts no run."""
 
 
 class ActiveRun:
@@ -54,6 +59,7 @@ class RunManager:
         self.slots = asyncio.Semaphore(settings.max_concurrency)
         self.active: dict[str, ActiveRun] = {}
         self.starting = asyncio.Lock()
+        self.draining = False
 
     async def open(self) -> None:
         """Remove what a dead server left, and mark its runs as interrupted. Raises `EngineDown`."""
@@ -79,12 +85,17 @@ class RunManager:
         return self.settings.max_variations_per_user - used
 
     async def start(self, run: Run, count: int, strategies: list[str]) -> None:
-        """Store a run and start it. Raises `QuotaExceeded`, or `Conflict` if its Idempotency-Key is taken."""
+        """Store a run and start it.
+
+        Raises `ShuttingDown`, `QuotaExceeded`, or `Conflict` if its Idempotency-Key is taken.
+        """
         variations = [
             Variation(run_id=run.id, n=n, strategy=strategies[(n - 1) % len(strategies)], seed=run.seed + n)
             for n in range(1, count + 1)
         ]
         async with self.starting:  # one after the other, so that the quota counts them all
+            if self.draining:
+                raise ShuttingDown
             if count > self.quota_left(run.user_id):
                 raise QuotaExceeded
             await self.store.add(run, *variations)
@@ -107,10 +118,13 @@ class RunManager:
         prepared = await asyncio.gather(active.preparing, return_exceptions=True)
         failed = any(ends) or isinstance(prepared[0], BaseException)
         state: RunState = active.stop_state or ("failed" if failed else "done")
-        await self.store.update_run(active.run.id, state=state, finished_at=time.time())
-        await active.log.append(None, "done", reason=state)
-        await self.events.finish(active.log)
-        del self.active[active.run.id]
+        try:
+            await self.store.update_run(active.run.id, state=state, finished_at=time.time())
+            await active.log.append(None, "done", reason=state)
+            await self.events.finish(active.log)
+        finally:  # also when the disk is full; the next server then marks the run as interrupted
+            self.events.active.pop(active.run.id, None)
+            del self.active[active.run.id]
         telemetry.runs.labels(state).inc()
 
     async def prepare(self, active: ActiveRun) -> Path:
@@ -138,7 +152,7 @@ class RunManager:
     async def run_in_container(self, active: ActiveRun, mirror: Path, variation: Variation) -> Ended:
         run, n = active.run, variation.n
 
-        async def sink(kind: str, **data: Any) -> None:
+        async def sink(kind: str, /, **data: Any) -> None:
             await active.log.append(n, kind, **data)
 
         async def on_usage(usage: Usage) -> None:
@@ -164,15 +178,23 @@ class RunManager:
             }
             job = Job(run.id, n, copy.files, environment, token)
             outcome = await supervise(self.engine, job, self.settings, sink)
-            await self.gateway.revoke(token)
+            collecting = asyncio.create_task(self.collect(outcome, token, copy))
             try:
-                patch, counts = await copy.patch()
-            except (TimeoutError, GitFailed):  # there may be a million files
-                return outcome, None
-            outcome.values |= counts
-            return outcome, patch
+                return await asyncio.shield(collecting)
+            except asyncio.CancelledError:  # a result that is there is kept
+                return await collecting
         finally:
             await asyncio.shield(self.clean_up(token, copy))
+
+    async def collect(self, outcome: Outcome, token: str, copy: WorkCopy) -> Ended:
+        """Add the patch to an outcome, and its counts."""
+        await self.gateway.revoke(token)
+        try:
+            patch, counts = await copy.patch()
+        except (TimeoutError, GitFailed, CalledProcessError):  # there may be a million files
+            return outcome, None
+        outcome.values |= counts
+        return outcome, patch
 
     async def clean_up(self, token: str, copy: WorkCopy) -> None:
         await self.gateway.revoke(token)
@@ -210,6 +232,8 @@ class RunManager:
 
     async def drain(self) -> None:
         """Let runs finish for a while, then stop those that are left."""
+        async with self.starting:
+            self.draining = True
         if tasks := [each.task for each in self.active.values()]:
             await asyncio.wait(tasks, timeout=self.settings.drain_seconds)
         for active in list(self.active.values()):

@@ -5,6 +5,7 @@ variation, its container is gone when `supervise` returns.
 """
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -83,9 +84,16 @@ async def started(engine: Engine, job: Job) -> AsyncIterator[Container]:
 
 
 async def watch_folder(folder: Path, limit_mb: int | None, container: Container, full: asyncio.Event) -> None:
-    """Remove the container when its work folder is too large: a folder has no quota of its own."""
+    """Remove the container when its work folder is too large: a folder has no quota of its own.
+
+    Files that an agent removes while it has them open are not seen, and take space until it ends.
+    """
     while limit_mb is not None:
-        if await asyncio.to_thread(directory_bytes, folder) > limit_mb * 2**20:
+        try:
+            size = await asyncio.to_thread(directory_bytes, folder)
+        except OSError:  # folders in folders, until a path is too long to look at
+            size = sys.maxsize
+        if size > limit_mb * 2**20:
             full.set()
             await container.remove()
             return

@@ -30,10 +30,19 @@ def test_lines_and_characters_may_be_cut_anywhere() -> None:
 
 
 def test_what_is_no_event_is_text() -> None:
-    lines = ["{", "{}", '{"type": "done"}', '{"type": ["say"]}', '{"type": "result"}', "[" * 50_000]
+    lines = [
+        '{"type": "say", "text": NaN}',
+        '{"type": "say", "text": 1e999}',
+        "{",
+        "{}",
+        '{"type": "done"}',
+        '{"type": ["say"]}',
+        '{"type": "result"}',
+        "[" * 50_000,
+    ]
     _, found = events("\n".join(lines).encode())
     assert {kind for kind, _ in found} == {"log"}
-    assert text(found).splitlines()[:5] == lines[:5]
+    assert text(found).splitlines()[:7] == lines[:7]
 
 
 def test_an_agent_cannot_speak_for_another_variation() -> None:

@@ -53,6 +53,25 @@ def test_readers_who_come_at_any_time_miss_nothing(tmp_path: Path) -> None:
     asyncio.run(check())
 
 
+def test_an_append_that_is_cancelled_leaves_no_gap(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with open_log(tmp_path) as (store, log, run):
+            run_log = log.start(run)
+            async with store.writing:  # the writer waits, until the queue is full
+                appended: set[asyncio.Task[None]] = {asyncio.create_task(asyncio.sleep(0))}
+                while appended:
+                    append = asyncio.create_task(run_log.append(1, "log", text="x"))
+                    appended, _ = await asyncio.wait([append], timeout=1)
+                append.cancel()
+                await asyncio.wait([append])
+            await run_log.append(None, "done", reason="done")
+            await log.finish(run_log)
+            found = await ids(log, run)
+            assert found == list(range(1, len(found) + 1)), "An id has no event, and readers stop before it."
+
+    asyncio.run(check())
+
+
 def test_memory_is_bounded_while_a_reader_stands_still(tmp_path: Path) -> None:
     async def check() -> None:
         async with open_log(tmp_path) as (_, log, run):
@@ -82,7 +101,7 @@ def test_an_event_is_seen_only_after_its_commit(tmp_path: Path) -> None:
                 reading = asyncio.create_task(anext(log.follow(run, 0)))
                 done, _ = await asyncio.wait([reading], timeout=0.3)
                 assert not done, "A reader has seen an event that a crash would lose."
-            assert b"early" in await reading
+            assert b"early" in await reading, "An event fell between history and live."
             await run_log.append(None, "done", reason="done")
             await log.finish(run_log)
 

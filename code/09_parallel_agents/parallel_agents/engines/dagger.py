@@ -34,6 +34,7 @@ class DaggerEngine:
         self.session = contextlib.AsyncExitStack()
         self.client: dagger.Client | None = None
         self.connecting = asyncio.Lock()
+        self.checking: asyncio.Task[dagger.Client] | None = None
 
     async def gateway_host(self) -> str:
         return "127.0.0.1"  # the session forwards it into containers
@@ -63,7 +64,13 @@ class DaggerEngine:
                 raise EngineDown from None
 
     async def check(self) -> None:
-        await self.connect()
+        """Connect, in a task that goes on when a probe gives up: the first start takes minutes."""
+        self.checking = self.checking or asyncio.create_task(self.connect())
+        try:
+            await asyncio.shield(self.checking)
+        finally:
+            if self.checking.done():
+                self.checking = None
 
     async def close(self) -> None:
         session, self.session, self.client = self.session, contextlib.AsyncExitStack(), None

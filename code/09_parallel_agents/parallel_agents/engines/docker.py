@@ -44,6 +44,7 @@ class DockerEngine:
         self.docker: aiodocker.Docker | None = None
         self.relay: DockerContainer | None = None
         self.free: list[DockerNetwork] = []  # networks that no variation uses
+        self.connected: set[str] = set()  # ids of the networks that have the relay
         self.preparing = asyncio.Lock()
 
     @property
@@ -121,20 +122,37 @@ class DockerEngine:
             "HostConfig": restrictions(self.settings) | more,
         }
         relay = await self.client.containers.create(config, name=f"{LABEL}-{self.instance}-relay")
-        async with asyncio.timeout(RELAY_SECONDS), relay.attach(stdout=True) as stream:
-            await relay.start()
-            while (message := await stream.read_out()) and b"ready" not in message.data:
-                pass
+        try:
+            async with asyncio.timeout(RELAY_SECONDS), relay.attach(stdout=True) as stream:
+                await relay.start()
+                message = await stream.read_out()
+                if message is None or b"ready" not in message.data:
+                    raise OSError("the relay did not start")
+        except FAILURES:
+            await self.delete(relay)
+            raise
         return relay
+
+    async def relay_runs(self) -> bool:
+        """Whether there is a relay. One that has ended, as after a restart of Docker, is removed."""
+        if self.relay:
+            with suppress(aiodocker.DockerError):  # somebody has removed it
+                if (await self.relay.show())["State"]["Running"]:
+                    return True
+            await self.delete(self.relay)
+        return False
 
     async def take_network(self) -> DockerNetwork:
         """A network that no other variation uses, with the relay in it."""
         async with self.preparing:
-            self.relay = self.relay or await self.start_relay()
-            if self.free:
-                return self.free.pop()
-            network = await self.create_network()
-            await network.connect({"Container": self.relay.id, "EndpointConfig": {"Aliases": ["gateway"]}})
+            if self.relay is None or not await self.relay_runs():
+                self.relay = None
+                self.relay, self.connected = await self.start_relay(), set()
+            network = self.free.pop() if self.free else await self.create_network()
+            if network.id not in self.connected:
+                endpoint = {"Container": self.relay.id, "EndpointConfig": {"Aliases": ["gateway"]}}
+                await network.connect(endpoint)
+                self.connected.add(network.id)
             return network
 
     async def create_network(self) -> DockerNetwork:

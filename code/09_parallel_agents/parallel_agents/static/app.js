@@ -234,10 +234,6 @@ function handleEvent(columns, type, data) {
     const phrase = `Variation ${data.variation} ${data.name === "running" ? "runs" : phraseOf(data.name)}.`;
     setStatus("working", left ? `${phrase} ${plural(left, "variation")} not finished.` : phrase);
   }
-  if (type === "error") {
-    showProblem(data.problem);
-    return "failed";
-  }
   return type === "done" ? data.reason : null;
 }
 
