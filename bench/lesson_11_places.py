@@ -1,6 +1,6 @@
 """What do 10, 1,000 and 100,000 streams need? `python bench/lesson_11_places.py`, a second.
 
-It computes places by the queueing model, and processors and memory from what lesson 04 has measured.
+It computes places by the queueing model, processors from `bench/lesson_11_scale.py`, memory from lesson 04.
 """
 
 import json
@@ -16,24 +16,26 @@ WAITING = 0.01  # the share of callers that may have to wait
 POD, TARGET, MOST = 0.5, 0.7, 32  # processors of a pod, the share of them to use, and runs at a time
 
 
-def record(name: str) -> dict[str, object]:
-    found: dict[str, object] = json.loads((ROOT / "docs" / "figures" / f"{name}.json").read_text("utf-8"))
+def record(name: str) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = json.loads(
+        (ROOT / "docs" / "figures" / f"{name}.json").read_text("utf-8")
+    )
     return found
 
 
 def main() -> None:
-    speed, streams = record("lesson_04_speed"), record("lesson_04_streams")
-    runs_a_second = next(s["values"][0] for s in speed["series"] if s["name"] == "through the API")  # type: ignore[attr-defined]
-    kilobytes = streams["values"]["kilobytes_a_stream"]  # type: ignore[index]
-    values: dict[str, float] = {"seconds": SECONDS, "runs_a_second": runs_a_second, "kilobytes": kilobytes}
+    run, streams = record("lesson_11_scale")["values"], record("lesson_04_streams")["values"]
+    agent, redis, kilobytes = run["agent_ms"], run["redis_ms"], streams["kilobytes_a_stream"]
+    values = {"seconds": SECONDS, "agent_ms": agent, "redis_ms": redis, "kilobytes": kilobytes}
     for number in STREAMS:
         places, rate = servers_for(number, WAITING), number / SECONDS
-        processors = rate / runs_a_second
+        processors = rate * agent / 1000
         values |= {
             f"places_{number}": places,
             f"spare_{number}": round(100 * (places / number - 1), 2),
             f"rate_{number}": round(rate, 2),
             f"processors_{number}": round(processors, 2),
+            f"redis_{number}": round(rate * redis / 1000, 2),
             f"pods_{number}": max(2, ceil(places / MOST), ceil(processors / (POD * TARGET))),
             f"gigabytes_{number}": round(number * kilobytes / 1e6, 3),
         }

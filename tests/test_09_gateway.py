@@ -89,7 +89,7 @@ def test_the_budget_of_a_run_is_enforced(lesson_09: StartLesson, repository: Pat
 
 
 def test_a_body_that_is_no_object_or_too_large_is_refused(user: User, repository: Path) -> None:
-    code = f"{ASK}\nprint(ask(messages='x' * 1_100_000)[0])"
+    code = f"{ASK}\nprint(ask(messages='x' * 1_000_000)[0])"
     assert user.run(repository, code).text() == "413"
 
 

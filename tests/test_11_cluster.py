@@ -158,6 +158,7 @@ def test_only_the_proxy_reaches_the_agent(running: Installation) -> None:
     places = ("agent:8000", "agent-alive:8000", "model:9000", "redis:6379")
     address = running.pods("agent")[0]["status"]["podIP"]
     with running.stranger() as stranger:
+        running.wait(lambda: reach(running, stranger, "proxy:80")["proxy:80"], "the stranger is let out")
         found = reach(running, stranger, *places, f"{address}:8000")
     assert not any(found.values()), (
         f"Another pod of the namespace reaches {', '.join(place for place in found if found[place])}: "
@@ -313,21 +314,28 @@ def hash_of(installation: Installation) -> str:
 def test_pods_serve_while_the_container_runtime_restarts(running: Installation, cluster: Cluster) -> None:
     if not cluster.ours:
         pytest.skip("only the course's own node has a container runtime that the test may kill")
-    before = running.ready_agents()
+
+    def restarts() -> dict[str, int]:
+        pods = running.pods("agent")
+        return {p["metadata"]["name"]: p["status"]["containerStatuses"][0]["restartCount"] for p in pods}
+
+    before, ready = restarts(), running.ready_agents()
     pid = int((RUN / "pids" / "containerd").read_text())
     subprocess.run(["kill", "-9", str(pid)], check=True)
-    assert ask(running.url, unique_question("What is a container?")).status_code == 200, (
-        "Without a container runtime the pods that run do not answer."
-    )
-    subprocess.run(
-        [TOOLS / "service.sh", "containerd"],
-        env={"COURSE_KUBERNETES": str(NODE_FOLDER), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-        check=True,
-    )
+    try:
+        for _ in range(10):
+            assert ask(running.url, unique_question("What is a container?")).status_code == 200, (
+                "Without a container runtime the pods that run do not answer."
+            )
+    finally:
+        subprocess.run(
+            [TOOLS / "service.sh", "containerd"],
+            env={"COURSE_KUBERNETES": str(NODE_FOLDER), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+            check=True,
+        )
     with running.stranger():  # the runtime starts pods again
-        running.wait(lambda: running.ready_agents() == before, "the same pods are ready")
-    restarts = [pod["status"]["containerStatuses"][0]["restartCount"] for pod in running.pods("agent")]
-    assert all(pod["metadata"]["name"] in before for pod in running.pods("agent")), restarts
+        running.wait(lambda: running.ready_agents() == ready, "the same pods are ready")
+    assert restarts() == before, "With the container runtime, containers were started again."
 
 
 # --- Scaling ---
@@ -337,6 +345,8 @@ async def test_the_autoscaler_adds_replicas_under_load_and_takes_them_away(runni
     def replicas() -> int:
         return int(running.json("deployment", "agent")["spec"]["replicas"])
 
+    if not running.cluster.ours and running.cluster.try_kubectl("top", "nodes").returncode:
+        pytest.skip("this cluster has no metrics-server, so its autoscaler sees no load")
     assert replicas() == 2
     stop = asyncio.Event()
     async with new_client() as client, asyncio.TaskGroup() as group:

@@ -124,14 +124,23 @@ def test_a_pod_whose_sidecar_has_no_store_is_not_ready(agents: DaprInstallation)
 
 def test_only_the_frontend_reaches_the_agent(agents: DaprInstallation) -> None:
     address = agents.pods(APP)[0]["status"]["podIP"]
-    code = f"""
+    api = agents.cluster.kubectl("get", "service", "kubernetes", "-o", "jsonpath={.spec.clusterIP}")
+
+    def reaches(pod: str, host: str, port: int) -> bool:
+        code = f"""
 import socket
 try:
-    socket.create_connection(("{address}", 5000), timeout=3).close()
+    socket.create_connection(("{host}", {port}), timeout=3).close()
     print("open")
 except OSError:
     print("closed")
 """
+        return agents.python(pod, code) == "open"
+
     with agents.stranger("other") as other, agents.stranger("frontend") as frontend:
-        agents.wait(lambda: agents.python(frontend, code) == "open", "the frontend reaches the agent")
-        assert agents.python(other, code) == "closed", "Another pod than the frontend reaches the agent."
+        agents.wait(lambda: reaches(frontend, address, 5000), "the frontend reaches the agent")
+        agents.wait(lambda: reaches(other, api, 443), "the other pod is let out")
+        assert not reaches(other, address, 5000), "Another pod than the frontend reaches the agent."
+        for pod in (other, frontend):
+            assert not reaches(pod, address, 50002), "A pod without a sidecar reaches a sidecar."
+            assert not reaches(pod, "redis", 6379), "A pod without a sidecar reads what learners have done."

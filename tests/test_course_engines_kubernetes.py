@@ -32,6 +32,7 @@ def empty_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(docker_daemon, "environment", dict)
     monkeypatch.setattr(docker_daemon, "pid_of", lambda: None)
     monkeypatch.delenv("KUBE_CONTEXT", raising=False)
+    monkeypatch.setenv("KUBECONFIG", "")  # so that the one which `used` sets is gone afterwards
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr("course.engines.debian.can_install", lambda: True)
 

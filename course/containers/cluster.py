@@ -147,14 +147,20 @@ class Namespace:
 
     @contextmanager
     def stranger(self, app: str = "stranger") -> Iterator[str]:
-        """A pod that is not part of the lesson, with the label `app`; its name."""
+        """A pod that is not part of the lesson, with the label `app`; its name.
+
+        A policy lets it out, so that what stops it is the policy of the pod that it tries to reach.
+        """
         name = f"{app}-{uuid.uuid4().hex[:6]}"
-        self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(bare_pod(name, self.image, app)))
+        out = {"podSelector": {"matchLabels": {"app": app}}, "policyTypes": ["Egress"], "egress": [{}]}
+        policy = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": name}}
+        pod = bare_pod(name, self.image, app)
+        self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all([pod, policy | {"spec": out}]))
         try:
             self.kubectl("wait", f"pod/{name}", "--for=condition=Ready", f"--timeout={SECONDS}s")
             yield name
         finally:
-            self.kubectl("delete", "pod", name, "--grace-period=1")
+            self.kubectl("delete", f"pod/{name}", f"networkpolicy/{name}", "--grace-period=1")
 
     def remove(self) -> None:
         """Have the namespace removed, without waiting for its pods to drain."""

@@ -6,11 +6,14 @@ set -eu
 here=$(dirname "$0")
 # shellcheck source=/dev/null
 . "$here/node.sh"
-if [ -n "$(find /sys/fs/cgroup -maxdepth 2 -name kubepods)" ]; then
+if [ -n "$(find /sys/fs/cgroup -maxdepth 2 \( -name kubepods -o -name kubepods.slice \))" ]; then
   echo "A kubelet runs on this machine. Name its context instead: KUBE_CONTEXT=..." >&2
   exit 1
 fi
 mkdir -p "$RUN/pids" "$RUN/log" "$RUN/cni/net.d" "$RUN/volumes" "$CONFIG"
+# The kubelet changes these settings of the kernel; stop.sh brings them back.
+sysctl vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops \
+  kernel.keys.root_maxkeys kernel.keys.root_maxbytes > "$RUN/kernel"
 
 ip netns add "$NAMESPACE"
 ip link add course-host type veth peer name course-node netns "$NAMESPACE"

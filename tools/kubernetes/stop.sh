@@ -4,6 +4,7 @@ set -u
 here=$(dirname "$0")
 # shellcheck source=/dev/null
 . "$here/node.sh"
+[ -d "$RUN" ] || exit 0 # start.sh has refused to start, so everything here is another cluster's
 
 stop() {
   [ -f "$RUN/pids/$1" ] || return 0
@@ -13,6 +14,7 @@ stop() {
   while kill -0 "$pid" 2> /dev/null; do
     tries=$((tries + 1))
     [ $tries -lt 200 ] || kill -9 "$pid"
+    [ $tries -lt 300 ] || break # it is dead, and nothing has collected its exit status
     sleep 0.1
   done
   rm "$RUN/pids/$1"
@@ -33,15 +35,17 @@ done
 groups=$(find /sys/fs/cgroup -maxdepth 2 -name kubepods)
 for group in $groups; do find "$group" -name cgroup.procs -exec cat {} + | sort -u | xargs -r kill -9; done
 awk '{print $2}' /proc/mounts | grep -E "^($RUN|$CACHE)/" | sort -r | xargs -r -n 1 umount --lazy
-# The plugins note the network namespace of each pod.
-notes=$(grep -ls K8S_POD_NAME /var/lib/cni/results/*)
-# shellcheck disable=SC2086  # word splitting is intended
-grep -hoE 'cni-[0-9a-f]+(-[0-9a-f]+){4}' $notes /dev/null | sort -u | xargs -r -n 1 ip netns delete 2> /dev/null
-# shellcheck disable=SC2086
-rm -f $notes
+# The plugins note the network namespace of each pod, under the name of the network.
+for note in /var/lib/cni/results/course-pods-*-eth0; do
+  [ -e "$note" ] || continue
+  grep -oE 'cni-[0-9a-f]+(-[0-9a-f]+){4}' "$note" | sort -u | xargs -r -n 1 ip netns delete 2> /dev/null
+  pod=${note##*/course-pods-}
+  rm -f "$note" "/var/lib/cni/results/cni-loopback-${pod%-eth0}-lo"
+done
 ip link delete course-host 2> /dev/null
 ip netns delete "$NAMESPACE" 2> /dev/null
 for group in $groups; do find "$group" -depth -type d -exec rmdir {} \;; done
+sysctl -qp "$RUN/kernel"
 rm -rf "$RUN" "$CACHE/containerd"
 # These have fixed places.
 find /var/log/containers -xtype l -delete 2> /dev/null
