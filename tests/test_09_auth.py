@@ -7,6 +7,7 @@ from typing import Any
 import httpx2
 import jwt
 import pytest
+from support.openapi import assert_openapi_holds
 from support.parallel_agents import PASSWORD, RESULT, SECRET_KEY, Lesson, StartLesson, User
 from support.problems import assert_problem
 
@@ -158,3 +159,13 @@ def test_the_openapi_document_is_there_only_with_debug(lesson: Lesson, lesson_09
         paths
     )
     assert paths["/api/v1/runs"]["get"]["security"], "The document does not say that a token is needed."
+    assert_openapi_holds(str(debug.server))
+    for path, media_type in {
+        "/runs": "application/json",
+        "/runs/{run_id}/stream": "text/event-stream",
+        "/runs/{run_id}/variations/{n}/log": "text/plain",
+        "/runs/{run_id}/variations/{n}/patch": "text/x-diff",
+        "/metrics": "text/plain",
+    }.items():
+        described = list(paths[f"/api/v1{path}"]["get"]["responses"]["200"]["content"])
+        assert described == [media_type], f"The document says that {path} is sent as {described}."

@@ -12,6 +12,8 @@ import pytest
 from support.parallel_agents import RESULT, Lesson, StartLesson, User, commit, git
 from support.problems import assert_problem
 
+from course.polling import until
+
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 LIST = "import os; print(sorted(os.listdir('/work')))\n" + RESULT
 
@@ -141,6 +143,25 @@ def test_a_public_repository_is_cloned_over_http_and_its_mirror_is_kept(
     )
     mirrors = list((lesson.data / "mirrors").iterdir())
     assert len(mirrors) == 1, "The same repository has several mirrors."
+
+
+def test_mirrors_that_no_run_uses_are_bounded(
+    lesson_09: StartLesson, repository: Path, new_repository: Path
+) -> None:
+    (new_repository / "one").touch()
+    commit(new_repository, "one")
+    lesson = lesson_09(MAX_MIRRORS="1")
+    user, mirrors = lesson.user(), lesson.data / "mirrors"
+    run = user.start(repository, "import time; print('started', flush=True); time.sleep(100)")
+    user.wait_for(run, "started")
+    used = list(mirrors.iterdir())
+    user.run(new_repository, RESULT)
+    assert until(lambda: list(mirrors.iterdir()) == used), "It is not the unused mirror that is removed."
+    user.http.post(f"/runs/{run}/cancel")
+    assert user.run(new_repository, LIST).text() == "['one']"
+    assert until(lambda: len(list(mirrors.iterdir())) == 1), "The mirrors grow without a bound."
+    assert list(mirrors.iterdir()) != used, "The mirror that was used last is removed, and not the older one."
+    assert until(lambda: not list((lesson.data / "work").iterdir()))
 
 
 def test_hooks_filters_and_submodules_of_a_repository_do_nothing(

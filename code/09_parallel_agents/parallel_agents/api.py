@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import sqlalchemy as sa
 import structlog
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Path, Query, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from sqlmodel import col, select
 
@@ -45,7 +45,6 @@ from parallel_agents.server import BodyLimitMiddleware, Shutdown
 from parallel_agents.store import Conflict, Store
 
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # no proxy may buffer events
-LOG_PAGE = 100  # events of a log that are read at once
 Number = Annotated[int, Path(ge=1, le=2**31)]
 
 
@@ -288,15 +287,15 @@ async def stream_run(
     return StreamingResponse(events(), headers=STREAM_HEADERS, media_type="text/event-stream")
 
 
-@runs_router.get("/{run_id}/variations/{n}/log", response_class=StreamingResponse)
+@runs_router.get("/{run_id}/variations/{n}/log", response_class=PlainTextResponse)
 async def get_log(request: Request, run: OwnRun, n: Number) -> Response:
     """What a variation printed, and its other events: one in each line, with its type and its JSON."""
     if await request.state.store.get(Variation, {"run_id": run.id, "n": n}) is None:
         raise HTTPException(404, "There is no such variation.")
 
     async def lines() -> AsyncIterator[str]:
-        page, after = select(Event).where(Event.run_id == run.id, Event.variation == n).limit(LOG_PAGE), 0
-        while rows := await request.state.store.all(page.where(Event.id > after).order_by(col(Event.id))):
+        after = 0
+        while rows := await request.state.store.events(run.id, after, Event.variation == n):
             after = rows[-1].id
             yield "".join(f"{row.type} {row.data}\n" for row in rows)
 
@@ -304,7 +303,11 @@ async def get_log(request: Request, run: OwnRun, n: Number) -> Response:
     return StreamingResponse(lines(), media_type="text/plain; charset=utf-8", headers=headers)
 
 
-@runs_router.get("/{run_id}/variations/{n}/patch")
+@runs_router.get(
+    "/{run_id}/variations/{n}/patch",
+    response_class=Response,
+    responses={200: {"content": {"text/x-diff": {}}}},
+)
 async def get_patch(request: Request, run: OwnRun, n: Number) -> Response:
     """What a variation changed, as a patch for `git apply`."""
     found: Patch | None = await request.state.store.get(Patch, (run.id, n))

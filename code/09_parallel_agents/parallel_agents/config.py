@@ -52,6 +52,7 @@ class Settings(BaseSettings):
     clone_allowed_hosts: StringList = []  # private hosts (HOST or HOST:PORT) to clone from all the same
     clone_seconds: float = Field(default=60, gt=0)
     repository_mb: int = Field(default=50, ge=1)  # less than WORK_MB, which has to hold its files
+    max_mirrors: int = Field(default=20, ge=1)  # that are kept when no run uses them
 
     engine: Literal["docker", "dagger"] = "docker"
     agent_container_image: str = "parallel-agent:latest"

@@ -16,13 +16,12 @@ from fastapi.sse import format_sse_event
 from sqlalchemy.exc import SQLAlchemyError
 
 from parallel_agents.models import Event
-from parallel_agents.store import Store
+from parallel_agents.store import PAGE, Store
 
 log = structlog.stdlib.get_logger("parallel-agents")
 LAST_EVENT = "done"
 BATCH_SECONDS = 0.02
 QUEUE = 200  # events of a run that wait for the writer; then its variations wait as well
-PAGE = 100  # events that a reader takes at once
 TAIL = 1_000_000  # bytes of a run's newest events that are kept in memory, for readers that keep up
 PING_SECONDS = 15
 
@@ -119,7 +118,7 @@ class EventLog:
             changed = run_log.changed if run_log else None  # before reading: a later commit sets it
             page = run_log.newest(after) if run_log else None
             if page is None:
-                page = [encode(event) for event in await self.store.events(run_id, after, PAGE)]
+                page = [encode(event) for event in await self.store.events(run_id, after)]
             if page:
                 after, last_type, _ = page[-1]
                 yield b"".join(piece for _, _, piece in page)

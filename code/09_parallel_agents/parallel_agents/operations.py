@@ -7,7 +7,7 @@ from typing import Any
 
 import prometheus_client as prometheus
 from fastapi import APIRouter, HTTPException, Request, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, PlainTextResponse
 from sqlalchemy.exc import SQLAlchemyError
 
 from parallel_agents.config import Settings
@@ -70,7 +70,7 @@ async def ready(request: Request) -> dict[str, Any]:
     return {"ready": True, "dependencies": dependencies}
 
 
-@operations.get("/metrics")
+@operations.get("/metrics", response_class=PlainTextResponse)
 async def metrics() -> Response:
     """Metrics in Prometheus's text format."""
     return Response(prometheus.generate_latest(), media_type=prometheus.CONTENT_TYPE_LATEST)

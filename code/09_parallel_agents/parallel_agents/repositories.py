@@ -49,6 +49,7 @@ class Repositories:
         self.mirrors, self.work = (settings.data_dir.resolve() / name for name in ("mirrors", "work"))
         self.roots = [Path(root).expanduser().resolve() for root in settings.local_repositories]
         self.locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.in_use: dict[str, Path] = {}  # the mirror of each run
 
     def open(self) -> int:
         """Remove the work folders that a dead server left. Returns their number."""
@@ -95,12 +96,13 @@ class Repositories:
         pinned = f"{host}:{port}:[{address}]" if address.version == 6 else f"{host}:{port}:{address}"
         return [f"http.curloptResolve={pinned}", f"protocol.{parts.scheme}.allow=always"]
 
-    async def fetch(self, repository: str, ref: str) -> tuple[Path, str]:
-        """Bring a mirror up to date. Returns it and the commit of the ref. Raises `BadRepository`."""
+    async def fetch(self, run_id: str, repository: str, ref: str) -> tuple[Path, str]:
+        """Bring a run's mirror up to date. Returns it and the commit of the ref. Raises `BadRepository`."""
         address, config = await self.check(repository)
         mirror = self.mirrors / hashlib.sha256(address.encode()).hexdigest()[:32]
+        keep = mirror in self.in_use.values()
+        self.in_use[run_id] = mirror
         async with self.locks[mirror.name]:
-            keep = mirror.exists()
             try:
                 async with asyncio.timeout(self.settings.clone_seconds):
                     commit = await self.update(mirror, address, config, ref)
@@ -113,6 +115,16 @@ class Repositories:
                 if not keep:
                     await asyncio.to_thread(remove_tree, mirror)
         return mirror, commit
+
+    async def release(self, run_id: str) -> None:
+        """End a run's use of its mirror. Remove mirrors that are too many and unused, the oldest first."""
+        self.in_use.pop(run_id, None)
+        mirrors = set(self.mirrors.iterdir())
+        unused = sorted(mirrors - set(self.in_use.values()), key=lambda mirror: mirror.stat().st_mtime)
+        excess = unused[: max(0, len(mirrors) - self.settings.max_mirrors)]
+        # Move all before the first await: from then on, a run may fetch into a mirror that is still there.
+        for folder in [mirror.rename(self.work / f"{run_id}-{mirror.name}") for mirror in excess]:
+            await asyncio.to_thread(remove_tree, folder)
 
     async def update(self, mirror: Path, address: str, config: list[str], ref: str) -> str:
         await self.git("init", "--quiet", "--bare", "--template=", mirror=mirror)

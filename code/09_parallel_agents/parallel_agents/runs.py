@@ -125,6 +125,7 @@ class RunManager:
         finally:  # also when the disk is full; the next server then marks the run as interrupted
             self.events.active.pop(active.run.id, None)
             del self.active[active.run.id]
+            await self.repositories.release(active.run.id)
         telemetry.runs.labels(state).inc()
 
     async def prepare(self, active: ActiveRun) -> Path:
@@ -132,7 +133,7 @@ class RunManager:
         run = active.run
         await active.log.append(None, "state", name="running")
         await self.store.update_run(run.id, state="running")
-        mirror, run.commit = await self.repositories.fetch(run.repository, run.ref)
+        mirror, run.commit = await self.repositories.fetch(run.id, run.repository, run.ref)
         await self.store.update_run(run.id, commit=run.commit)
         return mirror
 

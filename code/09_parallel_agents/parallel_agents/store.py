@@ -16,6 +16,7 @@ from sqlmodel.sql.expression import SelectOfScalar
 from parallel_agents.models import UNFINISHED, Event, Patch, Run, Variation
 
 SCHEMA_VERSION = 1
+PAGE, PAGE_BYTES = 100, 250_000  # of events that a reader takes at once
 T = TypeVar("T")
 
 
@@ -112,9 +113,19 @@ class Store:
         async with self.transaction() as session:
             await session.exec(sa.insert(Event), params=[event.model_dump() for event in events])
 
-    async def events(self, run_id: str, after: int, limit: int) -> Sequence[Event]:
-        page = select(Event).where(Event.run_id == run_id, Event.id > after)
-        return await self.all(page.order_by(col(Event.id)).limit(limit))
+    async def events(self, run_id: str, after: int, *where: Any) -> list[Event]:
+        """The next page of a run's events. The event that fills PAGE_BYTES is its last."""
+        page = select(Event).where(Event.run_id == run_id, Event.id > after, *where)
+        page = page.order_by(col(Event.id)).limit(PAGE).execution_options(yield_per=10)
+        found: list[Event] = []
+        size = 0
+        async with AsyncSession(self.engine) as session:
+            async for event in await session.stream_scalars(page):
+                found.append(event)
+                size += len(event.data)
+                if size >= PAGE_BYTES:
+                    break
+        return found
 
     async def last_event(self, run_id: str) -> Event | None:
         return await self.first(select(Event).where(Event.run_id == run_id).order_by(col(Event.id).desc()))

@@ -19,6 +19,7 @@ from parallel_agents.engines.base import Container, Engine, EngineDown, Exit, Jo
 from parallel_agents.models import VariationState
 from parallel_agents.repositories import directory_bytes
 
+REMOVE_SECONDS = 30  # that a variation waits for the removal of its container
 WATCH_SECONDS = 0.5  # between two looks at the size of the work folder
 Sink = Callable[..., Awaitable[None]]  # called with the type of an event and its data
 
@@ -35,7 +36,7 @@ async def supervise(engine: Engine, job: Job, settings: Settings, sink: Sink) ->
     exit: Exit | None = None
     full = asyncio.Event()
     wall, idle = asyncio.timeout(settings.agent_timeout), asyncio.timeout(None)
-    async with started(engine, job) as container:
+    async with started(engine, job, settings.agent_timeout) as container:
         watcher = asyncio.create_task(watch_folder(job.work, engine.work_mb, container, full))
         try:
             async with wall, aclosing(container.output()) as output:
@@ -72,15 +73,24 @@ async def supervise(engine: Engine, job: Job, settings: Settings, sink: Sink) ->
 
 
 @asynccontextmanager
-async def started(engine: Engine, job: Job) -> AsyncIterator[Container]:
-    """Start a container and remove it at the end, even if the caller is cancelled during the start."""
+async def started(engine: Engine, job: Job, seconds: float) -> AsyncIterator[Container]:
+    """Start a container and remove it at the end, even after a cancel or a start that takes too long."""
     starting = asyncio.create_task(engine.start(job))
     try:
-        yield await asyncio.shield(starting)
+        if not (await asyncio.wait([starting], timeout=seconds))[0]:
+            raise EngineDown
+        yield starting.result()
     finally:
-        await asyncio.wait([starting])
-        if starting.exception() is None:
-            await starting.result().remove()
+        removing = asyncio.create_task(remove(starting))
+        if (await asyncio.wait([removing], timeout=REMOVE_SECONDS))[0]:
+            removing.result()
+
+
+async def remove(starting: asyncio.Task[Container]) -> None:
+    """Remove what a start gives, whenever it does: the engine may hang, and go on later."""
+    await asyncio.wait([starting])
+    if starting.exception() is None:
+        await starting.result().remove()
 
 
 async def watch_folder(folder: Path, limit_mb: int | None, container: Container, full: asyncio.Event) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from parallel_agents.event_log import PAGE, QUEUE, TAIL, EventLog
+from parallel_agents.event_log import QUEUE, TAIL, EventLog
 from parallel_agents.models import Run, User
-from parallel_agents.store import Store
+from parallel_agents.store import PAGE, PAGE_BYTES, Store
 
 
 @asynccontextmanager
@@ -88,6 +88,7 @@ def test_memory_is_bounded_while_a_reader_stands_still(tmp_path: Path) -> None:
             left = [piece async for piece in reader]
             assert len(left) >= 600 // PAGE, "The reader gets a page at a time."
             assert b"event: done" in left[-1]
+            assert max(map(len, left)) < PAGE_BYTES + 11_000, "A page of large events fills the memory."
 
     asyncio.run(check())
 
