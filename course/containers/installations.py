@@ -37,7 +37,7 @@ def generate_dapr_agent(manifests: Path) -> None:
 
 
 class Installation(Namespace):
-    """Lesson 11 in a namespace of its own: a copy of the overlay `local`, with an overlay for tests above it.
+    """Lesson 11 in a namespace of its own: a copy of its manifests, with an overlay for tests above `local`.
 
     `images` are names with tags: of the agent, the model, and the agent's next version.
     """
@@ -46,6 +46,7 @@ class Installation(Namespace):
         super().__init__(cluster, "research", images[0])
         self.images = images
         self.replicas = (2, 10)  # the least and the most
+        self.overlay = "local"  # the lesson's, below the one for tests
         self.folder = copy_manifests(source, folder)
         self.url = ""
         self.changed = True  # whether the cluster may have another version or setting than `apply()` gives it
@@ -68,7 +69,7 @@ class Installation(Namespace):
         images = {"research-agent": image or agent, "offline-model": model}
         content = {
             "namespace": self.namespace,
-            "resources": ["../local"],
+            "resources": [f"../{self.overlay}"],
             "images": [rename(name, image) for name, image in images.items()],
             "configMapGenerator": [
                 {
