@@ -40,7 +40,7 @@ from support.tutors import agents  # noqa: F401  # a fixture
 from course import engines
 from course.containers import images
 from course.containers.cluster import Cluster
-from course.containers.installations import tag_next
+from course.containers.installations import Installation, tag_next
 from course.containers.network import TestNetwork
 from course.engines import kubernetes
 from course.engines.docker import docker as run_docker
@@ -244,6 +244,25 @@ def cluster_images(docker: None, cluster: Cluster) -> Iterator[tuple[str, str, s
     cluster.load(*found, "redis:8", "haproxy:3.0")
     yield found
     run_docker("rmi", "--force", *found)
+
+
+@pytest.fixture(scope="session")
+def installation(
+    cluster: Cluster,
+    cluster_images: tuple[str, str, str],
+    lesson_root: Path,
+    processes: Processes,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Installation]:
+    """The manifests of the lesson under test, applied and ready, with an URL."""
+    made = Installation(cluster, lesson_root, tmp_path_factory.mktemp("cluster"), cluster_images)
+    try:
+        made.apply()
+        made.wait_ready()
+        with made.reachable(processes):
+            yield made
+    finally:
+        made.remove()
 
 
 @pytest.fixture(scope="session")

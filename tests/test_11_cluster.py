@@ -3,7 +3,7 @@
 import asyncio
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +20,9 @@ from course.containers.installations import Installation
 from course.engines.kubernetes import FOLDER as NODE_FOLDER
 from course.engines.kubernetes import RUN, TOOLS
 from course.polling import until
-from course.processes import Processes
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.serial, pytest.mark.timeout(600)]
 ABSENT = "research-agent:does-not-exist"
-
-
-@pytest.fixture(scope="session")
-def installation(
-    cluster: Cluster,
-    cluster_images: tuple[str, str, str],
-    lesson_root: Path,
-    processes: Processes,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Installation]:
-    """The manifests of the lesson under test, applied and ready, with an URL."""
-    made = Installation(cluster, lesson_root, tmp_path_factory.mktemp("cluster"), cluster_images)
-    try:
-        made.apply()
-        made.wait_ready()
-        with made.reachable(processes):
-            yield made
-    finally:
-        made.remove()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Lesson 10's agent on a cluster: one pod with a sidecar that is written out, and Redis."""
+"""Lesson 10's agents on a cluster: pods with a sidecar that is written out, and Redis."""
 
 import json
 import uuid
@@ -11,7 +11,7 @@ from support.engines import require
 
 from course.containers import images
 from course.containers.cluster import Cluster
-from course.containers.installations import DaprInstallation
+from course.containers.installations import DAPR_AGENTS, DaprInstallation
 from course.engines.dapr import pinned_version
 from course.engines.docker import docker as run_docker
 
@@ -32,22 +32,24 @@ print(answer.status_code, answer.text)
 def agents(
     docker: None, cluster: Cluster, lesson_root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[DaprInstallation]:
-    """The agent of the lesson under test, with its sidecar, applied and ready."""
+    """The agents of the lesson under test, with their sidecars, applied and ready."""
     require("dapr")
-    image = f"{APP}:{uuid.uuid4().hex[:8]}"
-    made = DaprInstallation(cluster, lesson_root, tmp_path_factory.mktemp("dapr"), image)
-    images.build(images.Image(image, "progress"), root=made.folder / "dapr")
+    tag = uuid.uuid4().hex[:8]
+    own = {name: f"{name}-agent:{tag}" for name in DAPR_AGENTS}
+    made = DaprInstallation(cluster, lesson_root, tmp_path_factory.mktemp("dapr"), own)
+    for name, image in own.items():
+        images.build(images.Image(image, name), root=made.folder / "dapr")
     if run_docker("image", "inspect", SIDECAR).returncode:
         assert run_docker("pull", SIDECAR, seconds=300).returncode == 0, f"{SIDECAR} cannot be pulled."
-    cluster.load(image, SIDECAR, "redis:8")
+    cluster.load(*own.values(), SIDECAR, "redis:8")
     try:
         made.apply()
-        made.wait_for_rollouts("statefulset/redis", f"deployment/{APP}")
+        made.wait_for_rollouts("statefulset/redis", *(f"deployment/{name}-agent" for name in own))
         made.wait(lambda: len(made.ready_pods(APP)) == 2, "the autoscaler has two agents")
         yield made
     finally:
         made.remove()
-        run_docker("rmi", "--force", image)
+        run_docker("rmi", "--force", *own.values())
 
 
 def post(
@@ -59,10 +61,12 @@ def post(
     return int(status), text
 
 
-def publish(agents: DaprInstallation, event_id: str, data: dict[str, Any]) -> None:
+def publish(
+    agents: DaprInstallation, event_id: str, data: dict[str, Any], topic: str = "progress.requests"
+) -> None:
     event: dict[str, Any] = {"specversion": "1.0", "id": event_id, "source": "test", "type": "attempt"}
     event |= {"datacontenttype": "application/json", "data": data}
-    path = "/publish/pubsub/progress.requests"
+    path = f"/publish/pubsub/{topic}"
     status, text = post(agents, path, event, "application/cloudevents+json")
     assert status == 204, f"Nothing can be published: {text}"
 
@@ -88,15 +92,39 @@ def test_a_published_event_is_delivered(agents: DaprInstallation) -> None:
     agents.wait(lambda: "lists" in process(agents, user)["result"]["topics"], "the event is delivered")
 
 
+def topic_of(agents: DaprInstallation, topic: str) -> str:
+    """All events of a topic, as Redis has them."""
+    return agents.kubectl("exec", "redis-0", "--", "redis-cli", "xrange", topic, "-", "+")
+
+
 def test_an_event_that_no_agent_can_read_is_with_the_dead_letters(agents: DaprInstallation) -> None:
     mark = uuid.uuid4().hex
     publish(agents, mark, {"user_id": f"../{mark}"})
+    agents.wait(
+        lambda: mark in topic_of(agents, "learnflow.dead-letters"), "the event is with the dead letters"
+    )
 
-    def dead() -> str:
-        read = ("redis-cli", "xrange", "learnflow.dead-letters", "-", "+")
-        return agents.kubectl("exec", "redis-0", "--", *read)
 
-    agents.wait(lambda: mark in dead(), "the event is with the dead letters")
+def test_triage_sends_a_traceback_to_debug_which_answers_it_once(agents: DaprInstallation) -> None:
+    user = uuid.uuid4().hex
+    trace = "Traceback (most recent call last):\n  File \"a.py\", line 3, in <module>\nKeyError: 'colour'"
+    publish(agents, uuid.uuid4().hex, {"user_id": user, "query": trace}, "learning.requests")
+
+    def messages(topic: str) -> list[str]:
+        return [
+            line for line in topic_of(agents, topic).splitlines() if user in line and "specversion" in line
+        ]
+
+    def unanswered(topic: str, app: str) -> str:
+        read = ("redis-cli", "xpending", topic, app)
+        return agents.kubectl("exec", "redis-0", "--", *read).split()[0]
+
+    agents.wait(lambda: messages("debug.responses"), "debug answers what triage has sent it")
+    for topic, app in (("learning.requests", "triage-agent"), ("debug.requests", "debug-agent")):
+        agents.wait(lambda t=topic, a=app: unanswered(t, a) == "0", f"{app} has no event left")  # type: ignore[misc]
+    assert len(messages("debug.requests")) == 1, "Triage has sent one question several times."
+    (answer,) = messages("debug.responses")
+    assert "KeyError" in answer, "The answer does not name the error."
 
 
 def test_a_pod_whose_sidecar_has_no_store_is_not_ready(agents: DaprInstallation) -> None:

@@ -11,7 +11,7 @@ from support.engines import require
 from support.servers import Server, StartServer
 
 from course.containers.cluster import FOLDER, Manifests, find, render
-from course.containers.installations import copy_manifests, generate_dapr_agent
+from course.containers.installations import copy_manifests, generate_dapr_agents
 from course.engines.dapr import pinned_version
 from course.paths import ROOT
 from course.polling import until
@@ -300,7 +300,7 @@ def test_production_has_a_real_model_and_no_offline_one(production: Manifests) -
 
 def test_the_sidecar_is_hardened_and_is_what_lesson_10_runs(lesson_root: Path, tmp_path: Path) -> None:
     folder = copy_manifests(lesson_root, tmp_path)
-    generate_dapr_agent(folder)
+    generate_dapr_agents(folder)
     manifests = render(folder / "dapr")
     pod = find(manifests, "Deployment", "progress-agent")["spec"]["template"]["spec"]
     (sidecar,) = pod["initContainers"]

@@ -28,6 +28,11 @@ FAULTS = [exercise for exercise in exercises() if exercise.changes]
 OPEN = [exercise for exercise in exercises() if exercise.solution]
 
 
+def marks_of(exercise: Exercise) -> list[pytest.MarkDecorator]:
+    """The markers of an open exercise. That of lesson 11 starts a cluster, and sends load to it."""
+    return [pytest.mark.kubernetes, pytest.mark.serial] if exercise.lesson == "11" else []
+
+
 @pytest.fixture
 def shared_model(monkeypatch: pytest.MonkeyPatch, offline_model: str) -> None:
     """Runs of pytest inside a test use this run's offline model, and save the time to start one."""
@@ -43,7 +48,9 @@ def test_the_fault_is_caught_in_a_run_of_its_own(exercise: Exercise, tmp_path: P
 
 
 @IN_CI
-@pytest.mark.parametrize("exercise", OPEN, ids=lambda exercise: exercise.slug)
+@pytest.mark.parametrize(
+    "exercise", [pytest.param(each, id=each.slug, marks=marks_of(each)) for each in OPEN]
+)
 @pytest.mark.usefixtures("shared_model")
 def test_an_open_exercise_can_be_solved(exercise: Exercise, tmp_path: Path) -> None:
     assert_own_tests_fail(exercise, tmp_path)

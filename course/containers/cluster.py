@@ -92,7 +92,7 @@ class Cluster:
 class Namespace:
     """A namespace of its own for an installation of the lesson; `image` has Python."""
 
-    apps = ("agent", "proxy")  # whose logs tell what happened
+    apps: tuple[str, ...] = ("agent", "proxy")  # whose logs tell what happened
 
     def __init__(self, cluster: Cluster, name: str, image: str) -> None:
         self.cluster, self.image = cluster, image

@@ -18,7 +18,7 @@ from course.errors import CourseError
 from course.paths import ROOT
 from course.processes import Processes
 
-DAPR_AGENT = ("--name", "progress", "--type", "tracker")  # asks no model
+DAPR_AGENTS = {"progress": "tracker", "triage": "router", "debug": "debugger"}  # they need no model
 
 
 def copy_manifests(source: Path, folder: Path) -> Path:
@@ -26,18 +26,28 @@ def copy_manifests(source: Path, folder: Path) -> Path:
     return Path(shutil.copytree(source / FOLDER, folder / "kubernetes"))
 
 
-def generate_dapr_agent(manifests: Path) -> None:
-    """Have lesson 10's generator write the service that the manifests in `dapr` are for."""
-    service = manifests / "dapr" / "progress"
+def generate_dapr_agents(manifests: Path) -> None:
+    """Have lesson 10's generator write the services that the manifests in `dapr` are for."""
     generator = str(ROOT / "code/10_dapr_agents/generate_agent.py")
-    command = [sys.executable, generator, *DAPR_AGENT, "--force", "--output-dir", str(service)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise CourseError(f"The Dapr agent could not be generated: {done.stderr}")
+    for name, kind in DAPR_AGENTS.items():
+        arguments = (
+            "--name",
+            name,
+            "--type",
+            kind,
+            "--output-dir",
+            str(manifests / "dapr" / name),
+            "--force",
+        )
+        done = subprocess.run(
+            [sys.executable, generator, *arguments], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise CourseError(f"The Dapr agent {name} could not be generated: {done.stderr}")
 
 
 class Installation(Namespace):
-    """Lesson 11 in a namespace of its own: a copy of the overlay `local`, with an overlay for tests above it.
+    """Lesson 11 in a namespace of its own: a copy of its manifests, with an overlay for tests above `local`.
 
     `images` are names with tags: of the agent, the model, and the agent's next version.
     """
@@ -46,6 +56,7 @@ class Installation(Namespace):
         super().__init__(cluster, "research", images[0])
         self.images = images
         self.replicas = (2, 10)  # the least and the most
+        self.overlay = "local"  # the lesson's, below the one for tests
         self.folder = copy_manifests(source, folder)
         self.url = ""
         self.changed = True  # whether the cluster may have another version or setting than `apply()` gives it
@@ -68,7 +79,7 @@ class Installation(Namespace):
         images = {"research-agent": image or agent, "offline-model": model}
         content = {
             "namespace": self.namespace,
-            "resources": ["../local"],
+            "resources": [f"../{self.overlay}"],
             "images": [rename(name, image) for name, image in images.items()],
             "configMapGenerator": [
                 {
@@ -132,23 +143,27 @@ class Installation(Namespace):
 
 
 class DaprInstallation(Namespace):
-    """The Dapr agent of lesson 10 with its sidecar, as the lesson's folder `dapr` has it."""
+    """Dapr agents of lesson 10 with their sidecars, as the lesson's folder `dapr` has them.
 
-    apps = ("progress-agent", "redis")
+    `images` are their images, by the name of the agent.
+    """
 
-    def __init__(self, cluster: Cluster, source: Path, folder: Path, image: str) -> None:
-        super().__init__(cluster, "learnflow", image)
+    apps = ("progress-agent", "triage-agent", "debug-agent", "redis")
+
+    def __init__(self, cluster: Cluster, source: Path, folder: Path, images: dict[str, str]) -> None:
+        super().__init__(cluster, "learnflow", images["progress"])
+        self.images = images
         self.folder = copy_manifests(source, folder)
-        generate_dapr_agent(self.folder)
+        generate_dapr_agents(self.folder)
 
     def apply(self) -> None:
-        """Apply an overlay that names the agent's image, without waiting."""
+        """Apply an overlay that names the agents' images, without waiting."""
         overlay = self.folder / "overlays" / "dapr-test"
         overlay.mkdir(exist_ok=True)
         content = {
             "namespace": self.namespace,
             "resources": ["../../dapr"],
-            "images": [rename("progress-agent", self.image)],
+            "images": [rename(f"{name}-agent", image) for name, image in self.images.items()],
         }
         (overlay / "kustomization.yaml").write_text(yaml.safe_dump(content))
         self.cluster.kubectl("apply", "-k", str(overlay))

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from course import engines
-from course.containers.installations import copy_manifests, generate_dapr_agent
+from course.containers.installations import copy_manifests, generate_dapr_agents
 from course.engines.kubernetes import pinned_version
 from course.errors import CourseError
 from course.exercises.format import exercises
@@ -86,7 +86,7 @@ def manifest_problems() -> list[str]:
     found = []
     with tempfile.TemporaryDirectory() as folder:
         lesson = copy_manifests(ROOT, Path(folder))
-        generate_dapr_agent(lesson)
+        generate_dapr_agents(lesson)
         parts = {"kustomization.yaml", "sidecar.yaml", "components.yaml", "configuration.yaml"}
         files = [path for path in lesson.glob("*/*.yaml") if path.name not in parts]
         files += [*lesson.glob("*.yaml"), *ROOT.glob("tools/kubernetes/manifests/*.yaml")]
