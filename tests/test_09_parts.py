@@ -20,7 +20,7 @@ def test_the_lessons_own_tests_pass(lesson_root: Path) -> None:
 
 def test_every_setting_is_in_the_example(lesson_root: Path) -> None:
     folder = lesson_root / "code/09_parallel_agents"
-    settings = re.findall(r"^    (\w+):", (folder / "parallel_agents/config.py").read_text(), re.MULTILINE)
+    settings = re.findall(r"^    (\w+): ", (folder / "parallel_agents/config.py").read_text(), re.MULTILINE)
     example = re.findall(r"^(\w+)=", (folder / ".env.example").read_text(), re.MULTILINE)
     differ = {name.lower() for name in example} ^ set(settings)
     assert example and not differ, (
