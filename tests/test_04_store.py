@@ -327,6 +327,21 @@ async def test_redis_down_is_reported_quickly_and_its_return_is_noticed(
     assert await store.load(mine.run.id) == mine, "What Redis had said it had stored is gone."
 
 
+async def test_a_request_from_before_an_answered_ping_does_not_make_redis_down(another: MakeStore) -> None:
+    store, mine = another(), record()
+    await store.create(mine, None, 10)
+    late = asyncio.create_task(store.read_events({mine.run.id: (0, 0)}, wait=60))
+    async with asyncio.timeout(20):
+        while not (await store.redis.info("clients"))["blocked_clients"]:
+            pass
+    await store.ping()
+    with pytest.raises(StoreDown):  # after the client's timeout of two seconds
+        await late
+    assert await store.load(mine.run.id) == mine, (
+        "Redis has answered since, and a request that began before makes the store refuse all others."
+    )
+
+
 async def test_requests_do_not_wait_for_a_redis_that_is_known_to_hang(
     another: MakeStore, redis_server: RedisServer
 ) -> None:

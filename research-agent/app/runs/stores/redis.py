@@ -81,6 +81,7 @@ class RedisStore:
         )
         self.connections = asyncio.Semaphore(CONNECTIONS)  # more requests than this wait for their turn
         self.down: StoreDown | None = None
+        self.pings = 0  # that Redis has answered
         self.redis = Redis.from_pool(pool)
         # The host name tells an operator who holds a run; the rest tells the processes of one host apart.
         self.owner = f"{socket.gethostname()}:{uuid.uuid4().hex}"
@@ -96,12 +97,20 @@ class RedisStore:
         async with self.connections:
             if self.down:
                 raise StoreDown(str(self.down))
-            try:
-                with translate_errors():
-                    yield
-            except StoreDown as error:
+            with self.noticed():
+                yield
+
+    @contextmanager
+    def noticed(self) -> Iterator[None]:
+        """Remember that Redis is down, unless it has answered a ping since: it is back, then."""
+        pings = self.pings
+        try:
+            with translate_errors():
+                yield
+        except StoreDown as error:
+            if pings == self.pings:
                 self.down = error
-                raise
+            raise
 
     async def create(self, record: StoredRun, alias: str | None, max_runs: int) -> str:
         run_id = record.run.id
@@ -219,13 +228,10 @@ class RedisStore:
         return Quota(count <= per_minute, max(0, per_minute - count), time.time() + seconds)
 
     async def ping(self) -> None:
-        try:
-            with translate_errors():
-                await self.redis.ping()
-        except StoreDown as error:
-            self.down = error
-            raise
+        with self.noticed():
+            await self.redis.ping()
         self.down = None
+        self.pings += 1
 
     async def close(self) -> None:
         await self.redis.aclose()
