@@ -1,19 +1,27 @@
 """TCP ports on 127.0.0.1: which process listens on one, and which one a URL names."""
 
+import random
 import socket
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from course.errors import CourseError
 
+# Systems take the ports of outgoing connections, and of programs that ask for port 0, from 32768 upwards.
+LEFT_ALONE = range(10_000, 20_000)
+
 
 def free_port() -> int:
-    """A port on which no program listens now.
+    """A port on which no program listens, and that the system gives to no program by itself.
 
-    Another program may take it a moment later. Prefer port 0 and `wait_listening` where a program allows it.
+    Prefer port 0 and `wait_listening` where a program allows it.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    for port in random.sample(LEFT_ALONE, len(LEFT_ALONE)):
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise CourseError(f"All ports from {LEFT_ALONE.start} to {LEFT_ALONE.stop - 1} are taken.")
 
 
 def port_owner(port: int) -> str | None:

@@ -525,7 +525,7 @@ def test_health_answers_while_one_caller_opens_1500_readers(start: StartServer) 
     assert statuses.count(200) <= 50, "One caller opens any number of readers."
     assert statuses.count(429) >= 1_450, f"Readers are not refused: {set(statuses)}."
     starved = f"Readers starve the process: /health took {seconds} seconds."
-    assert seconds[len(seconds) // 2] < 1, starved
+    assert seconds[len(seconds) // 2] < 3, starved
     assert seconds[-1] < 10, starved  # the requests of all readers are refused before this probe
 
 

@@ -3,6 +3,7 @@
 The rest of `make test` shows that the untouched lesson passes; `make mends` tries right and wrong mends.
 """
 
+import ast
 import os
 import re
 import shutil
@@ -140,6 +141,17 @@ def test_known_faults_of_a_dockerfile_also_hold_for_a_learners_copy(tmp_path: Pa
     assert [outcome.result for outcome in outcomes] == ["passed", "passed"]
 
 
+@pytest.mark.docker
+@pytest.mark.usefixtures("docker", "empty_workspace", "shared_model")
+def test_the_builders_last_lines_are_shown_when_a_learners_dockerfile_does_not_build() -> None:
+    course("exercise", "lists-left")
+    with (WORKSPACE / "research-agent/Dockerfile").open("a") as dockerfile:
+        dockerfile.write("COPIE main.py .\n")
+    code, said = course("check", "05")
+    assert (code, "  Dockerfile could not be built: " in said) == (1, True), said
+    assert re.search(r"^ +\d+ \| >>> COPIE main.py", said, re.MULTILINE), said
+
+
 @pytest.mark.usefixtures("empty_workspace", "shared_model")
 def test_a_mend_that_this_machine_cannot_check_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     course("exercise", "half-said")
@@ -210,6 +222,25 @@ def test_tests_are_left_out_by_their_whole_name() -> None:
             file, _, test = named.partition("[")[0].partition("::")
             defined = re.findall(r"def (test_\w+)", (ROOT / "tests" / file).read_text())
             assert [name for name in defined if name.startswith(test)] == [test]
+
+
+def test_each_assertion_that_an_exercise_meets_has_a_sentence() -> None:
+    """A learner reads the first line of a failure: without a sentence, it is only the assertion's code."""
+    named: dict[str, set[str]] = {}
+    for each in exercises():
+        others = [mend.test for mend in each.mends if mend.test]
+        for test in (*each.tests, *each.also, *each.perhaps, *others):
+            file, _, name = test.partition("[")[0].partition("::")
+            named.setdefault(file, set()).add(name)
+    bare = [
+        f"{file}:{node.lineno}: an assertion without a sentence"
+        for file, names in named.items()
+        for function in ast.walk(ast.parse((ROOT / "tests" / file).read_text()))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) and function.name in names
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assert) and not node.msg
+    ]
+    assert not bare, "\n".join(bare)
 
 
 def test_easy_exercises_come_first() -> None:

@@ -112,10 +112,11 @@ class Stack:
         )
 
     def docker(self, *arguments: str, seconds: float = 120, **env: str) -> str:
-        """Run a docker command and return its output. Raises `CourseError` with its error text."""
+        """Run a docker command and return its output. Raises `CourseError` with its last lines."""
         done = self.run("docker", *arguments, seconds=seconds, **env)
         if done.returncode:
-            raise CourseError(f"docker {' '.join(arguments[:4])}: {done.stderr.strip()[-2000:]}")
+            lines = done.stderr.strip().splitlines()[-25:] or [f"exit code {done.returncode}"]
+            raise CourseError("\n".join([f"docker {' '.join(arguments[:4])}: {lines[-1]}", *lines]))
         return done.stdout.strip()
 
     def compose(self, *arguments: str, seconds: float = 120, **env: str) -> str:

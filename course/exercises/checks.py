@@ -22,8 +22,12 @@ from course.paths import ROOT
 
 # Load these pytest plugins only: the others that are installed would slow each of many runs.
 PLUGINS = ("--disable-plugin-autoload", "-p", "pytest_asyncio.plugin", "-p", "pytest_timeout")
-PARALLEL = ("-p", "xdist.plugin", "-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
+XDIST = ("-p", "xdist.plugin", "-n", "auto", "--maxprocesses", "4", "--dist")
+NO_TESTS = 5  # pytest's exit code when its options leave no test
 ALSO = {"05": ("test_container.py",)}  # a lesson's tests whose file name does not begin with its number
+
+COURSE_ERROR = "course.errors.CourseError"
+TOLD = ("AssertionError", "Failed", COURSE_ERROR)  # errors whose name says nothing to a learner
 
 Tell = Callable[[str], None]
 
@@ -36,6 +40,7 @@ class Outcome:
     result: Literal["passed", "failed", "skipped"]
     sentence: str = ""
     file: str = ""  # below tests/
+    details: str = ""  # the last lines of a program that failed, such as a builder's
 
 
 def test_files(lesson: str) -> list[str]:
@@ -65,7 +70,7 @@ def run_tests(
             except KeyboardInterrupt:  # Ctrl-C reached pytest as well: let it clean up
                 run.wait(30)
                 raise
-        if run.returncode not in (0, 1):
+        if run.returncode not in (0, 1, NO_TESTS):
             raise CourseError(f"The tests could not be run:\n{said[-4000:]}")
         return [outcome(case) for case in ElementTree.parse(report).iter("testcase")]  # noqa: S314  # pytest wrote it
 
@@ -75,17 +80,28 @@ def outcome(case: ElementTree.Element) -> Outcome:
     file = case.attrib["classname"].removeprefix("tests.").replace(".", "/") + ".py"
     for kind in ("failure", "error", "skipped"):
         if (found := case.find(kind)) is not None:
-            first_line = found.attrib.get("message", "").partition("\n")[0]
-            sentence = re.sub(r"^(AssertionError|Failed|course\.errors\.CourseError): ", "", first_line)
+            first, *more = found.attrib.get("message", "").splitlines() or [""]
+            if in_fixture := re.match(r'failed on (?:setup|teardown) with "', first):
+                first = first[in_fixture.end() :].removesuffix("" if more else '"')
+            name, _, said = first.partition(": ")
+            sentence = said if name in TOLD else first
+            details = (found.text or "").partition("\n")[2] if name == COURSE_ERROR else ""
             result: Literal["failed", "skipped"] = "skipped" if kind == "skipped" else "failed"
-            return Outcome(case.attrib["name"], result, sentence, file)
+            return Outcome(case.attrib["name"], result, sentence, file, details)
     return Outcome(case.attrib["name"], "passed", file=file)
 
 
-def other_tests(exercise: Exercise) -> tuple[list[str], tuple[str, ...]]:
-    """All tests of the lesson but the exercise's own, and the options with which they run."""
+def other_tests(exercise: Exercise) -> dict[str, tuple[str, ...]]:
+    """The options of two runs of the lesson's other tests: several at a time, then those that run alone.
+
+    The first lessons' servers start in a second. Later ones start engines and images, which a file shares.
+    """
+    spread = "worksteal" if exercise.lesson < "05" else "loadscope"
     own = tuple(f"--deselect=tests/{test}" for test in exercise.tests)
-    return test_files(exercise.lesson), (*PARALLEL, "-m", "not of_the_course", *own)
+    return {
+        "the other tests": (*XDIST, spread, "-m", "not of_the_course and not serial", *own),
+        "the tests that load the machine": ("-m", "not of_the_course and serial", *own),
+    }
 
 
 @dataclass
@@ -108,8 +124,13 @@ def check(exercise: Exercise, status: Tell, tell: Tell) -> Verdict:
     if own:
         return Verdict(False, own)
     tell(f"[green]✓[/green] {exercise.title}: the exercise's own tests pass.")
-    tests, options = other_tests(exercise)
-    others = not_passed(run_tests(WORKSPACE, tests, options, lambda part: status(f"the other tests: {part}")))
+    others = []
+    for name, options in other_tests(exercise).items():
+
+        def show(part: str, name: str = name) -> None:
+            status(f"{name}: {part}")
+
+        others += not_passed(run_tests(WORKSPACE, test_files(exercise.lesson), options, show))
     if any(each.result == "failed" for each in others):
         return Verdict(False, others)
     progress = Progress.load()

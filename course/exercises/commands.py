@@ -37,10 +37,13 @@ def check(name: str) -> None:
     exercise = workspace.current(name)
     with console.status("") as status:
         verdict = checks.check(exercise, status.update, console.print)
-    for outcome in verdict.outcomes:
-        if outcome.result == "failed":
-            console.print(f"✗ {outcome.test}", style="red", markup=False)
-            console.print(f"  {outcome.sentence}\n", markup=False, soft_wrap=True)
+    failed = [outcome for outcome in verdict.outcomes if outcome.result == "failed"]
+    for said in dict.fromkeys((outcome.sentence, outcome.details) for outcome in failed):
+        for outcome in failed:
+            if (outcome.sentence, outcome.details) == said:
+                console.print(f"✗ {outcome.test}", style="red", markup=False, soft_wrap=True)
+        for line in (said[0], *said[1].splitlines()[-10:], ""):
+            console.print(f"  {line}", markup=False, soft_wrap=True)
     skipped = [outcome for outcome in verdict.outcomes if outcome.result == "skipped"]
     for reason in dict.fromkeys(outcome.sentence for outcome in skipped):
         count = sum(outcome.sentence == reason for outcome in skipped)
