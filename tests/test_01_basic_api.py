@@ -35,7 +35,10 @@ def api(start: StartServer) -> Iterator[httpx2.Client]:
 
 
 def text_of(stream: list[tuple[str, Any]]) -> str:
-    return "".join(data["text"] for event, data in stream if event == "token")
+    pieces = [data for event, data in stream if event == "token"]
+    if not all(isinstance(data, dict) and isinstance(data.get("text"), str) for data in pieces):
+        pytest.fail('The data of a token event is not {"text": ...}.')
+    return "".join(data["text"] for data in pieces)
 
 
 # --- Answers ---
@@ -89,7 +92,9 @@ def test_invoke_honours_stream_true(api: httpx2.Client) -> None:
 def test_context_reaches_the_model(api: httpx2.Client, offline_model: str) -> None:
     context = {"harbour": "Zeebrugge", "open": True}
     api.post("/v1/invoke", json={"query": "Where do we ship?", "context": context})
-    told = calls(offline_model, "Where do we ship?")[-1]["body"]["messages"][0]["content"]
+    found = calls(offline_model, "Where do we ship?")
+    assert found, "The question did not reach the model: the request was refused, or the call has failed."
+    told = found[-1]["body"]["messages"][0]["content"]
     assert "Zeebrugge" in told, "The caller gave a context, and the model never saw it."
     try:
         seen = json.loads(told[told.index("{") :])

@@ -72,7 +72,9 @@ def test_invoke_answers_with_id_tokens_latency_and_time(api: httpx2.Client) -> N
 def test_max_tokens_and_temperature_reach_the_model(server: Server, offline_model: str) -> None:
     query = "What is an image, in few tokens?"
     reply = ask(server, query, max_tokens=7, temperature=0.25).json()
-    sent = calls(offline_model, query)[-1]["body"]
+    found = calls(offline_model, query)
+    assert found, "The question did not reach the model: the request was refused, or the call has failed."
+    sent = found[-1]["body"]
     told = (sent.get("max_tokens") or sent.get("max_completion_tokens"), sent.get("temperature"))
     assert told == (7, 0.25), (
         f"The caller asked for max_tokens 7 and temperature 0.25; the model was told {told[0]} and {told[1]}."

@@ -512,8 +512,9 @@ async def test_a_post_with_an_idempotency_key_survives_a_handover(stack: Stack) 
         async with asyncio.TaskGroup() as group:
             asked = [group.create_task(ask_with_key()) for _ in range(4)]
             busy = 'haproxy_server_current_sessions{proxy="ready",server="replica1"} 2'
-            assert await asyncio.to_thread(until, lambda: busy in stack.from_proxy("/metrics"), 10)
+            shared = await asyncio.to_thread(until, lambda: busy in stack.from_proxy("/metrics"), 10)
             await asyncio.to_thread(stack.docker, "restart", first)
+    assert shared, "The proxy did not send two of the four requests to the replica that stops."
     assert "handed over a run" in stack.docker("logs", first), "The replica that stopped handed no run over."
     for reply in (task.result() for task in asked):
         assert reply.status_code == 200, f"A caller was told of the hand-over: {reply.text}"

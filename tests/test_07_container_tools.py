@@ -56,7 +56,8 @@ def test_input_is_never_read_by_a_shell(server: Server) -> None:
 
 @pytest.mark.parametrize("text", ["--help", "$HOME", "äöü 你好 \u2028", "a\nb\0c", "{}", "x" * 100])
 def test_any_text_arrives_as_it_was_sent(server: Server, text: str) -> None:
-    assert result(server, "hello", name=text)["greeting"] == f"Hello, {text}!"
+    greeting = result(server, "hello", name=text)["greeting"]
+    assert greeting == f"Hello, {text}!", f"The name {text!r} was sent, and the answer is {greeting!r}."
 
 
 def test_an_unknown_tool_is_a_404_that_names_those_there_are(server: Server) -> None:
@@ -162,11 +163,16 @@ def test_qdrant(start: StartServer) -> None:
     with qdrant(key) as url:
         body = {"url": url, "api_key": key}
         answer = httpx2.post(f"{server}/test-qdrant", json=body, timeout=100).json()
-        assert answer == {"reachable": True, "reason": None, "version": "1.15.0", "collections": ["papers"]}
+        expected = {"reachable": True, "reason": None, "version": "1.15.0", "collections": ["papers"]}
+        assert answer == expected, f"The server can be reached, and the tool says {answer}."
         wrong = result(server, "test_qdrant", url=url, api_key="wrong")
-        assert wrong["reason"] == "GET / is answered with 401 Unauthorized."
+        assert wrong["reason"] == "GET / is answered with 401 Unauthorized.", (
+            f"The key is wrong, and the tool gives the reason {wrong['reason']!r}."
+        )
         slow = result(server, "test_qdrant", url=f"{url}/hang", api_key=key, seconds=1)
-        assert slow["reason"] == "It did not answer within 1 s."
+        assert slow["reason"] == "It did not answer within 1 s.", (
+            f"The server hangs, and the tool gives the reason {slow['reason']!r}."
+        )
     gone = result(server, "test_qdrant", url=url, api_key=key)
     assert "Connection refused" in str(gone["reason"]), (
         "The server has gone, and the tool answers from a cache."
@@ -202,7 +208,7 @@ def test_all_calls_share_one_session(server: Server) -> None:
         each.join()
     after = sessions(server)
     assert after == before, "A call opened a session of its own, which costs seconds and a process."
-    assert len(after) == 1
+    assert len(after) == 1, f"The server has {len(after)} sessions with the engine, not one."
 
 
 def statuses_of(server: Server, count: int, code: str) -> list[int]:
@@ -215,7 +221,9 @@ def statuses_of(server: Server, count: int, code: str) -> list[int]:
 def test_a_session_that_dies_is_opened_again_for_all_calls(start: StartServer) -> None:
     server = start(MAX_CONCURRENCY="31")
     printed(server, "print(1)")
-    psutil.Process(sessions(server)[0]).kill()
+    found = sessions(server)
+    assert found, "The server keeps no session open after a call."
+    psutil.Process(found[0]).kill()
     answers = statuses_of(server, 3, "print('{}')")
     assert answers == [200] * 3, f"The session died, and calls after that are answered with {answers}."
     assert until(lambda: len(sessions(server)) == 1, 20), "There is more than one session now."

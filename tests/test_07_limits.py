@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -50,7 +51,9 @@ def test_a_hanging_script_is_ended(server: Server) -> None:
     word = unique()
     problem = assert_problem(call(server, "run_python", code=renamed_sleep(word)), 504)
     assert problem["detail"] == "The script ran out of time.", "The script hangs, and nothing ends it."
-    assert problem["exit_code"] == 124
+    assert problem["exit_code"] == 124, (
+        f"The script ran out of time, and the answer gives exit code {problem['exit_code']}, not 124."
+    )
     assert ends(word), "The call has ended, and its container still runs."
 
 
@@ -83,9 +86,13 @@ def test_processes_that_a_script_leaves_end_with_it(server: Server) -> None:
     ids=["flood", "too-much", "memory", "processes", "file", "killed"],
 )
 def test_limits(server: Server, code: str, exit_code: int, said: str) -> None:
-    problem = assert_problem(call(server, "run_python", code=code), 502)
-    assert problem["exit_code"] == exit_code
-    assert said in problem["stderr"]
+    response = call(server, "run_python", code=code)
+    assert response.status_code != 200, "The script went over a limit, and nothing stopped it."
+    problem = assert_problem(response, 502)
+    assert problem["exit_code"] == exit_code, (
+        f"The script ended with exit code {problem['exit_code']}, not {exit_code}."
+    )
+    assert said in problem["stderr"], f"The end of stderr does not say {said!r}: {problem['stderr']!r}"
 
 
 def test_the_server_serves_on_after_all_that(server: Server) -> None:
@@ -99,7 +106,10 @@ def test_a_script_has_no_root_and_no_capabilities(server: Server) -> None:
     assert re.search(r"CapEff:\s+0+\n", said), "The script has capabilities."
     assert re.search(r"NoNewPrivs:\s+1\n", said), "A set-user-ID program could make the script root."
     for path in ("/tool/script.py", "/etc/passwd"):
-        assert assert_problem(call(server, "run_python", code=f"open('{path}', 'a')"), 502)["exit_code"] == 1
+        response = call(server, "run_python", code=f"open('{path}', 'a')")
+        assert response.status_code != 200, f"The script can write to {path}."
+        exit_code = assert_problem(response, 502)["exit_code"]
+        assert exit_code == 1, f"A script that may not write to {path} ended with exit code {exit_code}."
 
 
 @pytest.mark.parametrize("family", ["AF_INET", "AF_INET6", "AF_PACKET", "AF_NETLINK", "AF_VSOCK"])
@@ -107,7 +117,8 @@ def test_a_script_that_needs_no_network_has_none(server: Server, family: str) ->
     code = f"import socket; socket.socket(socket.{family}, socket.SOCK_DGRAM)"
     response = call(server, "run_python", code=code)
     assert response.status_code != 200, "The script got a socket: it can send out what it finds."
-    assert "Permission denied" in assert_problem(response, 502)["stderr"]
+    stderr = assert_problem(response, 502)["stderr"]
+    assert "Permission denied" in stderr, f"The kernel did not refuse the script a socket: {stderr!r}"
 
 
 def test_code_cannot_reach_a_server_of_the_host(server: Server) -> None:
@@ -117,9 +128,12 @@ def test_code_cannot_reach_a_server_of_the_host(server: Server) -> None:
         listening.settimeout(0.5)
         to = (own_address(), listening.getsockname()[1])
         response = call(server, "run_python", code=f"import socket; socket.create_connection({to}, 5)")
-        with pytest.raises(TimeoutError):
+        with suppress(TimeoutError):
             listening.accept()
-    assert response.status_code == 502
+            pytest.fail("A script in a container has connected to a server of the host.")
+    assert response.status_code == 502, (
+        f"The script cannot connect, and the answer has status {response.status_code}, not 502."
+    )
 
 
 def test_unix_sockets_work_so_that_asyncio_does(server: Server) -> None:
@@ -169,7 +183,9 @@ def test_another_secret_is_another_call(server: Server) -> None:
     first = result(server, "sign", body=body, key=f"a-{body}")
     second = result(server, "sign", body=body, key=f"b-{body}")
     assert first != second, "A call with another key got the signature that was made with the first one."
-    assert result(server, "sign", body=body, key=f"a-{body}") == first
+    assert result(server, "sign", body=body, key=f"a-{body}") == first, (
+        "The same text and key got another signature than before."
+    )
 
 
 # --- Secrets ---

@@ -58,7 +58,7 @@ def two_runs(pipeline: Pipeline) -> list[dict[str, Any]]:
 
 def test_a_fan_out_runs_at_once_in_the_engine(two_runs: list[dict[str, Any]]) -> None:
     results = two_runs[0]["results"]
-    assert len(results) == 4
+    assert len(results) == 4, f"A fan-out to four agents has {len(results)} results."
     assert max(result["started"] for result in results) < min(result["ended"] for result in results), (
         "The agents of a fan-out worked one after the other."
     )

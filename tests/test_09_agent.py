@@ -56,11 +56,12 @@ def passing(folder: Path) -> bool:
 
 @pytest.mark.timeout(1_000)
 def test_a_strategy_mends_every_test_of_the_sample(repaired: dict[str, Repaired]) -> None:
-    mended = [name for name, each in repaired.items() if each.result["status"] == "passed"]
+    mended = [name for name, each in repaired.items() if each.result.get("status") == "passed"]
     assert mended, f"No strategy mends the sample: {[each.result for each in repaired.values()]}"
     for name in mended:
         assert passing(repaired[name].folder), f"{name} says that the tests pass, and they do not."
-        assert repaired[name].result["tests_failed"] == 0
+        failed = repaired[name].result["tests_failed"]
+        assert failed == 0, f"{name} says that the tests pass, and counts {failed} that fail."
 
 
 @pytest.mark.timeout(1_000)
@@ -124,16 +125,22 @@ def test_more():
     assert any(event["after"] == "    return 4" for event in done.of("edit")), "The edit was not tried."
     kept = [event["text"] for event in done.of("say") if "I keep" in event["text"]]
     assert not kept, "An edit was kept that breaks a test which passed before."
-    assert done.patch == ""
-    assert done.result["tests_passed"] == 1
+    assert done.patch == "", "An edit that breaks another test is still in the program."
+    passed = done.result["tests_passed"]
+    assert passed == 1, f"One test passes, as before, and the result counts {passed}."
 
 
 def test_a_test_that_never_ends_is_killed_with_its_children(tmp_path: Path, run_agent: RunAgent) -> None:
     mark = f"3{uuid.uuid4().int % 10**8:08}"
     test = f"import subprocess\n\ndef test_hang():\n    subprocess.run(['sleep', '{mark}'])\n"
     done = run_agent(make_repository(tmp_path, {"test_hang.py": test}), AGENT_COMMAND_SECONDS="3")
-    assert done.of("command")[0]["timed_out"], "The command's clock did not end it."
-    assert done.result["status"] == "failed" and "timed out" in done.result["summary"]
+    commands = done.of("command")
+    assert commands, f"The agent broke off: {done.stderr.splitlines()[-1:]}"
+    assert commands[0]["timed_out"], "The command's clock did not end it."
+    assert done.result["type"] == "result", "The tests ran out of time, and the agent gives no result."
+    assert done.result["status"] == "failed" and "timed out" in done.result["summary"], (
+        "The tests ran out of time, and the result does not say so."
+    )
     left = [each.pid for each in psutil.process_iter(["cmdline"]) if mark in (each.info["cmdline"] or [])]
     assert not left, f"A child of the test still runs: {left}"
 

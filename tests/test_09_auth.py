@@ -89,10 +89,12 @@ def test_a_forged_token_and_one_without_an_expiry_are_refused(lesson: Lesson, us
 
 def test_a_token_expires(lesson_09: StartLesson) -> None:
     user = lesson_09(TOKEN_SECONDS="2").user()  # noqa: S106
-    assert user.http.get("/runs").status_code in (200, 401)
+    status = user.http.get("/runs").status_code
+    assert status in (200, 401), f"A request with a token is answered with {status}, not with 200 or 401."
     told = until(lambda: (got := user.http.get("/runs")).status_code == 401 and got, 30)
-    assert told and assert_problem(told, 401)["detail"] == "The token has expired.", (
-        "The token never expires."
+    assert told, "The token never expires."
+    assert assert_problem(told, 401)["detail"] == "The token has expired.", (
+        "The 401 does not say that the token has expired."
     )
 
 
@@ -129,7 +131,7 @@ def test_a_user_sees_only_their_own_runs(lesson: Lesson, user: User, repository:
     ):
         told = other.http.request(method, f"/runs/{run}{path}")
         assert told.status_code == 404, f"{method} {path} shows another user's run: {told.text}"
-    assert other.http.get("/runs").json()["runs"] == []
+    assert other.http.get("/runs").json()["runs"] == [], "The list of runs shows another user's run."
     key = user.http.post("/auth/keys", json={"name": "laptop"}).json()["id"]
     assert_problem(other.http.delete(f"/auth/keys/{key}"), 404)
 

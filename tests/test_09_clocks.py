@@ -34,19 +34,19 @@ while True:
 """
     user = lesson.user()
     run = user.start(repository, code)
-    assert until(lambda: runs(word))
-    done = user.finished(run)
-    assert done.variation()["state"] == "timed_out"
+    assert until(lambda: runs(word)), "The process of the variation did not start."
+    state = user.finished(run).variation()["state"]
+    assert state == "timed_out", f"The wall clock ended the variation, and its state is {state!r}."
     assert not lesson.agents(), "Only the server has stopped waiting: the container is still there."
     assert ends(word), "The container is gone, and its process still runs."
-    assert not runs(word)
+    assert not runs(word), "The container is gone, and its process runs again."
 
 
 def test_the_idle_clock_ends_a_variation_that_says_nothing(lesson_09: StartLesson, repository: Path) -> None:
     lesson, word = lesson_09(AGENT_TIMEOUT="100", IDLE_TIMEOUT="2"), unique()
-    done = lesson.user().run(repository, process_in(word))
-    assert done.variation()["state"] == "idle"
-    assert not lesson.agents()
+    state = lesson.user().run(repository, process_in(word)).variation()["state"]
+    assert state == "idle", f"The idle clock ended the variation, and its state is {state!r}."
+    assert not lesson.agents(), "Only the server has stopped waiting: the container is still there."
     assert ends(word), "The container is gone, and its process still runs."
 
 
@@ -94,13 +94,18 @@ def test_what_outlasts_the_drain_is_interrupted_and_says_so(lesson_09: StartLess
     run = user.start(repository, process_in(word))
     user.wait_for(run, "started")
     stream = user.stream(run)
-    assert next(stream).type == "state"
-    assert lesson.stop() == 0
-    assert list(stream)[-1].data == {"variation": None, "reason": "interrupted"}
-    assert not lesson.left()
+    assert next(stream).type == "state", "The stream does not begin with the run's state."
+    code = lesson.stop()
+    assert code == 0, f"The server was told to stop, and its exit code is {code}."
+    assert list(stream)[-1].data == {"variation": None, "reason": "interrupted"}, (
+        "The stop interrupted the run, and the last event does not say so."
+    )
+    assert not lesson.left(), "The server has ended, and its containers or networks have not."
     assert ends(word), "The server has ended, and the agent still runs."
     told = again_user(lesson_09(lesson.data, DRAIN_SECONDS="1"), user).get(run)
-    assert (told["state"], told["variations"][0]["state"]) == ("interrupted", "interrupted")
+    assert (told["state"], told["variations"][0]["state"]) == ("interrupted", "interrupted"), (
+        "The stop interrupted the run, and its state does not say so."
+    )
 
 
 def again_user(lesson: Lesson, user: User) -> User:
@@ -123,8 +128,8 @@ if os.environ["AGENT_SEED"] in ("1", "2"):
     run = user.start(repository, code, variations=8)
     passed = (each for each in user.stream(run) if each.type == "state" and each.data["name"] == "passed")
     finished = {event.data["variation"]: event for event in islice(passed, 2)}
-    assert set(finished) == {1, 2}
-    assert until(lambda: runs(word))
+    assert set(finished) == {1, 2}, f"Variations 1 and 2 are to pass, and these did: {sorted(finished)}."
+    assert until(lambda: runs(word)), "The process of the variation did not start."
     os.kill(lesson.server.process.pid, signal.SIGKILL)
     lesson.server.process.wait(20)
     assert lesson.agents(), "The test needs containers that the dead server has left."
@@ -136,16 +141,22 @@ if os.environ["AGENT_SEED"] in ("1", "2"):
         "Work folders of the dead server are left."
     )
     told = again.get(run)
-    assert told["state"] == "interrupted"
+    assert told["state"] == "interrupted", (
+        f"The server was killed during a run, and the run's state is {told['state']!r}."
+    )
     states = [each["state"] for each in told["variations"]]
     assert states == ["passed"] * 2 + ["interrupted"] * 6, (
         "A finished result is lost, or an interrupted one hidden."
     )
-    assert told["variations"][0]["summary"] == "ok"
+    assert told["variations"][0]["summary"] == "ok", "The summary of a finished variation is lost."
     assert again.http.get(f"/runs/{run}/variations/1/patch").status_code == 200, "A finished patch is lost."
     events = again.events(run)
-    assert events[-1].data == {"variation": None, "reason": "interrupted"}
-    assert [int(each.id) for each in events] == list(range(1, len(events) + 1))
+    assert events[-1].data == {"variation": None, "reason": "interrupted"}, (
+        "The run was interrupted, and its last event does not say so."
+    )
+    assert [int(each.id) for each in events] == list(range(1, len(events) + 1)), (
+        "The run's events have gaps, or come twice."
+    )
     assert finished[1] in events, "An event that a reader had seen is lost."
     assert again.run(repository, RESULT).run["state"] == "done", "After the sweep no run works any more."
 

@@ -71,7 +71,7 @@ def test_agents_repair_the_sample_each_in_its_own_way(
     done = user.run(sample, "Make the tests pass.", 3)
     run_id, rows = done.run["id"], done.run["variations"]
     states = {row["strategy"]: row["state"] for row in rows}
-    assert states.keys() == STRATEGIES
+    assert states.keys() == STRATEGIES, f"The variations have the strategies {sorted(states)}."
     assert "passed" in states.values(), f"No strategy mends the sample: {rows}"
     assert set(states.values()) <= {"passed", "failed"}, f"An agent broke: {rows} {done.text()}"
     assert all(row["prompt_tokens"] > 0 for row in rows), (

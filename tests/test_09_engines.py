@@ -37,7 +37,7 @@ def test_output_comes_live_and_in_order(lesson: Lesson, repository: Path) -> Non
             break
     assert user.get(run)["state"] == "running", "The output came only at the end."
     user.http.post(f"/runs/{run}/cancel")
-    assert lines == [str(n) for n in range(100)]
+    assert lines == [str(n) for n in range(100)], "Lines of the output are lost, or not in order."
 
 
 def test_a_variation_ends_with_a_result_and_a_patch(lesson: Lesson, repository: Path) -> None:
@@ -73,9 +73,9 @@ def test_cancel_ends_the_processes(lesson: Lesson, repository: Path) -> None:
     user, word = lesson.user(), unique()
     run = user.start(repository, f"print('started', flush=True); {renamed_sleep(word)}")
     user.wait_for(run, "started")
-    assert until(lambda: runs(word))
-    told = user.http.post(f"/runs/{run}/cancel").json()
-    assert told["state"] == "cancelled"
+    assert until(lambda: runs(word)), "The process of the variation did not start."
+    state = user.http.post(f"/runs/{run}/cancel").json().get("state")
+    assert state == "cancelled", f"A run was cancelled, and its state is {state!r}."
     assert ends(word), "The run was cancelled, and its process still runs."
 
 
@@ -85,7 +85,8 @@ def test_the_idle_clock_ends_the_processes(
     short = lesson_09(ENGINE=lesson.settings["ENGINE"], IDLE_TIMEOUT="10")
     word = unique()
     done = short.user().run(repository, f"print('started', flush=True); {renamed_sleep(word)}")
-    assert done.variation()["state"] == "idle", done.variation()
+    state = done.variation()["state"]
+    assert state == "idle", f"The idle clock ended the variation, and its state is {state!r}."
     assert ends(word), "The time is up, and the process still runs."
 
 

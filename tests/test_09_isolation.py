@@ -64,7 +64,7 @@ for host, port in [("1.1.1.1", 53), ("169.254.169.254", 80), *own, *names]:
 print("gateway", connects("gateway", 8080))
 """
     lines = user.run(repository, code).text().splitlines()
-    assert len(lines) == 8, lines
+    assert len(lines) == 8, f"The agent did not try all eight addresses: {lines}"
     reached = [line for line in lines[:-1] if line.endswith(" connected")]
     assert not reached, f"The agent has reached an address outside of its network: {reached}."
     assert lines[-1] == "gateway connected", "The agent cannot reach the model gateway."
@@ -80,17 +80,19 @@ print("address", address, connects(address, 7777), flush=True)
 time.sleep(50)
 """
     first = user.start(repository, listens)
-    told = next(event.data["text"] for event in user.stream(first) if event.type == "log").split()
-    assert told[2] == "connected", told
+    told = next((event.data["text"] for event in user.stream(first) if event.type == "log"), "").split()
+    assert told[2:] == ["connected"], f"The first variation cannot reach its own address: {told}"
     tries = f"""{CONNECT}
 import os
 names = ["{told[1]}", "parallel-agents-{first}-1"]
 print([connects(name, 7777) for name in names], connects("gateway", 8080))
 """
     text = user.run(repository, tries).text()
-    assert user.get(first)["variations"][0]["state"] == "running"
+    assert user.get(first)["variations"][0]["state"] == "running", (
+        "The first variation ended before the second one tried to reach it."
+    )
     user.http.post(f"/runs/{first}/cancel")
-    assert text.endswith(" connected"), text
+    assert text.endswith(" connected"), f"The second variation cannot reach the model gateway: {text!r}"
     assert text.count("connected") == 1, f"A variation has reached another one: {text}."
 
 
@@ -106,8 +108,10 @@ def test_neither_the_host_nor_the_docker_socket_nor_another_work_folder_is_there
     print([pid for pid in os.listdir("/proc") if pid.isdigit() and int(pid) > 100])
     """
     lines = user.run(repository, code).text().splitlines()
+    assert len(lines) == 4, f"The code in the container did not run to its end: {lines}"
     assert lines[0] == "[]", f"The container has what belongs to the host: {lines[0]}."
-    assert lines[1:3] == ["['a.txt', 'b.txt']", "['/work']"]
+    assert lines[1] == "['a.txt', 'b.txt']", f"/work holds {lines[1]}, not the files of the repository."
+    assert lines[2] == "['/work']", f"The mounts below /work are {lines[2]}, not the work folder alone."
     assert lines[3] == "[]", "The container sees processes of others."
 
 
@@ -122,7 +126,7 @@ def test_the_real_key_is_nowhere_in_the_container(user: User, repository: Path) 
             pass
     """
     text = user.run(repository, code).text()
-    assert "OPENAI_API_KEY" in text
+    assert "OPENAI_API_KEY" in text, "The container has no OPENAI_API_KEY: its agent cannot ask the model."
     assert "the-real-key" not in text, "The container's environment has the real key."
 
 

@@ -15,6 +15,8 @@ def test_the_lessons_own_tests_pass(lesson_root: Path) -> None:
         command, cwd=folder, env=base_environment(), capture_output=True, text=True, check=False
     )
     sentences = re.findall("AssertionError: (.*)", done.stdout)
+    failed = re.findall("^(?:FAILED|ERROR) .*", done.stdout, re.MULTILINE)
+    sentences.append(f"The lesson's own tests fail: {failed}")
     assert done.returncode == 0, "\n".join([*sentences, done.stdout, done.stderr])
 
 

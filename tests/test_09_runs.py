@@ -142,7 +142,7 @@ def test_readers_who_come_at_any_time_get_every_event_once_and_in_order(user: Us
         time.sleep(0.15)
     for reader in readers:
         reader.join()
-    assert len(got) == 12
+    assert len(got) == 12, f"Only {len(got)} of 12 readers got the run's events."
     for ids in got:
         assert ids == [str(n) for n in range(1, len(ids) + 1)], (
             "A reader has missed events, or got one twice."
@@ -170,14 +170,18 @@ def test_cancel_stops_all_variations_within_two_seconds(user: User, repository: 
     run = user.start(repository, WAITS, variations=3)
     user.wait_for(run, "started")
     began = time.monotonic()
-    assert user.http.post(f"/runs/{run}/cancel").status_code == 202
+    status = user.http.post(f"/runs/{run}/cancel").status_code
+    assert status == 202, f"A cancel is answered with {status}, not with 202."
     took = time.monotonic() - began
     assert not lesson.agents(), "The run was cancelled, and its containers are still there."
     assert took < 10, f"The cancelled containers were gone after {took:.1f} s."  # bench has the exact figure
     done = user.finished(run)
-    assert done.run["state"] == "cancelled"
-    assert {each["state"] for each in done.run["variations"]} == {"cancelled"}
-    assert done.events[-1].data["reason"] == "cancelled"
+    assert done.run["state"] == "cancelled", f"A run was cancelled, and its state is {done.run['state']!r}."
+    states = {each["state"] for each in done.run["variations"]}
+    assert states == {"cancelled"}, f"A run was cancelled, and the states of its variations are {states}."
+    assert done.events[-1].data.get("reason") == "cancelled", (
+        "A run was cancelled, and its last event does not say so."
+    )
     assert user.http.post(f"/runs/{run}/cancel").status_code == 202, "A second cancel fails."
 
 
@@ -242,14 +246,20 @@ def test_simultaneous_requests_with_one_key_start_one_run(user: User, repository
 def test_a_user_has_a_quota_of_variations(lesson_09: StartLesson, repository: Path) -> None:
     lesson = lesson_09(MAX_VARIATIONS_PER_USER="3", MAX_VARIATIONS="4")
     user = lesson.user()
-    assert_problem(user.post(repository, WAITS, variations=5), 422)
+    told = user.post(repository, WAITS, variations=5)
+    assert told.status_code != 202, "A run of 5 variations was accepted; MAX_VARIATIONS is 4."
+    assert told.status_code == 422, f"A run that is too large is answered with {told.status_code}, not 422."
+    assert_problem(told, 422)
     run = user.start(repository, WAITS, variations=2)
     told = user.post(repository, WAITS, variations=2)
+    assert told.status_code != 202, "A user runs 4 variations at once; MAX_VARIATIONS_PER_USER is 3."
+    assert told.status_code == 429, f"A full quota is answered with {told.status_code}, not 429."
     assert_problem(told, 429)
-    assert int(told.headers["retry-after"]) > 0
+    assert int(told.headers.get("retry-after", "0")) > 0, "The 429 does not say when to try again."
     assert lesson.user().post(repository, RESULT).status_code == 202, "One user's quota stops another user."
     user.http.post(f"/runs/{run}/cancel")
-    assert user.run(repository, RESULT, variations=2).run["state"] == "done"
+    state = user.run(repository, RESULT, variations=2).run["state"]
+    assert state == "done", f"After a cancel, the user's next run ends with the state {state!r}."
 
 
 def test_health_ready_and_metrics(lesson: Lesson, user: User, repository: Path) -> None:

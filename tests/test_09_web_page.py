@@ -108,7 +108,9 @@ def test_a_reload_in_the_middle_shows_everything_once(
     expect(page.locator("#columns article").first).to_contain_text("still here")
     page.reload()
     expect(page.locator("#columns article").nth(1)).to_contain_text("still here")
-    assert [text for text in lines(page, 1) if "plan of" in text] == ["plan of 1"]
+    assert [text for text in lines(page, 1) if "plan of" in text] == ["plan of 1"], (
+        "After a reload the page does not show each event once."
+    )
     page.click("#cancel")
     expect(page.locator("#state")).to_contain_text("cancelled")
     expect(page.locator("#columns .badge").first).to_have_text("cancelled")

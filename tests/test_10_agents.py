@@ -136,7 +136,7 @@ def test_the_last_retry_ends_in_the_dead_letters_and_a_replay_finds_the_fault_me
     tries = [line for line in launcher.lines if "event_failed" in line and event_id in line]
     assert len(tries) == 4, f"The event was tried {len(tries)} times, not once and then three times more."
     start_model(processes, port)
-    assert agents.dead_letters("replay", event_id) == "1 replayed\n"
+    assert agents.dead_letters("replay", event_id) == "1 replayed\n", "The dead letter was not replayed."
     launcher.wait_for(rf"event_handled .*{event_id}", seconds=SECONDS)
     launcher.stop()
 
@@ -156,7 +156,7 @@ def test_the_events_of_a_user_have_one_key_and_one_partition(agents: Agents) -> 
     for number in range(6):
         agents.process("triage", user, f"Explain how loops work, {number}")
     records = agents.records("concept.requests", user)
-    assert len(records) == 6
+    assert len(records) == 6, f"Six questions became {len(records)} events."
     assert {each.key for each in records} == {user.encode()}, "Events have no partition key."
     assert len({each.partition for each in records}) == 1, "A user's events are in several partitions."
 
@@ -184,7 +184,7 @@ def test_two_replicas_share_events_and_each_counts_once_and_in_order(
     assert shared, "The second replica gets no events."
     assert handled(agents.apps["progress"]) > began, "The first replica gets no more events."
     publish_round()
-    assert launcher.stop() == 0  # with events under way
+    assert launcher.stop() == 0, "A replica was told to stop with events under way, and failed."
     publish_round()
     modules = [f"topic {number}" for number in range(rounds)]
     for user in users:
@@ -211,14 +211,18 @@ def test_a_sidecar_may_come_later_than_its_agent(
         [sys.executable, "app.py"], cwd=agents.folder / "triage", env=os.environ | agents.env | env
     )
     wait_ready(agent, f"{url}/health", SECONDS)
-    assert httpx2.get(f"{url}/ready").status_code == 503
+    assert httpx2.get(f"{url}/ready").status_code == 503, "There is no sidecar, and /ready is not a 503."
     start = {"user_id": unique("ada"), "module": "loops"}
     refused = httpx2.post(f"{url}/sessions", json=start, timeout=SECONDS)
-    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    status = refused.status_code
+    assert status == 503, f"Without a sidecar a session is answered with {status}, not with 503."
+    assert refused.headers.get("retry-after") == "1", "The 503 does not say when to try again."
 
     components = own_components(agents, tmp_path, "late")
     launcher, _ = agents.start_more(processes, tmp_path, "triage", components, **app, command=[])
-    assert until(lambda: httpx2.get(f"{url}/ready").status_code == 200, SECONDS)
+    assert until(lambda: httpx2.get(f"{url}/ready").status_code == 200, SECONDS), (
+        "The sidecar has come, and /ready is not a 200."
+    )
     agents.publish("learning.requests", {"user_id": unique("ada"), "query": "Explain loops"})
     assert until(lambda: handled(app), SECONDS), "The agent gets no events from a sidecar that came later."
     late = dataclasses.replace(agents, apps={"triage": app})
@@ -271,7 +275,9 @@ def test_a_session_survives_kill_9_and_repeats_no_step(
         session.submit()
 
     done = session.end()
-    assert done["result"]["outcome"] == "graded" and done["result"]["grade"]["score"] == 1
+    assert done["result"]["outcome"] == "graded" and done["result"]["grade"]["score"] == 1, (
+        f"A right solution was submitted, and the session ends with {done['result']}."
+    )
     asked = len(calls(offline_model, module))
     # An explanation that was cut short is asked for again; a finished one is not.
     expected = {2, 3} if agent == "concepts" else {2}
@@ -425,12 +431,8 @@ def test_without_docker_nothing_is_run(
 def test_health_tells_the_truth_without_a_sidecar(
     lesson_root: Path, processes: Processes, tmp_path: Path, closed_port: int
 ) -> None:
-    assert (
-        generate(
-            lesson_root, "--name", "alone", "--type", TYPES["debug"], "--output-dir", tmp_path
-        ).returncode
-        == 0
-    )
+    made = generate(lesson_root, "--name", "alone", "--type", TYPES["debug"], "--output-dir", tmp_path)
+    assert made.returncode == 0, f"The generator fails: {made.stderr}"
     port = free_port()
     env = {"APP_PORT": str(port), "DAPR_HTTP_PORT": str(closed_port), "OPENAI_API_KEY": "test"}
     process = processes.start([sys.executable, "app.py"], cwd=tmp_path, env=os.environ | env)
@@ -445,8 +447,13 @@ def test_health_tells_the_truth_without_a_sidecar(
     answer = until(health, SECONDS)
     assert answer and answer.status_code == 200, "The service does not start without its sidecar."
     assert answer.json() == {"status": "healthy", "dapr": "unreachable"}, "The health says what is not true."
-    assert httpx2.get(f"{url}/ready", timeout=10).status_code == 503
+    status = httpx2.get(f"{url}/ready", timeout=10).status_code
+    assert status == 503, f"There is no sidecar, and /ready is answered with {status}, not with 503."
     refused = httpx2.post(f"{url}/process", json={"user_id": "ada", "query": "x"}, timeout=10)
-    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-    assert refused.headers["content-type"] == "application/problem+json"
+    status = refused.status_code
+    assert status == 503, f"Without a sidecar a question is answered with {status}, not with 503."
+    assert refused.headers.get("retry-after") == "1", "The 503 does not say when to try again."
+    assert refused.headers["content-type"] == "application/problem+json", (
+        "An error is not sent as application/problem+json."
+    )
     processes.stop(process)

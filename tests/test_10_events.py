@@ -79,7 +79,9 @@ def test_a_write_fails_when_another_was_faster(shell: Shell) -> None:
         asyncio.run(race())
     except pytest.fail.Exception:
         pytest.fail("The second writer wrote over what the first had written: no ETag was sent.")
-    assert shell.stand_in.state["count"][1] == 6
+    except shell.sidecar.Conflict:
+        pytest.fail("The first writer was refused, and nobody had written before it.")
+    assert shell.stand_in.state["count"][1] == 6, "What the first writer wrote is lost."
 
 
 def test_events_at_the_same_time_are_all_counted(shell: Shell) -> None:

@@ -28,7 +28,7 @@ def services(lesson_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A folder with all five services."""
     folder = tmp_path_factory.mktemp("services")
     done = generate(lesson_root, "--all", folder)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, f"The generator fails: {done.stderr}"
     return folder
 
 
@@ -43,12 +43,14 @@ def run(folder: Path, *command: str | Path) -> None:
         check=False,
         timeout=500,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    told = f"{Path(command[0]).name} fails in {folder.name}: {done.stdout}{done.stderr}"
+    assert done.returncode == 0, told
 
 
 def check_service(folder: Path) -> None:
     """Everything but mypy and the tests, which take longer."""
-    assert {str(path.relative_to(folder)) for path in folder.rglob("*")} >= FILES
+    missing = FILES - {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    assert not missing, f"The generator does not write {missing}."
     run(folder, BIN / "ruff", "check", "--no-cache", "--quiet", ".")
     run(folder, BIN / "ruff", "format", "--no-cache", "--check", "--quiet", ".")
     run(folder, BIN / "hadolint", "--no-color", "Dockerfile")

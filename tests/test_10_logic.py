@@ -245,7 +245,7 @@ def bank(grading: ModuleType, root: Path) -> dict[str, Any]:
 
 def test_no_hint_gives_the_solution_away(grading: ModuleType, lesson_root: Path) -> None:
     for exercise in bank(grading, lesson_root).values():
-        assert len(exercise.hints) == 3
+        assert len(exercise.hints) == 3, f"{exercise.id} has {len(exercise.hints)} hints, not three."
         for hint in exercise.hints:
             assert not grading.gives_away(hint, exercise.solution), (
                 f"A learner can copy a part of the solution of {exercise.id} from its hint: {hint}"

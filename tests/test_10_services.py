@@ -28,7 +28,7 @@ def services(lesson_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A folder with all five services."""
     folder = tmp_path_factory.mktemp("services")
     done = generate(lesson_root, "--all", folder)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, f"The generator fails: {done.stderr}"
     return folder
 
 
@@ -51,7 +51,11 @@ def attempt(event_id: str, moment: str = "2026-03-01T12:00:00Z", **more: Any) ->
 
 def deliver(client: httpx2.Client, event: dict[str, Any]) -> str:
     """Give an event to a service, as Dapr does; returns what the service says about it."""
-    status: str = client.post("/dapr-subscriber", json=event).raise_for_status().json()["status"]
+    answer = client.post("/dapr-subscriber", json=event)
+    assert answer.status_code == 200, (
+        f"An event is answered with {answer.status_code}, not with SUCCESS, RETRY or DROP."
+    )
+    status: str = answer.json()["status"]
     return status
 
 
@@ -61,12 +65,17 @@ def test_health_says_connected_while_the_sidecar_answers_and_no_longer(
     with ExitStack() as stack, ExitStack() as server:
         port = server.enter_context(http_server(sidecar))
         client = stack.enter_context(running(processes, services / "progress", port))
-        assert client.get("/health").json() == {"status": "healthy", "dapr": "connected"}
+        told = client.get("/health").json()
+        assert told == {"status": "healthy", "dapr": "connected"}, (
+            f"The sidecar is connected, and the health is {told}."
+        )
         server.close()  # the sidecar is gone
         told = client.get("/health").json()
-        assert told["dapr"] != "connected", "The health says that the sidecar is connected, and it is gone."
-        assert told["status"] == "healthy", "A restart of the service brings no sidecar back."
-        assert client.get("/ready").status_code == 503
+        assert told.get("dapr") != "connected", (
+            "The health says that the sidecar is connected, and it is gone."
+        )
+        assert told.get("status") == "healthy", "A restart of the service brings no sidecar back."
+        assert client.get("/ready").status_code == 503, "The sidecar is gone, and /ready is not a 503."
 
 
 def test_a_slow_model_holds_up_no_other_request(
@@ -91,7 +100,10 @@ def test_a_slow_model_holds_up_no_other_request(
                 pytest.fail("While one request waited for the model, the service answered no other.")
             finally:
                 may_answer.set()
-            assert waiting.result().json()["result"]["by"] == "fallback"
+            answer = waiting.result()
+            assert answer.status_code == 200 and answer.json()["result"]["by"] == "fallback", (
+                "The model failed, and triage did not choose an agent without it."
+            )
 
 
 def test_an_event_is_acknowledged_when_its_work_is_done(progress: httpx2.Client, sidecar: Sidecar) -> None:
@@ -100,14 +112,20 @@ def test_an_event_is_acknowledged_when_its_work_is_done(progress: httpx2.Client,
         "The event was acknowledged, and its work was not done: nobody delivers it again."
     )
     sidecar.stand_in.down = False
-    assert deliver(progress, attempt("1")) == "SUCCESS"
-    assert sidecar.stand_in.state["progress:ada"][1]["topics"]["loops"]["attempts"] == 1
+    assert deliver(progress, attempt("1")) == "SUCCESS", (
+        "The event came again, its work was done, and it was not acknowledged."
+    )
+    assert "progress:ada" in sidecar.stand_in.state, "The event was acknowledged, and its work was not done."
+    attempts = sidecar.stand_in.state["progress:ada"][1]["topics"]["loops"]["attempts"]
+    assert attempts == 1, f"One event was counted {attempts} times."
 
 
 def test_what_follows_from_an_event_is_in_its_learners_order(
     progress: httpx2.Client, sidecar: Sidecar
 ) -> None:
-    assert deliver(progress, attempt("1")) == "SUCCESS"
+    assert deliver(progress, attempt("1")) == "SUCCESS", (
+        "An event whose work can be done is not acknowledged."
+    )
     assert until(sidecar.published), "Nothing follows from the event."
     keys = {each.url.params.get("metadata.partitionKey") for each in sidecar.published()}
     assert keys == {"ada"}, "An event has no partition key, so a learner's events can overtake each other."
@@ -130,7 +148,10 @@ def test_without_docker_a_submission_is_refused_and_never_runs(
     with http_server(sidecar) as port, running(processes, services / "exercise", port, PATH="") as client:
         answer = client.post("/process", json=body)
     assert not ran.exists(), "There is no Docker, and the submission ran on the host."
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert answer.status_code == 503, (
+        f"There is no Docker, and a submission is answered with {answer.status_code}, not with 503."
+    )
+    assert answer.headers.get("retry-after") == "1", "The 503 does not say when to try again."
     assert not sidecar.stand_in.state, "A submission that did not run was graded."
 
 
@@ -153,7 +174,9 @@ def test_an_event_that_no_agent_can_read_is_given_up_and_changes_nothing(
     progress: httpx2.Client, sidecar: Sidecar, event: dict[str, Any]
 ) -> None:
     assert deliver(progress, event) == "DROP", "An event that never can be handled is delivered again."
-    assert not sidecar.stand_in.state and not sidecar.published()
+    assert not sidecar.stand_in.state and not sidecar.published(), (
+        "An event that was given up has changed the state, or something follows from it."
+    )
 
 
 def test_bad_requests_are_refused(progress: httpx2.Client) -> None:
@@ -255,12 +278,14 @@ def session(services: Path) -> Any:
 def test_a_workflow_asks_for_the_same_when_it_is_replayed(session: Any) -> None:
     first, second = Replay(), Replay()
     result, began = first.run(session), time.time()
-    assert until(lambda: time.time() > began + 1.1)  # a replay comes later
-    assert second.run(session) == result
+    assert until(lambda: time.time() > began + 1.1), "The clock of this machine stands still."
+    assert second.run(session) == result, "Replayed later, the workflow has another result than before."
     assert second.asked == first.asked, (
         "Replayed, the workflow asks for other things than before, so the stored results do not fit."
     )
-    assert (result["outcome"], result["progress"]) == ("graded", {"mastery": 0.6})
+    assert (result["outcome"], result["progress"]) == ("graded", {"mastery": 0.6}), (
+        f"A right solution was submitted, and the workflow's result is {result}."
+    )
 
 
 def test_a_session_without_a_submission_withdraws_its_exercise(session: Any) -> None:

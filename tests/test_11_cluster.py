@@ -78,7 +78,7 @@ def test_the_smoke_job_passes_inside_the_cluster(running: Installation) -> None:
         "the smoke Job ends",
     )
     log = running.kubectl("logs", "job/smoke")
-    assert re.search(r"ready: True\nanswered: .+\nstreamed: \d+ events", log), log
+    assert re.search(r"ready: True\nanswered: .+\nstreamed: \d+ events", log), f"The smoke Job fails: {log}"
 
 
 # --- Pod Security ---
@@ -209,7 +209,7 @@ def test_a_version_that_is_never_ready_takes_no_traffic(running: Installation) -
     assert before <= set(running.ready_agents()), "A replica was stopped for a version that is never ready."
     running.kubectl("rollout", "undo", "deployment/agent")
     running.wait_ready("deployment/agent")
-    assert version(running) == "2.0.0"
+    assert version(running) == "2.0.0", "After the rollback the agent has another version than before."
 
 
 async def test_a_new_key_reaches_all_pods_and_fails_no_request(running: Installation) -> None:
@@ -327,7 +327,7 @@ async def test_the_autoscaler_adds_replicas_under_load_and_takes_them_away(runni
 
     if not running.cluster.ours and running.cluster.try_kubectl("top", "nodes").returncode:
         pytest.skip("this cluster has no metrics-server, so its autoscaler sees no load")
-    assert replicas() == 2
+    assert replicas() == 2, f"There are {replicas()} replicas before the load, not two."
     stop = asyncio.Event()
     async with new_client() as client, asyncio.TaskGroup() as group:
         asking = group.create_task(
@@ -338,5 +338,5 @@ async def test_the_autoscaler_adds_replicas_under_load_and_takes_them_away(runni
         finally:
             stop.set()
     assert more, "Under load there are no more replicas."
-    assert asking.result().sent > 0
+    assert asking.result().sent > 0, "No request was sent, so this test proves nothing."
     running.wait(lambda: replicas() == 2, "the replicas are taken away again")

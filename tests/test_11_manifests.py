@@ -178,8 +178,14 @@ def test_every_container_requests_less_than_its_limits(rendered: Rendered, overl
 
 def test_the_autoscaler_has_requests_to_compare_with(local: Manifests) -> None:
     scaler = find(local, "HorizontalPodAutoscaler", "agent")["spec"]
-    assert (scaler["minReplicas"], scaler["maxReplicas"]) == (2, 10)
-    assert scaler["metrics"][0]["resource"]["target"]["averageUtilization"] == 70
+    replicas = (scaler.get("minReplicas"), scaler.get("maxReplicas"))
+    assert replicas == (2, 10), (
+        f"The autoscaler makes from {replicas[0]} to {replicas[1]} replicas, not from 2 to 10."
+    )
+    targets = [each.get("resource", {}).get("target", {}) for each in scaler.get("metrics", [])]
+    assert targets and targets[0].get("averageUtilization") == 70, (
+        "The autoscaler no longer compares the load with 70 % of the requested processor time."
+    )
     deployment = find(local, scaler["scaleTargetRef"]["kind"], scaler["scaleTargetRef"]["name"])["spec"]
     for container in deployment["template"]["spec"]["containers"]:
         assert "cpu" in container.get("resources", {}).get("requests", {}), (
@@ -212,7 +218,8 @@ def test_the_agents_image_has_a_version(rendered: Rendered, overlay: str) -> Non
 
 def test_the_version_that_health_shows_is_the_images(local: Manifests) -> None:
     tag = agent_container(local)["image"].rpartition(":")[2]
-    assert settings(local)["APP_VERSION"] == tag
+    version = settings(local).get("APP_VERSION")
+    assert version == tag, f"The image has the version {tag!r}, and the setting APP_VERSION is {version!r}."
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -34,17 +34,20 @@ def test_the_tool_is_listed_with_its_schema(container_tools: StartServer) -> Non
     tools = {tool["name"]: tool for tool in httpx2.get(f"{server}/tools").json()}
     given = tools[TOOL]["input"]
     assert set(given["properties"]) == {"prose", "most"}, "The tool takes other inputs than prose and most."
-    assert given["required"] == ["prose"], "Not only prose is required."
+    assert given.get("required") == ["prose"], "Not only prose is required."
 
 
 def test_words_are_counted_in_a_container(container_tools: StartServer, lesson_root: Path) -> None:
     server = with_tool(container_tools)
     prose = "The cat and the dog, and the bird. THE END"
-    words = result(server, TOOL, prose=prose, most=2)["words"]
+    answer = result(server, TOOL, prose=prose, most=2)
+    assert "words" in answer, f"The tool returns {answer}, and no words."
+    words = answer["words"]
     assert words.get("the") == 4, "'The' and 'the' are counted as two words."
     assert words == {"the": 4, "and": 2}, f"The two most frequent words are the and and, and not {words}."
     assert len(result(server, TOOL, prose="a b c d e f g")["words"]) == 5, "most is 5 if it is not given."
-    assert result(server, TOOL, prose="")["words"] == {}
+    words = result(server, TOOL, prose="")["words"]
+    assert words == {}, f"An empty text has no words, and the tool returns {words}."
     own = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
         cwd=lesson_root / "code/07_container_tools",

@@ -1,5 +1,6 @@
 """The open exercise 10-sixth-agent: a reviewer, generated as the other agents are."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -52,14 +53,19 @@ def review(lesson_root: Path, sidecar: Sidecar, processes: Processes, tmp_path: 
 
 def findings(client: httpx2.Client, code: str) -> Any:
     body = {"user_id": "ada", "query": "review", "context": {"code": code}}
-    return client.post("/process", json=body).raise_for_status().json()["result"]["findings"]
+    answer = client.post("/process", json=body)
+    assert answer.status_code == 200, f"A request for a review is answered with {answer.status_code}."
+    result = answer.json()["result"]
+    assert "findings" in result, f"The result of a review is {result}, and has no findings."
+    return result["findings"]
 
 
 def test_a_reviewer_passes_its_own_tests(lesson_root: Path, tmp_path: Path) -> None:
     service = generated(lesson_root, tmp_path)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:langsmith_plugin"]
     done = subprocess.run(command, cwd=service, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    failed = re.findall("^(?:FAILED|ERROR) .*", done.stdout, re.MULTILINE)
+    assert done.returncode == 0, f"The service's own tests fail: {failed}\n{done.stdout}{done.stderr}"
 
 
 def test_a_reviewer_finds_faults_by_their_lines(review: Review) -> None:
@@ -68,8 +74,12 @@ def test_a_reviewer_finds_faults_by_their_lines(review: Review) -> None:
             {"line": 1, "rule": "mutable default"},
             {"line": 4, "rule": "bare except"},
         ], "The review does not name what is wrong, with its line and in the order of the lines."
-        assert findings(client, "def add(item, items=None):\n    return items or [item]\n") == []
-        assert findings(client, "x = 1\ndef f(:\n") == [{"line": 2, "rule": "syntax"}]
+        found = findings(client, "def add(item, items=None):\n    return items or [item]\n")
+        assert found == [], f"Nothing is wrong with the code, and the review finds {found}."
+        found = findings(client, "x = 1\ndef f(:\n")
+        assert found == [{"line": 2, "rule": "syntax"}], (
+            f"Line 2 of the code cannot be parsed, and the review finds {found}."
+        )
 
 
 def test_a_review_runs_no_code(review: Review, tmp_path: Path) -> None:
@@ -83,9 +93,12 @@ def test_a_review_answers_an_event_once(review: Review, sidecar: Sidecar) -> Non
     event |= {"data": {"user_id": "ada", "query": "review", "context": {"code": CODE}}}  # type: ignore[dict-item]
     with review() as client:
         for _ in range(2):
-            answer = client.post("/dapr-subscriber", json=event).raise_for_status().json()
-            assert answer == {"status": "SUCCESS"}, "The agent does not take events of review.requests."
+            answer = client.post("/dapr-subscriber", json=event)
+            assert answer.json() == {"status": "SUCCESS"}, (
+                "The agent does not take events of review.requests."
+            )
     published = sidecar.stand_in.published
-    assert {each["type"] for each in published} == {"review.responses"}
-    assert published[0]["data"]["user_id"] == "ada", "Nobody can tell whose review this is."
+    topics = {each["type"] for each in published}
+    assert topics == {"review.responses"}, f"A review is published to {topics or 'no topic'}."
+    assert published[0]["data"].get("user_id") == "ada", "Nobody can tell whose review this is."
     assert len({each["id"] for each in published}) == 1, "An event that came twice was reviewed twice."

@@ -41,7 +41,7 @@ def hostile_image() -> Iterator[str]:
         built = docker(
             "build", "--quiet", "-t", tag, "-f", f"{HOSTILE}/Dockerfile.agent", str(HOSTILE), seconds=300
         )
-    assert built.returncode == 0, built.stderr
+    assert built.returncode == 0, f"The image of the tests' agent cannot be built: {built.stderr}"
     yield tag
     docker("rmi", "--force", tag)
 
@@ -112,11 +112,19 @@ class Lesson:
     def stop(self, seconds: float = 60) -> int:
         with suppress(ProcessLookupError):
             self.server.process.terminate()
-        return self.server.process.wait(seconds)
+        try:
+            return self.server.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"The server was told to stop, and has not ended {seconds:g} seconds later.")
 
     def user(self) -> "User":
         self.users.append(User(self))
         return self.users[-1]
+
+
+def describe(response: httpx2.Response) -> str:
+    """The status and the body of a response, for the sentence of a failure."""
+    return f"{response.status_code} {response.read().decode()}"
 
 
 class User:
@@ -127,8 +135,10 @@ class User:
         self.http = httpx2.Client(base_url=lesson.url(""), timeout=SECONDS)
         credentials = {"username": self.name, "password": PASSWORD}
         registered = self.http.post("/auth/register", json=credentials)
-        assert registered.status_code == 201, registered.text
-        self.token = self.http.post("/auth/login", json=credentials).json()["access_token"]
+        assert registered.status_code == 201, f"A user cannot register: {describe(registered)}"
+        login = self.http.post("/auth/login", json=credentials)
+        assert login.status_code == 200, f"A registered user cannot log in: {describe(login)}"
+        self.token = login.json()["access_token"]
         self.http.headers["Authorization"] = f"Bearer {self.token}"
 
     def post(
@@ -141,7 +151,7 @@ class User:
 
     def start(self, repository: Path | str, code: str, variations: int = 1, **more: Any) -> str:
         posted = self.post(repository, code, variations, **more)
-        assert posted.status_code == 202, posted.text
+        assert posted.status_code == 202, f"A run was refused: {describe(posted)}"
         return str(posted.json()["id"])
 
     def run(self, repository: Path | str, code: str, variations: int = 1, **more: Any) -> "Finished":
@@ -155,9 +165,9 @@ class User:
 
     def get(self, run_id: str) -> dict[str, Any]:
         got = self.http.get(f"/runs/{run_id}")
-        assert got.status_code == 200, got.text
-        told: dict[str, Any] = got.json()
-        return told
+        assert got.status_code == 200, f"A run cannot be read: {describe(got)}"
+        run: dict[str, Any] = got.json()
+        return run
 
     def events(self, run_id: str, after: str | None = None) -> list[Event]:
         """A run's events, until the last one."""
@@ -166,7 +176,7 @@ class User:
     def stream(self, run_id: str, after: str | None = None) -> Iterator[Event]:
         headers = {"Last-Event-ID": after} if after else {}
         with self.http.stream("GET", f"/runs/{run_id}/stream", headers=headers) as response:
-            assert response.status_code == 200, response.read()
+            assert response.status_code == 200, f"A run's events cannot be read: {describe(response)}"
             yield from read_events(response)
 
     def wait_for(self, run_id: str, text: str) -> None:
