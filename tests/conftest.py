@@ -228,7 +228,7 @@ def dapr(processes: Processes) -> Iterator[dict[str, str]]:
 def cluster() -> Iterator[Cluster]:
     """A Kubernetes cluster: of the context that KUBE_CONTEXT names, or the course's own node."""
     require("kubernetes")
-    ran = kubernetes.READY.exists()
+    ran = kubernetes.runs()
     with engines.KUBERNETES.used(Console(quiet=True)):
         yield Cluster(os.environ["KUBE_CONTEXT"])
     if not ran and not os.environ.get("KEEP"):

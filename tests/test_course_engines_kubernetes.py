@@ -1,6 +1,10 @@
 """Kubernetes: the cluster that the learner names is used, or else a node that the course builds."""
 
 import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,17 +50,26 @@ def built(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+def node(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process whose command line looks like the API server's."""
+    wait = "import signal; signal.pause()"
+    with subprocess.Popen([sys.executable, "-c", wait, f"{tmp_path}/run/certificates/ca.crt"]) as process:
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, node: subprocess.Popen[bytes]) -> Calls:
     """The scripts that are run, in order; the one that starts a node makes its folder."""
     made: Calls = []
 
     def run(self: Kubernetes, console: Console, name: str, script: str, *arguments: str) -> None:
         made.append((script, *arguments))
         if script == "start.sh":
-            kubernetes.RUN.mkdir()
+            (kubernetes.RUN / "pids").mkdir(parents=True)
+            (kubernetes.RUN / "pids/kube-apiserver").write_text(f"{node.pid}")
         if script == "stop.sh":
-            kubernetes.READY.unlink(missing_ok=True)
-            kubernetes.RUN.rmdir()
+            shutil.rmtree(kubernetes.RUN)
 
     monkeypatch.setattr(Kubernetes, "run_script", run)
     return made
@@ -112,6 +125,17 @@ def test_what_a_crash_has_left_is_removed_before_a_new_start(built: None, calls:
     kubernetes.RUN.mkdir(parents=True)
     Kubernetes().start(Console(quiet=True))
     assert calls == [("stop.sh",), ("start.sh",)]
+
+
+def test_a_node_that_was_killed_is_started_again(
+    built: None, calls: Calls, node: subprocess.Popen[bytes]
+) -> None:
+    Kubernetes().start(Console(quiet=True))
+    node.kill()
+    node.wait()
+    assert "runs" not in str(Kubernetes().version()), "The node is dead, and the doctor says that it runs."
+    Kubernetes().start(Console(quiet=True))
+    assert calls == [("start.sh",), ("stop.sh",), ("start.sh",)]
 
 
 def test_a_node_that_does_not_start_leaves_nothing(

@@ -243,6 +243,17 @@ def test_each_assertion_that_an_exercise_meets_has_a_sentence() -> None:
     assert not bare, "\n".join(bare)
 
 
+def test_a_fault_leaves_nothing_unused_that_gives_it_away(tmp_path: Path) -> None:
+    for fault in FAULTS:
+        for file in fault.files:
+            (tmp_path / fault.slug / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / file, tmp_path / fault.slug / file)
+        apply(fault.changes, tmp_path / fault.slug, fault.slug)
+    unused = "check --no-cache --isolated --select F401,F811,F841 --output-format concise".split()
+    done = subprocess.run([sys.executable, "-m", "ruff", *unused, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 def test_easy_exercises_come_first() -> None:
     for lesson in {each.lesson for each in exercises()}:
         levels = [each.difficulty for each in exercises(lesson)]

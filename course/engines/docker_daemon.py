@@ -48,12 +48,17 @@ def settings(path: str) -> dict[str, str]:
 
 def pid_of(name: str = "dockerd") -> int | None:
     """The process id of "dockerd" or "docker-registry"; None when it does not run."""
+    return pid_in(RUN / f"{name}.pid", f"/{name}\0")
+
+
+def pid_in(file: Path, part: str) -> int | None:
+    """The process id in a file, if `part` is in the process's command line: after a crash, the id may be another's."""
     try:
-        pid = int((RUN / f"{name}.pid").read_text())
+        pid = int(file.read_text())
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except (OSError, ValueError):
         return None
-    return pid if f"/{name}\0".encode() in command else None
+    return pid if part.encode() in command else None
 
 
 def make_images(console: Console) -> None:

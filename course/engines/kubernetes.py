@@ -26,7 +26,7 @@ from course.paths import ROOT
 TOOLS = ROOT / "tools" / "kubernetes"
 CACHE = engine.CACHE / "kubernetes"
 RUN = daemon.RUN / "kubernetes"
-READY = RUN / "ready"  # exists while the node runs
+READY = RUN / "ready"  # made when the node has started
 CONTEXT = "course"  # the context of the course's own node
 SIZE = "8 GB of disk (nearly all of it Go's caches) and eight minutes"
 
@@ -47,6 +47,11 @@ def named_context() -> str | None:
     """The context of a learner's own cluster."""
     named = os.environ.get("KUBE_CONTEXT")
     return named if named and named != CONTEXT else None
+
+
+def runs() -> bool:
+    """Whether the course's own node runs. A node that was killed has left its files."""
+    return READY.exists() and daemon.pid_in(RUN / "pids/kube-apiserver", f"{RUN}/") is not None
 
 
 class Kubernetes(Engine):
@@ -75,7 +80,7 @@ class Kubernetes(Engine):
             return version and f"{version} (context {context})"
         if not debian.can_install():
             return None
-        state = "runs" if READY.exists() else "starts when it is used"
+        state = "runs" if runs() else "starts when it is used"
         return f"{pinned_version()} (built by the course; {state})"
 
     def setup_cost(self) -> str:
@@ -103,7 +108,7 @@ class Kubernetes(Engine):
         if named_context():
             return
         Dapr().make_image(console)
-        if READY.exists():
+        if runs():
             return
         with locked(CACHE):
             debian_packages, images = CACHE / "debian-12", PROGRAMS / "images.tar"
@@ -148,7 +153,7 @@ class Kubernetes(Engine):
             remove(CACHE)
 
     def environment(self) -> dict[str, str]:
-        if named_context() or not READY.exists():
+        if named_context() or not runs():
             return {}
         path = daemon.environment().get("PATH", os.environ["PATH"])  # this one replaces Docker's
         return {
@@ -166,7 +171,7 @@ class Kubernetes(Engine):
         CACHE.mkdir(parents=True, exist_ok=True)
         with (CACHE / "used").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            ours = not named_context() and not READY.exists()
+            ours = not named_context() and not runs()
             self.start(console)
             os.environ.update(self.environment())
             try:

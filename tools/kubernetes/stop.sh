@@ -20,6 +20,10 @@ stop() {
   rm "$RUN/pids/$1"
 }
 
+# After a crash, a recorded process id may be another program's.
+for file in "$RUN"/pids/*; do
+  grep -sqF -- "$RUN/" "/proc/$(cat "$file" 2> /dev/null)/cmdline" || rm -f "$file"
+done
 agents="kubelet kube-proxy kube-router scheduler controller-manager"
 for name in $agents; do kill "$(cat "$RUN/pids/$name" 2> /dev/null || echo none)" 2> /dev/null; done
 for name in $agents; do stop "$name"; done
