@@ -52,8 +52,10 @@ def built(tmp_path: Path) -> None:
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process whose command line looks like the API server's."""
-    wait = "import signal; signal.pause()"
-    with subprocess.Popen([sys.executable, "-c", wait, f"{tmp_path}/run/certificates/ca.crt"]) as process:
+    code = "import signal; print(flush=True); signal.pause()"
+    command = [sys.executable, "-c", code, f"{tmp_path}/run/certificates/ca.crt"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline()
         yield process
         process.kill()
 

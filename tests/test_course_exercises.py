@@ -249,7 +249,7 @@ def test_a_fault_leaves_nothing_unused_that_gives_it_away(tmp_path: Path) -> Non
             (tmp_path / fault.slug / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / file, tmp_path / fault.slug / file)
         apply(fault.changes, tmp_path / fault.slug, fault.slug)
-    unused = "check --no-cache --isolated --select F401,F811,F841 --output-format concise".split()
+    unused = ["check", "--no-cache", "--isolated", "--select=F401,F811,F841", "--output-format=concise"]
     done = subprocess.run([sys.executable, "-m", "ruff", *unused, tmp_path], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 

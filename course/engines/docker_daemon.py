@@ -52,7 +52,7 @@ def pid_of(name: str = "dockerd") -> int | None:
 
 
 def pid_in(file: Path, part: str) -> int | None:
-    """The process id in a file, if `part` is in the process's command line: after a crash, the id may be another's."""
+    """The process id in a file, if `part` is in its command line: after a crash, the id may be another's."""
     try:
         pid = int(file.read_text())
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
