@@ -33,7 +33,7 @@ hint-%: .venv/lessons.done ## the next of three hints
 solution-%: .venv/lessons.done ## show what was broken, as a difference
 	@$(COURSE) solution $*
 
-mends: .venv/dev.done ## test every exercise: its fault, its wrong fixes and its right fixes (an hour; ONLY=01 or ONLY=01-torn-stream)
+mends: .venv/dev.done ## test every exercise: its fault, its wrong fixes and its right fixes (hours; ONLY=01 or ONLY=01-torn-stream)
 	@$(COURSE) mends $(ONLY)
 
 progress: .venv/lessons.done ## the exercises, and which you have solved
