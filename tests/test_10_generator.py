@@ -67,7 +67,7 @@ def test_a_service_passes_its_own_tests_and_the_linters(services: Path, name: st
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", TYPES)
 def test_the_types_of_a_service_are_right(lesson_root: Path, services: Path, name: str) -> None:
-    # Modules of two services have the same names: a cache that they share mixes them up when they are checked at once.
+    # Two services have modules of the same names, which a cache for both would mix up.
     cache = lesson_root / ".mypy_cache" / name
     run(services / name, BIN / "mypy", "--no-error-summary", "--cache-dir", cache, ".")
 
