@@ -4,7 +4,6 @@ It builds each image of the research agent with an empty cache, after an edit of
 of the dependencies.
 """
 
-import shutil
 import subprocess
 import tempfile
 import time
@@ -14,7 +13,7 @@ from bench.records import measured, save, series
 from course.containers.commands import run
 from course.containers.images import AGENTS, Image
 from course.engines.docker import docker
-from course.paths import ROOT
+from course.paths import ROOT, copy_sources
 
 ROUNDS = 3
 EDITS = ("nothing cached", "an edit of the source", "an edit of requirements.txt")
@@ -45,8 +44,7 @@ def edit(path: Path, number: int) -> None:
 def main() -> None:
     costs: dict[str, list[list[float]]] = {image.tag: [[], [], []] for image in AGENTS}
     with tempfile.TemporaryDirectory() as parent:
-        folder = Path(parent) / "research-agent"
-        shutil.copytree(ROOT / "research-agent", folder)
+        folder = copy_sources(ROOT / "research-agent", Path(parent) / "research-agent")
         for number in range(ROUNDS):
             for image in AGENTS:
                 # --no-cache keeps the caches that steps mount, which a new builder does not have.

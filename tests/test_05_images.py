@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from course.containers.local_image import LocalImage
 from course.containers.network import TestNetwork
 from course.engines.docker import docker
 from course.errors import CourseError
+from course.paths import copy_sources
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 KINDS = ["basic", "multistage", "latest"]
@@ -45,9 +45,10 @@ def rebuild(build: Build) -> Iterator[Rebuild]:
 @pytest.fixture
 def copy(lesson_root: Path, tmp_path: Path) -> Path:
     """Return a copy of the agent's folder whose files have other timestamps."""
-    return shutil.copytree(
-        lesson_root / "research-agent", tmp_path / "research-agent", copy_function=shutil.copy
-    )
+    folder = copy_sources(lesson_root / "research-agent", tmp_path / "research-agent")
+    for path in folder.rglob("*"):
+        path.touch()
+    return folder
 
 
 def agent(kind: str) -> images.Image:

@@ -9,7 +9,6 @@ import contextlib
 import ipaddress
 import json
 import re
-import shutil
 import socket
 import subprocess
 import time
@@ -33,6 +32,7 @@ from course.clients.readers import ReceivedEvents, count_missing_or_duplicate, n
 from course.containers.stack import Stack
 from course.errors import CourseError
 from course.models import base_environment
+from course.paths import copy_sources
 from course.polling import until
 from course.processes import Processes
 
@@ -58,8 +58,7 @@ def megabytes(size: str) -> float:
 def config(lesson_root: Path, tmp_path: Path) -> Config:
     """Return a function that returns the configuration for profiles and the content of `.env`."""
     require("docker")
-    folder = tmp_path / "research-agent"
-    shutil.copytree(lesson_root / "research-agent", folder, ignore=shutil.ignore_patterns(".env", "app"))
+    folder = copy_sources(lesson_root / "research-agent", tmp_path / "research-agent")
     env = base_environment() | engines.environment()
 
     def read_config(*profiles: str, dotenv: str = "", **exported: str) -> dict[str, Any]:

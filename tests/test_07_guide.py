@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from support.forked_programs import StartPython
 from support.servers import start_server
 
 from course.models import base_environment
-from course.paths import ROOT
+from course.paths import ROOT, copy_sources
 from course.processes import Processes
 
 pytestmark = [pytest.mark.dagger, pytest.mark.timeout(300)]
@@ -24,8 +23,7 @@ GUIDE = (LESSON / "CONTAINER_TOOLS.md").read_text()
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A copy of the lesson with the files that the guide says to write."""
-    folder = tmp_path / "lesson"
-    shutil.copytree(LESSON, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    folder = copy_sources(LESSON, tmp_path / "lesson")
     files = re.findall(r"^```python file=(\S+)\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)
     assert len(files) == 2, "The guide adds one file and one test."
     for name, text in files:

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import uuid
@@ -19,7 +18,7 @@ from course.engines import dagger as dagger_engine
 from course.engines import docker_daemon as daemon
 from course.engines.docker import docker
 from course.models import base_environment
-from course.paths import ROOT
+from course.paths import ROOT, copy_sources
 from course.ports import free_port
 from course.processes import Processes
 
@@ -76,8 +75,7 @@ def run_docker(*arguments: str) -> str:
 def test_the_pipeline_fails_with_the_step_and_its_output(
     tmp_path: Path, file: str, fault: str, says: str
 ) -> None:
-    folder = tmp_path / "lesson"
-    shutil.copytree(LESSON, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    folder = copy_sources(LESSON, tmp_path / "lesson")
     path = folder / file
     path.write_text(path.read_text() + fault)
     done = pipeline(folder, tmp_path / "image.tar", tmp_path / "log")

@@ -1,6 +1,5 @@
 """Lesson 09's agent: it mends the sample, reports as JSON lines, and ends what it starts."""
 
-import shutil
 import subprocess
 import sys
 import uuid
@@ -21,6 +20,7 @@ from support.repairs import (  # noqa: F401  # a fixture, too
 )
 
 from course.models import base_environment
+from course.paths import copy_sources
 
 STRATEGIES = ["suspicious-first", "smallest-edit", "test-by-test"]
 EVENTS = {"plan", "model", "edit", "command", "tests", "say", "result"}
@@ -32,9 +32,7 @@ def sample(lesson_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
     def copy() -> Path:
         folder = tmp_path_factory.mktemp("samples") / "sample"
-        ignored = shutil.ignore_patterns("__pycache__", ".*")
-        shutil.copytree(lesson_root / LESSON / "sample", folder, ignore=ignored)
-        return make_repository(folder, {})
+        return make_repository(copy_sources(lesson_root / LESSON / "sample", folder), {})
 
     return copy
 

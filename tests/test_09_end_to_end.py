@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import uuid
@@ -18,6 +17,7 @@ from support.parallel_agents import PASSWORD, StartLesson, User, commit, git
 
 from course.engines.docker import docker as run_docker
 from course.models import base_environment
+from course.paths import copy_sources
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 FIGURES = Path(__file__).parent.parent / "docs/figures"
@@ -40,9 +40,7 @@ def agent_image(docker: None, lesson_root: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def sample(repository: Path, lesson_root: Path) -> Path:
     """The sample, as a git repository."""
-    folder = repository.parent / "lending"
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(lesson_root / "code/09_parallel_agents/sample", folder, ignore=ignored)
+    folder = copy_sources(lesson_root / "code/09_parallel_agents/sample", repository.parent / "lending")
     git(folder, "init", "--quiet", "--initial-branch=main")
     commit(folder, "the sample with its defects")
     return folder

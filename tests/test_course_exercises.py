@@ -21,7 +21,7 @@ from course.exercises.copies import Mended, batches, other_images
 from course.exercises.format import CandidateFix, Change, Exercise, apply, exercises
 from course.exercises.mends import by_halves, named_tests, own_tests_fail, right_mends
 from course.exercises.workspace import STATE, WORKSPACE
-from course.paths import ROOT
+from course.paths import ROOT, copy_sources
 
 pytestmark = pytest.mark.timeout(900)
 IN_CI = pytest.mark.skipif(not os.environ.get("CI"), reason="takes minutes; CI=true make test runs it")
@@ -132,10 +132,19 @@ def test_edits_for_one_exercise_are_kept_when_another_begins() -> None:
     assert (WORKSPACE / "code/01_basic_api.py").read_text() != "# my mend"
 
 
+@pytest.mark.parametrize("folder", ["code", "research-agent", "offline-model"])
+def test_a_copy_of_a_lesson_has_the_files_that_git_knows_and_no_others(folder: str, tmp_path: Path) -> None:
+    copy_sources(ROOT / folder, tmp_path / folder)
+    known = ("git", "ls-files", "--cached", "--others", "--exclude-standard", folder)
+    listed = subprocess.run(known, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    copied = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if not path.is_dir()]
+    assert sorted(copied) == sorted(listed)
+
+
 @pytest.mark.docker
 @pytest.mark.usefixtures("docker", "shared_model")
 def test_known_faults_of_a_dockerfile_also_hold_for_a_learners_copy(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "research-agent", tmp_path / "research-agent")
+    copy_sources(ROOT / "research-agent", tmp_path / "research-agent")
     known = "basic and (runs_as_numeric_non_root or contains_no_build_leftovers)"
     outcomes = run_tests(tmp_path, ["test_container.py"], ("-k", known))
     assert [outcome.result for outcome in outcomes] == ["passed", "passed"]

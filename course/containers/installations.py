@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -15,7 +14,7 @@ import yaml
 from course.containers.cluster import FOLDER, Cluster, Namespace
 from course.containers.commands import run as docker
 from course.errors import CourseError
-from course.paths import ROOT
+from course.paths import ROOT, copy_sources
 from course.processes import Processes
 
 DAPR_AGENTS = {"progress": "tracker", "triage": "router", "debug": "debugger"}  # they need no model
@@ -23,7 +22,7 @@ DAPR_AGENTS = {"progress": "tracker", "triage": "router", "debug": "debugger"}  
 
 def copy_manifests(source: Path, folder: Path) -> Path:
     """Copy the manifests of the lesson in `source`."""
-    return Path(shutil.copytree(source / FOLDER, folder / "kubernetes"))
+    return copy_sources(source / FOLDER, folder / "kubernetes")
 
 
 def generate_dapr_agents(manifests: Path) -> None:

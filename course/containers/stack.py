@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 import subprocess
 import time
 import uuid
@@ -17,7 +16,7 @@ import yaml
 from course import engines
 from course.errors import CourseError
 from course.models import base_environment
-from course.paths import ROOT
+from course.paths import ROOT, copy_sources
 from course.ports import free_port
 
 
@@ -59,8 +58,7 @@ class Stack:
     def copy(self, source: Path) -> None:
         """Copy the files of the lesson at `source`, and give its images names of this project."""
         self.source = source
-        ignored = shutil.ignore_patterns(".env", "__pycache__", ".mypy_cache", "secrets")
-        shutil.copytree(source / "research-agent", self.folder, ignore=ignored, dirs_exist_ok=True)
+        copy_sources(source / "research-agent", self.folder)
         model = self.folder / "compose" / "model.yml"
         model.write_text(model.read_text().replace("offline-model:latest", f"offline-model:{self.name}"))
         # A label that changes with these files makes `up` recreate the containers that have read them.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from course.engines.engine import CACHE, Engine
+from course.engines.engine import Engine
 from course.errors import CourseError
 
 
@@ -85,7 +85,7 @@ def locked(folder: Path) -> Iterator[None]:
 def remove(folder: Path) -> None:
     """Remove a folder. It is renamed first, so that an interruption leaves no half of it under its name."""
     if folder.exists():
-        doomed = Path(tempfile.mkdtemp(prefix="removed-", dir=CACHE))
+        doomed = Path(tempfile.mkdtemp(prefix="removed-", dir=folder.parent))
         folder.rename(doomed / folder.name)
         shutil.rmtree(doomed)
 

@@ -21,7 +21,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from course.errors import CourseError
-from course.paths import ROOT
+from course.paths import ROOT, copy_sources
 
 
 class ExerciseModel(BaseModel):
@@ -111,8 +111,7 @@ class Exercise(ExerciseModel):
             (folder / program).parent.mkdir(parents=True, exist_ok=True)
             if (ROOT / program).is_dir():
                 shutil.rmtree(folder / program, ignore_errors=True)
-                ignore = shutil.ignore_patterns("__pycache__")
-                shutil.copytree(ROOT / program, folder / program, ignore=ignore)
+                copy_sources(ROOT / program, folder / program)
             else:
                 shutil.copy(ROOT / program, folder / program)
 
