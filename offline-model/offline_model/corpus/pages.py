@@ -19,6 +19,8 @@ TITLE = re.compile(r"^title:\s*[\"']?(.+?)[\"']?\s*$", re.MULTILINE)
 SKIPPED_HEADINGS = {"Predict", "Next"}
 
 UNDERLINED_HEADING = re.compile(r"^([^\n]{3,80})\n([*=\-^~\"]{3,})\n", re.MULTILINE)
+# In Python 3.11.2, the topic `types` is one list of terms with indented definitions. Later it has headings.
+DEFINED_TERM = re.compile(r"(?<=\n\n)( *)([A-Z][^\n.:]{2,59})\n(?=\1 {3}\S)")
 QUOTED = re.compile(r"\"([^\"\s]+)\"")
 SENTENCES_PER_PASSAGE = 8
 
@@ -88,6 +90,8 @@ def language_reference() -> Iterator[Passage]:
     """All topics. A section that stands in several topics is read once, from the shortest of them."""
     seen: set[tuple[str, ...]] = set()
     for topic, text in sorted(topics.items(), key=lambda each: len(each[1])):
+        if len(UNDERLINED_HEADING.findall(text)) == 1:
+            text = DEFINED_TERM.sub(r"\2\n---\n", text)
         parts = UNDERLINED_HEADING.split(text)
         for heading, section in zip([topic, *parts[1::3]], parts[0::3], strict=True):
             for passage in section_passages(topic, heading, section):
