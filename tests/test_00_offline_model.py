@@ -109,7 +109,7 @@ class TestAnswers:
             ("What is a context manager?", "pydoc context-managers"),
             ("What are dataclasses?", "pydoc dataclasses.dataclass"),
             ("What does enumerate return?", "pydoc enumerate"),
-            ("How do I open a sqlite3 database?", "pydoc sqlite3.connect"),
+            ("How do I open a connection to an SQLite database?", "pydoc sqlite3.connect"),
             ("What is a container?", "docs/index.md#what-is-a-container"),
             ("What is a dictionary?", "pydoc types"),
             ("What is a module?", "pydoc types"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from offline_model.corpus import urls
+from offline_model.corpus import pages, urls
 from openai import OpenAI
 from support.tool_loop import Agent
 
@@ -119,3 +119,31 @@ def test_the_examples_of_the_web_page_get_good_answers(
     sentences = re.findall(r"[^\]]+ \[\d+\]", answer)
     assert 2 <= len(sentences) <= 4, f"A new user's first question gets a poor answer: {answer}"
     assert len(agent.calls_made) == 2, "It is searched for once, and one page is read."
+
+
+def test_terms_with_indented_definitions_are_sections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11.2, which is Debian 12's own, has the page of types in this form."""
+    page = """The standard type hierarchy
+***************************
+
+Below is a list of the types that are built into Python.
+
+Callable types
+   These are the types to which calls can be applied.
+
+   Generator functions
+      A function which uses yield is called a generator function.
+
+Modules
+   Modules are a basic unit of Python code.
+"""
+    monkeypatch.setattr(pages, "topics", {"types": page})
+    assert [(each.title, each.sentences, each.text.strip()) for each in pages.language_reference()] == [
+        (title, (sentence,), sentence)
+        for title, sentence in (
+            ("The standard type hierarchy", "Below is a list of the types that are built into Python."),
+            ("Callable types", "These are the types to which calls can be applied."),
+            ("Generator functions", "A function which uses yield is called a generator function."),
+            ("Modules", "Modules are a basic unit of Python code."),
+        )
+    ]

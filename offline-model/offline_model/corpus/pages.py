@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
+from textwrap import dedent
 from typing import Literal
 
 from offline_model.corpus import urls
@@ -19,7 +20,7 @@ TITLE = re.compile(r"^title:\s*[\"']?(.+?)[\"']?\s*$", re.MULTILINE)
 SKIPPED_HEADINGS = {"Predict", "Next"}
 
 UNDERLINED_HEADING = re.compile(r"^([^\n]{3,80})\n([*=\-^~\"]{3,})\n", re.MULTILINE)
-# In Python 3.11.2, the topic `types` is one list of terms with indented definitions. Later it has headings.
+# In Python 3.11.2, the topic `types` is a list of terms with indented definitions; later, it has headings.
 DEFINED_TERM = re.compile(r"(?<=\n\n)( *)([A-Z][^\n.:]{2,59})\n(?=\1 {3}\S)")
 QUOTED = re.compile(r"\"([^\"\s]+)\"")
 SENTENCES_PER_PASSAGE = 8
@@ -94,7 +95,7 @@ def language_reference() -> Iterator[Passage]:
             text = DEFINED_TERM.sub(r"\2\n---\n", text)
         parts = UNDERLINED_HEADING.split(text)
         for heading, section in zip([topic, *parts[1::3]], parts[0::3], strict=True):
-            for passage in section_passages(topic, heading, section):
+            for passage in section_passages(topic, heading, dedent(section)):
                 if passage.sentences not in seen:
                     seen.add(passage.sentences)
                     yield passage
