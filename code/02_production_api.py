@@ -472,7 +472,17 @@ class DrainingServer(uvicorn.Server):
         api.state.draining = True
 
 
-uvicorn.supervisors.multiprocess.Server = DrainingServer  # type: ignore[attr-defined]  # uvicorn has no option
+class Worker(uvicorn.supervisors.multiprocess.Process):
+    """A worker whose death its parent notices at once, also while it waits for the answer to a healthcheck."""
+
+    def start(self) -> None:
+        super().start()
+        self.child_conn.close()  # the parent's copy of the worker's end would keep the pipe open
+
+
+# uvicorn has no option for these.
+uvicorn.supervisors.multiprocess.Server = DrainingServer  # type: ignore[attr-defined]
+uvicorn.supervisors.multiprocess.Process = Worker  # type: ignore[misc]
 
 
 if __name__ == "__main__":

@@ -150,9 +150,11 @@ def supervise(count: int) -> int:
 
     def stop_workers(sig: int, frame: object) -> None:
         signals.append(sig)
-        ours.close()
+        if len(signals) == 1:  # only once: the second signal may come in the middle of this close
+            ours.close()
+            return
         for worker in workers:
-            if len(signals) > 1 and worker.pid:
+            if worker.pid:
                 worker.kill()
 
     for sig in (signal.SIGINT, signal.SIGTERM):

@@ -69,12 +69,11 @@ def test_stream_keeps_newlines(api: httpx2.Client) -> None:
 
 
 def test_stream_keeps_quotation_marks_and_backslashes(api: httpx2.Client) -> None:
-    for query in ("What is a raw string?", "What is an escape sequence?", "What does shlex.quote do?"):
-        plain = api.post("/v1/invoke", json={"query": query}).json()["response"]
-        if "\\" in plain or '"' in plain:
-            break
-    else:
-        pytest.fail("The model was asked about them, and no answer has a quotation mark or a backslash.")
+    query = "What does textwrap.dedent do?"
+    plain = api.post("/v1/invoke", json={"query": query}).json()["response"]
+    assert "\\" in plain and '"' in plain, (
+        f"The example code of this answer has lost its quotation marks or its backslashes: {plain}"
+    )
     streamed = text_of(events(api.post("/v1/stream", json={"query": query})))
     assert streamed == plain, (
         "The streamed text differs from the plain answer: a quotation mark or a backslash was changed."

@@ -5,9 +5,12 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -17,11 +20,21 @@ from schemathesis import GenerationMode
 from support.connections import assert_headers_are_bounded, assert_probes_take_head, connect, leave_after
 from support.openapi import OPERATIONS, assert_openapi_holds, assert_responses_match_openapi
 from support.problems import assert_problem
-from support.servers import HUNG, Server, StartServer, calls, log_lines, metrics
+from support.servers import (
+    HUNG,
+    Server,
+    StartServer,
+    assert_ends_with_zero,
+    calls,
+    log_lines,
+    metrics,
+)
 from support.streams import assert_ends_with_error, events
 
 from course.errors import CourseError
+from course.models import base_environment
 from course.polling import until
+from course.processes import Processes
 
 SCRIPT = "code/02_production_api.py"
 QUESTION = "What is a container?"
@@ -612,4 +625,26 @@ def test_one_ctrl_c_lets_the_streams_of_all_workers_finish(start: StartServer) -
     for reader, lines in zip(readers, streams, strict=True):
         reader.join(60)
         assert lines and "stop" in lines[-1], "One Ctrl-C was taken for two, and has cut off a stream."
-    server.process.wait(20)
+    assert_ends_with_zero(server)
+
+
+def test_ctrl_c_ends_a_server_whose_workers_still_import(
+    processes: Processes, lesson_root: Path, tmp_path: Path
+) -> None:
+    """The parent waits for the answer to a healthcheck then, and the worker that would give it has ended."""
+    command = [sys.executable, SCRIPT]
+    env = base_environment() | {"OPENAI_API_KEY": "x", "WEB_CONCURRENCY": "2", "PORT": "0"}
+    with (tmp_path / "log").open("w") as log:
+        parent = processes.start(command, env=env, cwd=lesson_root, output=log)
+
+    def importing() -> bool:
+        """Whether a worker has loaded tiktoken, one of the last libraries."""
+        workers = psutil.Process(parent.pid).children()
+        return any("tiktoken" in file.path for worker in workers for file in worker.memory_maps())
+
+    assert until(importing, 60), "The workers do not start."
+    os.killpg(parent.pid, signal.SIGINT)
+    try:
+        parent.wait(30)
+    except subprocess.TimeoutExpired:
+        pytest.fail("Ctrl-C came while the workers started, and 30 seconds later their parent still runs.")

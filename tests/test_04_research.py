@@ -491,6 +491,7 @@ def test_reading_events_counts_against_a_limit_of_its_own(start: StartServer) ->
     assert ask(server, "May I still ask?").status_code == 200
 
 
+@pytest.mark.serial
 def test_health_answers_while_one_caller_opens_1500_readers(start: StartServer) -> None:
     server = start(
         MODEL_NAME="offline?fault=long&tokens=100000&tps=2000", MAX_TOKENS="1000000", MAX_STEPS="0"
@@ -514,14 +515,14 @@ def test_health_answers_while_one_caller_opens_1500_readers(start: StartServer) 
         while len(seconds) < 10 or len(statuses) < len(readers):
             # In another process, because this one is busy with its readers.
             curl = ["curl", "-so", "/dev/null", "-m", "20", "-w", "%{time_total}", f"{server}/health"]
-            probe = await asyncio.create_subprocess_exec(*curl, stdout=subprocess.PIPE)
-            seconds.append(float((await probe.communicate())[0]))
+            probe = await asyncio.to_thread(subprocess.run, curl, stdout=subprocess.PIPE, check=True)
+            seconds.append(float(probe.stdout))
         for reader in readers:
             reader.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
         return sorted(seconds)
 
-    seconds = asyncio.run(asyncio.wait_for(crowd(), 60))
+    seconds = asyncio.run(asyncio.wait_for(crowd(), 240))
     assert statuses.count(200) <= 50, "One caller opens any number of readers."
     assert statuses.count(429) >= 1_450, f"Readers are not refused: {set(statuses)}."
     starved = f"Readers starve the process: /health took {seconds} seconds."
