@@ -473,7 +473,7 @@ class DrainingServer(uvicorn.Server):
 
 
 class Worker(uvicorn.supervisors.multiprocess.Process):
-    """A worker whose death its parent notices at once, also while it waits for the answer to a healthcheck."""
+    """A worker whose death its parent notices at once, also while it waits for a healthcheck."""
 
     def start(self) -> None:
         super().start()
