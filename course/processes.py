@@ -141,7 +141,7 @@ def wait_ready(process: subprocess.Popen[str], url: str, seconds: float = 30) ->
     raise CourseError(f"{url} did not answer with 200 within {seconds:.0f} s.")
 
 
-def wait_listening(process: subprocess.Popen[str], seconds: float = 60) -> str:
+def wait_listening(process: subprocess.Popen[str], seconds: float = 150) -> str:
     """Wait until a program that was started with port 0 (or a child of it) listens; return its URL."""
     import psutil
 

@@ -96,7 +96,7 @@ def start(
         started.append(process)
         try:
             url = wait_listening(process)
-            wait_ready(process, f"{url}/health", 90)  # workers have still to import
+            wait_ready(process, f"{url}/health", 120)  # workers have still to import
         except CourseError as failure:
             failure.add_note(log.read_text())
             raise

@@ -38,7 +38,7 @@ def start_server(
     process = start_python([str(program)], {"PORT": "0"} | env, folder, log)
     try:
         url = wait_listening(process)
-        wait_ready(process, f"{url}/health")
+        wait_ready(process, f"{url}/health", 120)
     except CourseError as failure:
         said = log.read_text()
         told = CourseError(f"{failure} Its last output: {' '.join(said.split()[-40:])}")
