@@ -1,1 +1,0 @@
-"""Tests import the lesson's packages from this folder."""

@@ -1,1 +1,0 @@
-"""Tests import the package `parallel_agents` from this folder."""
