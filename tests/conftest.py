@@ -27,6 +27,11 @@ from support.plugins.faults import (  # noqa: F401  # pytest finds the hooks her
     pytest_generate_tests,
     pytest_pyfunc_call,
 )
+from support.plugins.running import (  # noqa: F401
+    pytest_runtest_logfinish,
+    pytest_runtest_logstart,
+    pytest_sessionfinish,
+)
 from support.plugins.scheduling import pytest_xdist_make_scheduler  # noqa: F401
 from support.servers import (
     Server,
