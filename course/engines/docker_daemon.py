@@ -22,7 +22,7 @@ from course.errors import CourseError
 TOOLS = Path(__file__).parents[2] / "tools" / "docker"
 CACHE = engine.CACHE / "docker"
 DATA, REGISTRY = CACHE / "data", CACHE / "registry"  # the daemon's images and the registry's
-PACKAGES_FOLDER = CACHE / "docker-26.1-registry-2.8"  # one folder for each set of versions
+PACKAGES_FOLDER = CACHE / "docker-28.5-registry-2.8"  # one folder for each set of versions
 RUN = Path("/run/agents-in-containers")  # a reboot empties it, and ends the daemons
 PROGRAMS = (
     RUN / "programs"
