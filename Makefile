@@ -68,10 +68,11 @@ audit: .venv/lessons.done ## the same test for your own agent: make audit TARGET
 	@$(COURSE) audit $(or $(TARGET),$(error Name an image or a URL: make audit TARGET=your-image:latest))
 
 # In CI every engine is set up first, and a missing engine is a failure. The run ends after 20 failures: when an engine
-# breaks, hundreds of tests would wait until their time is up.
+# breaks, hundreds of tests would wait until their time is up. A worker that crashes is not replaced: the new one would
+# crash in the same test, and xdist would never come to an end.
 test: PYTEST = .venv/bin/pytest $(if $(CI),--maxfail=20)
 test: $(if $(CI),engine) lint ## run every test (those whose engine is missing are skipped)
-	@$(PYTEST) -n auto --dist loadscope --no-loadscope-reorder -m "not serial"
+	@$(PYTEST) -n auto --max-worker-restart=0 --dist loadscope --no-loadscope-reorder -m "not serial"
 	@$(PYTEST) -m serial
 
 lint: .venv/dev.done ## check style, types, scripts, pages and figures
