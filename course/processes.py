@@ -84,7 +84,7 @@ class Processes:
         assert self.reaper and self.reaper.stdin
         for sign in (signal.SIGTERM, signal.SIGKILL):
             try:
-                if process.returncode is not None and is_running(process.pid):
+                if process.poll() is not None and is_running(process.pid):
                     break  # the process has ended, and another program has its id
                 os.killpg(process.pid, sign)
                 process.wait(self.grace)

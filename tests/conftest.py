@@ -28,6 +28,7 @@ from support.plugins.faults import (  # noqa: F401  # pytest finds the hooks her
     pytest_pyfunc_call,
 )
 from support.plugins.running import (  # noqa: F401
+    pytest_configure_node,
     pytest_runtest_logfinish,
     pytest_runtest_logstart,
     pytest_sessionfinish,

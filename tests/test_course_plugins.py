@@ -9,22 +9,36 @@ from course.paths import ROOT
 from course.polling import until
 from course.processes import Processes
 
+HANGS = """
+import signal, time
+import pytest
+from pathlib import Path
 
-def test_a_run_that_is_interrupted_names_the_test_that_did_not_end(
+@pytest.fixture
+def container(tmp_path_factory):
+    yield Path("began")
+    time.sleep(12)  # longer than pytest-xdist waits
+    Path("removed").touch()
+
+def test_hangs(container):
+    container.touch()
+    signal.pause()
+"""
+
+
+def test_a_run_that_is_interrupted_names_its_tests_and_lets_them_clean_up(
     processes: Processes, tmp_path: Path
 ) -> None:
-    hangs = tmp_path / "test_hangs.py"
-    hangs.write_text(
-        "import signal\nfrom pathlib import Path\n"
-        f"def test_hangs() -> None:\n    Path({str(tmp_path / 'began')!r}).touch()\n    signal.pause()\n"
-    )
+    (tmp_path / "test_hangs.py").write_text(HANGS)
     options = ["--disable-plugin-autoload", "-p", "xdist.plugin", "-n", "1", "-p", "support.plugins.running"]
-    command = [sys.executable, "-m", "pytest", *options, "-p", "no:cacheprovider", f"--rootdir={tmp_path}"]
+    options += ["-p", "no:cacheprovider", "-c", os.devnull, f"--rootdir={tmp_path}"]
+    env = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
     with (tmp_path / "log").open("w") as log:
-        env = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
-        run = processes.start([*command, "-c", os.devnull, str(hangs)], env=env, cwd=tmp_path, output=log)
+        command = [sys.executable, "-m", "pytest", *options, "test_hangs.py"]
+        run = processes.start(command, env=env, cwd=tmp_path, output=log)
     assert until((tmp_path / "began").exists, 60), (tmp_path / "log").read_text()
-    run.send_signal(signal.SIGINT)
+    os.killpg(run.pid, signal.SIGINT)
     assert run.wait(60) == 2
     said = (tmp_path / "log").read_text()
     assert " s: test_hangs.py::test_hangs" in said, f"The test that hangs is not named:\n{said}"
+    assert (tmp_path / "removed").exists(), "Ctrl-C ended the worker before it had removed its container."
