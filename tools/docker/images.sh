@@ -25,7 +25,8 @@ if [ -n "$index" ]; then
   printf '[global]\nindex-url = %s\n' "$index" > "$work/host/etc/pip.conf"
   printf '[[index]]\nurl = "%s"\ndefault = true\n' "$index" >> "$work/host/etc/uv/uv.toml"
 fi
-HOST="$work/host" docker buildx bake --progress=quiet -f "$here/images/docker-bake.hcl" --set "*.context=$here/images"
+HOST="$work/host" docker buildx bake --allow "fs.read=$work/host" --allow "fs.read=$here/images" --progress=quiet \
+  -f "$here/images/docker-bake.hcl" --set "*.context=$here/images"
 
 # `docker pull` expects official images under library/.
 docker buildx bake --print -f "$here/images/docker-bake.hcl" 2>/dev/null | sed -n 's/^ *"\([a-z/]*:[^"]*\)",\{0,1\}$/\1/p' |
