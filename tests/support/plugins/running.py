@@ -33,6 +33,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if exitstatus != pytest.ExitCode.INTERRUPTED or not reporter:  # workers have no reporter
         return
+    reporter.ensure_newline()
     reporter.section("tests that did not end")
     for nodeid, began in BEGAN.items():
         reporter.write_line(f"{time.monotonic() - began:.0f} s: {nodeid}")
