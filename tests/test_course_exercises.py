@@ -252,15 +252,34 @@ def test_each_assertion_that_an_exercise_meets_has_a_sentence() -> None:
     assert not bare, "\n".join(bare)
 
 
+def changed_files(exercise: Exercise, changes: list[Change], folder: Path) -> None:
+    """Copy the files that changes of the broken copy concern, and make the changes."""
+    changes = [*exercise.changes, *changes]
+    for file in {change.file for change in changes if change.old}:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, folder / file)
+    apply(changes, folder, folder.name)
+
+
+def assert_ruff_finds_nothing(rules: str, folder: Path) -> None:
+    command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--isolated", f"--select={rules}"]
+    done = subprocess.run(
+        [*command, "--output-format=concise", folder], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
 def test_a_fault_leaves_nothing_unused_that_gives_it_away(tmp_path: Path) -> None:
     for fault in FAULTS:
-        for file in fault.files:
-            (tmp_path / fault.slug / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / file, tmp_path / fault.slug / file)
-        apply(fault.changes, tmp_path / fault.slug, fault.slug)
-    unused = ["check", "--no-cache", "--isolated", "--select=F401,F811,F841", "--output-format=concise"]
-    done = subprocess.run([sys.executable, "-m", "ruff", *unused, tmp_path], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+        changed_files(fault, [], tmp_path / fault.slug)
+    assert_ruff_finds_nothing("F401,F811,F841", tmp_path)
+
+
+def test_no_mend_uses_a_name_that_is_not_defined(tmp_path: Path) -> None:
+    for exercise in exercises():
+        for number, mend in enumerate(exercise.mends):
+            changed_files(exercise, mend.changes, tmp_path / f"{exercise.slug}-{number}")
+    assert_ruff_finds_nothing("F821", tmp_path)
 
 
 def test_easy_exercises_come_first() -> None:
