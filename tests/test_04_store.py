@@ -409,6 +409,29 @@ async def test_limits_and_running_runs_outlast_a_full_redis(small: RedisStore) -
     assert await small.load(finished[0].run.id) is None
 
 
+async def test_what_redis_has_still_to_write_to_its_disk_takes_no_room_from_runs(small: RedisStore) -> None:
+    done = record()
+    await small.create(done, None, 1)
+    await finish(small, done, 1)
+    create = small.scripts["create_run"]
+    write_7_mb = (
+        "for n = 1, 7 do redis.call('SET', 'large', string.rep('x', 1e6)) redis.call('DEL', 'large') end"
+    )
+
+    async def create_after_writes(keys: list[str], values: list[str | float]) -> object:
+        """Redis runs both one after the other, and writes to its disk when it has run both."""
+        pipeline = small.redis.pipeline(transaction=False)
+        pipeline.eval(write_7_mb, 0)
+        await create(keys, values, client=pipeline)
+        return (await pipeline.execute())[-1]
+
+    small.scripts["create_run"] = create_after_writes  # type: ignore[assignment]
+    await small.create(record(), None, 2)
+    assert await small.load(done.run.id), (
+        "A finished run had to make room for what waits to be written to a disk."
+    )
+
+
 async def test_a_redis_full_of_running_runs_refuses_new_ones_and_keeps_its_limits(small: RedisStore) -> None:
     running = record()
     await small.create(running, "key:me:1", 10)

@@ -312,13 +312,20 @@ class Session:
     def submit(self, code: str = DEPTH) -> None:
         """Wait for the session's exercise, and hand in a solution."""
         at = until(lambda: (found := self.state())["step"] == "submission" and found, SECONDS)
-        assert at and "depth" in at["exercise"], "The session does not come to its exercise."
+        assert at and "depth" in at["exercise"], (
+            f"The session does not come to its exercise: {self.trouble()}"
+        )
         self.agents.request("triage", f"{self.path}/submission", {"code": code})
 
     def end(self) -> Any:
         done = until(lambda: (found := self.state())["status"] != "running" and found, SECONDS)
-        assert done and done["status"] == "completed", f"The session does not end well: {self.state()}"
+        assert done and done["status"] == "completed", f"The session does not end well: {self.trouble()}"
         return done
+
+    def trouble(self) -> str:
+        """Where the session is, and why the steps of sessions failed."""
+        failed = [line for line in self.agents.launcher.lines if "Activity execution failed" in line]
+        return f"{self.state()} {failed[-3:]}"
 
 
 @pytest.mark.dapr

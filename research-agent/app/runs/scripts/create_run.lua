@@ -30,8 +30,10 @@ redis.call('ZREMRANGEBYSCORE', finished, '-inf', now - ttl)  -- their keys have 
 local function memory(field)
   return tonumber(redis.call('INFO', 'memory'):match('\n' .. field .. ':(%d+)'))
 end
+-- As for Redis' own limit, what waits to be written to a slow disk does not count: removing runs does not shrink it.
+local function used() return memory('used_memory') - memory('mem_not_counted_for_evict') end
 local limit = 0.75 * memory('maxmemory')  -- 0 means that there is no limit
-while limit > 0 and memory('used_memory') > limit do
+while limit > 0 and used() > limit do
   local oldest = redis.call('ZPOPMIN', finished)[1]
   if not oldest then return 'full' end
   redis.call('DEL', 'run:' .. oldest, 'events:' .. oldest)
