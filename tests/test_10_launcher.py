@@ -52,6 +52,7 @@ class System:
     """Two apps, `first` and `second`, their sidecars, and the launcher that has started them."""
 
     launcher: Launcher
+    folder: Path
     topic: str
     http_port: int  # of the sidecar of `first`
     app_port: int
@@ -84,7 +85,7 @@ def system(
         env={"SOURCE": "common", "NUMBER": 7},
     )
     launcher = Launcher(processes, run_file, "--restart", **dapr).wait_ready()
-    yield System(launcher, topic, http_port, app_port, dapr["POSTGRES_URL"])
+    yield System(launcher, folder, topic, http_port, app_port, dapr["POSTGRES_URL"])
     assert launcher.stop() == 0
 
 
@@ -127,6 +128,16 @@ def test_a_sidecar_finds_another_app_by_its_name(system: System) -> None:
     answer = httpx2.get(url, timeout=60)
     assert answer.is_success, answer.text
     assert answer.json()["APP_ID"] == "second"
+
+
+@pytest.mark.dapr
+def test_a_sidecar_starts_when_the_one_before_it_has_its_components(system: System) -> None:
+    logs = {name: system.folder / f"{name}/.dapr/logs/{name}_daprd.log" for name in ("first", "second")}
+    lines = {name: log.read_text().splitlines() for name, log in logs.items()}
+    loaded = next(line for line in lines["first"] if "Component loaded: statestore" in line)
+    assert loaded < lines["second"][0], (  # a line begins with its time
+        "Two sidecars may make Dapr's tables in a new database at the same time, and one of them fails."
+    )
 
 
 @pytest.mark.dapr

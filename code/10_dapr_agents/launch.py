@@ -22,7 +22,7 @@ from pathlib import Path
 from launcher import infrastructure
 from launcher.processes import Failure, Processes, say
 from launcher.run_file import read_run_file
-from launcher.sidecar import require_stated_ports, services_of
+from launcher.sidecar import require_stated_ports, services_of, start_one_by_one
 
 
 async def run(run_file: Path | None, restart: bool) -> None:
@@ -33,6 +33,7 @@ async def run(run_file: Path | None, restart: bool) -> None:
     async with Processes(restart) as processes:
         addresses = await infrastructure.start(processes)
         services = [each for app in apps for each in services_of(app, addresses, processes.folder)]
+        start_one_by_one(services, apps)
         await processes.start(*services)
         for name, address in addresses.items():
             say(f"export {name}={address}")

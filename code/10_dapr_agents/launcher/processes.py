@@ -50,7 +50,9 @@ class Service:
     user: str | None = None
     log: Path | None = None
     shown: bool = True  # whether its output is printed
+    after: Callable[[], Awaitable[bool]] | None = None  # it is not started before this is true
     process: asyncio.subprocess.Process | None = None
+    copying: asyncio.Task[None] | None = None  # of its output
     last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=15))
 
     @property
@@ -89,16 +91,18 @@ class Processes:
         await together(*map(self.start_one, services))
 
     async def start_one(self, service: Service) -> None:
+        restarted = service in self.services
+        while service.after and not restarted and not await service.after():
+            await asyncio.sleep(0.05)
         began = time.monotonic()
         process = await self.spawn(service)
-        restarted = service in self.services
         if not restarted:
             self.services.append(service)
         while not await service.healthy():
             if not service.running:
-                raise Failure(f"{service.name} {end_of(service)} before it was healthy.\n{tail(service)}")
+                raise Failure(f"{service.name} {end_of(service)} before it was healthy.\n{await tail(service)}")
             if time.monotonic() - began > START_SECONDS:
-                raise Failure(f"{service.name} is not healthy after {START_SECONDS} s.\n{tail(service)}")
+                raise Failure(f"{service.name} is not healthy after {START_SECONDS} s.\n{await tail(service)}")
             await asyncio.sleep(0.05)
         say(f"✓ {service.name} is healthy ({time.monotonic() - began:.1f} s, pid {process.pid})")
         if not restarted:
@@ -109,7 +113,7 @@ class Processes:
         service = Service(name, list(command), healthy=never, stage=0, user=user, shown=False)
         process = await self.spawn(service)
         if await process.wait():
-            raise Failure(f"{name} {end_of(service)}.\n{tail(service)}")
+            raise Failure(f"{name} {end_of(service)}.\n{await tail(service)}")
         self.report("ended", process.pid)
 
     async def spawn(self, service: Service) -> asyncio.subprocess.Process:
@@ -132,7 +136,7 @@ class Processes:
         finally:
             os.close(writing)
         self.report("started", service.process.pid)
-        self.keep(copy_output(service, reading))
+        service.copying = self.keep(copy_output(service, reading))
         return service.process
 
     async def watch(self, service: Service) -> None:
@@ -156,10 +160,11 @@ class Processes:
                 say(f"✗ {failure}")
                 pause = min(2 * pause, LONGEST_PAUSE)
 
-    def keep(self, work: Coroutine[Any, Any, None]) -> None:
+    def keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.done)
+        return task
 
     def done(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
@@ -242,8 +247,10 @@ def end_of(service: Service) -> str:
     return f"ended with exit code {code}"
 
 
-def tail(service: Service) -> str:
+async def tail(service: Service) -> str:
     """The last lines that a service printed, and where all of them are."""
+    if service.copying and not service.running:
+        await asyncio.wait([service.copying], timeout=5)  # a process that it left behind may still print
     all_lines = [f"All of its output is in {service.log}"] if service.log else []
     return "\n".join([*(f"{service.name} | {line}" for line in service.last_lines), *all_lines])
 

@@ -47,6 +47,16 @@ def services_of(app: App, addresses: Mapping[str, str], folder: Path) -> list[Se
     return [*([app_process(app)] if app.command else []), sidecar(app, addresses, folder)]
 
 
+def start_one_by_one(services: list[Service], apps: list[App]) -> None:
+    """Let each sidecar wait for the components of the one before it.
+
+    The first sidecar makes Dapr's tables. When two make them at the same time, one of the two fails and ends.
+    """
+    sidecars = [each for each in services if each.stage == STAGE_OF_SIDECARS]
+    for before, each in zip(apps, sidecars[1:], strict=False):
+        each.after = partial(answers, f"http://127.0.0.1:{before.daprHTTPPort}/v1.0/healthz/outbound")
+
+
 def app_process(app: App) -> Service:
     env = {
         "APP_ID": app.appID,
@@ -103,6 +113,8 @@ def configuration(app: App, folder: Path) -> Path:
     config = yaml.safe_load(app.configFilePath.read_text("utf-8")) if app.configFilePath else {}
     kind = {"apiVersion": "dapr.io/v1alpha1", "kind": "Configuration", "metadata": {"name": "local"}}
     names = {"connectionString": str(folder / "names.db")}
+    names |= {"updateInterval": "30s", "timeout": "10s", "busyTimeout": "5s"}  # for a machine that is busy
+    names |= {"cleanupInterval": "0s"}  # Dapr 1.18 removes the names in use, and each sidecar ends after an hour
     resolver = {"component": "sqlite", "version": "v1", "configuration": names}
     config["spec"] = (config.get("spec") or {}) | {"nameResolution": resolver}
     path = folder / f"{app.appID}.yaml"
