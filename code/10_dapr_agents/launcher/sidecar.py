@@ -114,7 +114,7 @@ def configuration(app: App, folder: Path) -> Path:
     kind = {"apiVersion": "dapr.io/v1alpha1", "kind": "Configuration", "metadata": {"name": "local"}}
     names = {"connectionString": str(folder / "names.db")}
     names |= {"updateInterval": "30s", "timeout": "10s", "busyTimeout": "5s"}  # for a machine that is busy
-    names |= {"cleanupInterval": "0s"}  # Dapr 1.18 removes the names in use, and each sidecar ends after an hour
+    names |= {"cleanupInterval": "0s"}  # Dapr 1.18 would remove the names in use, and end after an hour
     resolver = {"component": "sqlite", "version": "v1", "configuration": names}
     config["spec"] = (config.get("spec") or {}) | {"nameResolution": resolver}
     path = folder / f"{app.appID}.yaml"
