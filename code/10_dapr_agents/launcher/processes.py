@@ -92,7 +92,7 @@ class Processes:
 
     async def start_one(self, service: Service) -> None:
         restarted = service in self.services
-        while service.after and not restarted and not await service.after():
+        while service.after and not restarted and not await service.after():  # noqa: ASYNC110  # asks another process
             await asyncio.sleep(0.05)
         began = time.monotonic()
         process = await self.spawn(service)
@@ -100,9 +100,13 @@ class Processes:
             self.services.append(service)
         while not await service.healthy():
             if not service.running:
-                raise Failure(f"{service.name} {end_of(service)} before it was healthy.\n{await tail(service)}")
+                raise Failure(
+                    f"{service.name} {end_of(service)} before it was healthy.\n{await tail(service)}"
+                )
             if time.monotonic() - began > START_SECONDS:
-                raise Failure(f"{service.name} is not healthy after {START_SECONDS} s.\n{await tail(service)}")
+                raise Failure(
+                    f"{service.name} is not healthy after {START_SECONDS} s.\n{await tail(service)}"
+                )
             await asyncio.sleep(0.05)
         say(f"✓ {service.name} is healthy ({time.monotonic() - began:.1f} s, pid {process.pid})")
         if not restarted:
