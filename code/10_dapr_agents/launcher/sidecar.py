@@ -113,7 +113,9 @@ def configuration(app: App, folder: Path) -> Path:
     config = yaml.safe_load(app.configFilePath.read_text("utf-8")) if app.configFilePath else {}
     kind = {"apiVersion": "dapr.io/v1alpha1", "kind": "Configuration", "metadata": {"name": "local"}}
     names = {"connectionString": str(folder / "names.db")}
-    names |= {"updateInterval": "30s", "timeout": "10s", "busyTimeout": "5s"}  # for a machine that is busy
+    # By default a sidecar renews its name every 4 seconds, and when it fails to, nobody finds its app. Here
+    # an address stays the same for the whole run.
+    names |= {"updateInterval": "24h", "timeout": "10s", "busyTimeout": "5s"}
     names |= {"cleanupInterval": "0s"}  # Dapr 1.18 would remove the names in use, and end after an hour
     resolver = {"component": "sqlite", "version": "v1", "configuration": names}
     config["spec"] = (config.get("spec") or {}) | {"nameResolution": resolver}
