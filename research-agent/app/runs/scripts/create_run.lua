@@ -27,13 +27,14 @@ redis.call('ZREMRANGEBYSCORE', running, '-inf', now)
 if redis.call('ZCARD', running) >= tonumber(max_runs) then return 'busy' end
 
 redis.call('ZREMRANGEBYSCORE', finished, '-inf', now - ttl)  -- their keys have expired
-local function memory(field)
-  return tonumber(redis.call('INFO', 'memory'):match('\n' .. field .. ':(%d+)'))
+local function too_much()
+  local info = redis.call('INFO', 'memory')
+  local function bytes(field) return tonumber(info:match('\n' .. field .. ':(%d+)')) end
+  local limit = 0.75 * bytes('maxmemory')  -- 0 means that there is no limit
+  -- As for Redis' own limit, what waits to be written to a disk does not count: removing runs does not shrink it.
+  return limit > 0 and bytes('used_memory') - bytes('mem_not_counted_for_evict') > limit
 end
--- As for Redis' own limit, what waits to be written to a slow disk does not count: removing runs does not shrink it.
-local function used() return memory('used_memory') - memory('mem_not_counted_for_evict') end
-local limit = 0.75 * memory('maxmemory')  -- 0 means that there is no limit
-while limit > 0 and used() > limit do
+while too_much() do
   local oldest = redis.call('ZPOPMIN', finished)[1]
   if not oldest then return 'full' end
   redis.call('DEL', 'run:' .. oldest, 'events:' .. oldest)
