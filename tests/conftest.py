@@ -34,6 +34,7 @@ from support.plugins.running import (  # noqa: F401
     pytest_sessionfinish,
 )
 from support.plugins.scheduling import pytest_xdist_make_scheduler  # noqa: F401
+from support.plugins.skips import pytest_runtest_makereport  # noqa: F401
 from support.servers import (
     Server,
     Servers,

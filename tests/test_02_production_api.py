@@ -268,7 +268,9 @@ def test_a_hung_model_is_a_504(start: StartServer) -> None:
     try:
         stream = events(httpx2.post(f"{url}/v1/stream", json={"query": QUESTION}, timeout=10))
     except httpx2.TimeoutException:
-        pytest.fail("The model hangs, and so does the stream: nothing ends the wait.")
+        pytest.fail(
+            "The model hangs, and so does the stream: with a deadline of 0.5 s nothing came for 10 s."
+        )
     assert_ends_with_error(stream, 504)
 
 
@@ -435,9 +437,7 @@ def test_a_body_of_20_mb_is_refused_without_reading_it(server: Server, announced
         except TimeoutError:
             answer = b""
     length = "its length was announced" if announced else "it came in chunks"
-    assert b"413" in answer, (
-        f"Of a body 3 MB were taken in ({length}), and no 413 came: nothing bounds its size."
-    )
+    assert b"413" in answer, f"A body of 3 MB was not refused with a 413 ({length})."
 
 
 def test_half_a_body_and_then_silence_is_a_408(start: StartServer) -> None:
@@ -449,7 +449,7 @@ def test_half_a_body_and_then_silence_is_a_408(start: StartServer) -> None:
         try:
             answer = connection.recv(100)
         except TimeoutError:
-            pytest.fail("A client sent half a body and fell silent, and the API waits for the rest for ever.")
+            pytest.fail("Half a body came, then silence, and after 10 s the API still waits for the rest.")
     assert b" 408 " in answer, f"Half a body must be answered with 408, not with {answer[:40]!r}."
     assert time.monotonic() - began > 0.8, "A slow client must be given some time."
 

@@ -227,7 +227,7 @@ def test_inflight_request_finishes_after_sigterm(start: Start, offline_model: st
 def test_a_stream_counts_until_its_last_byte(start: Start) -> None:
     server = start(MODEL_NAME="offline?tps=40")
     (caller,) = streaming(server)
-    assert server.get("/health").json()["in_flight"] == 1, (
+    assert server.get("/health").json().get("in_flight") == 1, (
         "A stream is under way, and /health does not count it: a script that waits for 0 kills it."
     )
     assert caller.last()[0] == "done", "The stream does not come to its end."
@@ -238,7 +238,7 @@ def test_a_stream_counts_until_its_last_byte(start: Start) -> None:
 def test_a_reader_who_leaves_is_no_longer_counted(start: Start, path: str) -> None:
     server = start(MODEL_NAME=HUNG)
     leave_after(server.url, path, "Who counts those who leave?", lambda: server.in_flight(1))
-    assert server.in_flight(0), "A reader has left, and is counted as in flight for ever."
+    assert server.in_flight(0), "A reader has left, and is still counted as in flight."
 
 
 def test_new_connections_are_refused_after_the_delay(start: Start) -> None:
@@ -275,7 +275,7 @@ def test_requests_left_at_the_end_of_the_drain_get_a_503(start: Start, offline_m
     status = caller.reply.status_code
     assert status == 503, f"The drain ended, and what was left got a {status} that says nothing of a stop."
     assert caller.reply.headers.get("retry-after") == "1", "The 503 does not say when to try again."
-    assert caller.reply.json()["request_id"] == caller.reply.headers["x-request-id"], (
+    assert caller.reply.json().get("request_id") == caller.reply.headers.get("x-request-id", ""), (
         "The 503 does not carry the request's id."
     )
 

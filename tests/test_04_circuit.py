@@ -113,7 +113,10 @@ def test_a_slow_search_is_no_failure_of_the_model(research_agent: StartServer, o
         server = agent(research_agent, offline_model, SEARCH_URL=slow, **limits)
         with ThreadPoolExecutor(IN_A_ROW) as pool:
             replies = [*pool.map(lambda n: ask(server, f"What is a slow search, {n}?"), range(IN_A_ROW))]
-        assert [reply.status_code for reply in replies] == [504] * IN_A_ROW
+        statuses = [reply.status_code for reply in replies]
+        assert statuses == [504] * IN_A_ROW, (
+            f"The search hangs, so each run is a 504 at its deadline, and here are {statuses}."
+        )
         assert metrics(server)[OPEN] == 0, "Slow searches open the circuit, though the model has answered."
 
 
@@ -129,14 +132,18 @@ def test_a_trial_that_ends_without_a_result_lets_another_run_try(
     processes.stop(processes.running[-1])
     for n in range(IN_A_ROW):
         ask(server, f"Does failure {n} open the circuit?", headers=first)
-    assert metrics(server)[OPEN] == 1
+    assert metrics(server)[OPEN] == 1, (
+        "The model is down, three questions were asked, and the metric does not say that the circuit is open."
+    )
     start_model(processes, int(url.rpartition(":")[2]))
 
     def trial(status: int) -> httpx2.Response | None:
         reply = ask(server, "May I try?", background=True, headers=first)
         return reply if reply.status_code == status else None
 
-    run_id = until(lambda: trial(202), 20).json()["id"]
+    admitted = until(lambda: trial(202), 20)
+    assert admitted, "The model is back, and no run has been let through as a trial within 20 seconds."
+    run_id = admitted.json()["id"]
     if how == "cancelled":
         httpx2.delete(f"{server}/v1/research/{run_id}", headers=first).raise_for_status()
     else:

@@ -21,7 +21,7 @@ from openapi_spec_validator import validate
 from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
 from support.problems import assert_problem
 from support.research import ask, streaming
-from support.servers import Server, StartServer
+from support.servers import Server, StartServer, assert_ends_with_zero
 from support.site import Site, silence
 
 from course.polling import until
@@ -90,7 +90,8 @@ def test_endless_input_takes_no_memory(start: StartServer, what: str) -> None:
     assert sent < 16_000_000, f"The server read 16 MB of {what}: nothing bounds what comes outside of a body."
     grown = (memory().rss - before) / 1e6
     assert grown < 50, f"One connection that sends {what} took {grown:.0f} MB of memory."
-    assert httpx2.get(f"{server}/health").status_code == 200
+    status = httpx2.get(f"{server}/health").status_code
+    assert status == 200, f"After a connection that sends {what}, /health answers {status}, not 200."
 
 
 def test_a_body_in_many_chunks_is_no_head(start: StartServer) -> None:
@@ -125,7 +126,10 @@ def test_a_silent_connection_is_closed(server: Server, what: str) -> None:
         first, then = SILENT[what]
         connection.sendall(first)
         if then:
-            assert connection.recv(65_536).startswith(b"HTTP/1.1 ")
+            answer = connection.recv(65_536)
+            assert answer.startswith(b"HTTP/1.1 "), (
+                f"The answer to the first request begins with {answer[:20]!r}, not with HTTP/1.1."
+            )
             connection.sendall(then)
         try:
             told(connection)
@@ -181,7 +185,8 @@ def test_a_client_that_has_the_last_event_gets_a_204(server: Server) -> None:
     assert (reply.status_code, reply.content) == (204, b""), (
         "The run is over and its last event known: only 204 keeps an EventSource from asking for ever."
     )
-    assert httpx2.get(path, headers={"Last-Event-ID": told[-2].id}).status_code == 200
+    status = httpx2.get(path, headers={"Last-Event-ID": told[-2].id}).status_code
+    assert status == 200, f"A client has all events but the last, and the server answers {status}, not 200."
 
 
 def test_the_pause_before_a_retry_comes_with_the_first_event(server: Server) -> None:
@@ -190,7 +195,8 @@ def test_the_pause_before_a_retry_comes_with_the_first_event(server: Server) -> 
     assert "\nretry: 500" in blocks[0] and "\ndata: " in blocks[0], (
         "`retry:` stands in a block of its own: some clients make an empty event of it."
     )
-    assert sum("retry:" in block for block in blocks) == 1
+    count = sum("retry:" in block for block in blocks)
+    assert count == 1, f"`retry:` stands in {count} blocks of the stream, and belongs in the first alone."
 
 
 @pytest.mark.parametrize(
@@ -208,7 +214,8 @@ def test_a_405_names_every_method_that_is_allowed(server: Server, path: str, met
 
 
 def test_monitors_may_ask_for_metrics_with_head(server: Server) -> None:
-    assert httpx2.head(f"{server}/metrics").status_code == 200
+    status = httpx2.head(f"{server}/metrics").status_code
+    assert status == 200, f"A monitor asks for /metrics with HEAD, and gets {status}."
 
 
 def described(server: str) -> dict[str, Any]:
@@ -228,7 +235,10 @@ def test_openapi_is_valid_in_the_version_that_it_claims(server: Server) -> None:
 def test_openapi_says_where_the_key_goes(start: StartServer) -> None:
     document = described(start(API_KEYS="a-key"))
     (scheme,) = document["components"]["securitySchemes"].values()
-    assert (scheme["type"], scheme["in"], scheme["name"]) == ("apiKey", "header", "X-API-Key")
+    place = (scheme.get("type"), scheme.get("in"), scheme.get("name"))
+    assert place == ("apiKey", "header", "X-API-Key"), (
+        f"A key is sent in the header X-API-Key, and the API's description says {place}."
+    )
     for path, operations in document["paths"].items():
         for operation in operations.values():
             needed = operation.get("security", [])
@@ -292,21 +302,26 @@ def test_the_process_is_measured(server: Server) -> None:
 def test_an_idle_agent_stops_at_once_where_no_delay_is_set(start: StartServer) -> None:
     server = start(APP_NAME="idle")
     server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(10) == 0
+    assert_ends_with_zero(server, 10)
 
 
 def test_an_idle_agent_answers_until_its_delay_is_over(start: StartServer) -> None:
     server = start(APP_NAME="delayed", DRAIN_DELAY_SECONDS="600")
     server.process.send_signal(signal.SIGTERM)
     try:
-        assert until(lambda: httpx2.get(f"{server}/ready").status_code == 503, 20)
+        assert until(lambda: httpx2.get(f"{server}/ready").status_code == 503, 20), (
+            "The agent was told to stop, and /ready does not answer 503."
+        )
         assert ask(server, QUESTION).status_code == 200, (
             "The agent was told to stop and was idle: the requests that a proxy still sends it are refused."
         )
     except httpx2.HTTPError:
         pytest.fail("The agent skipped its delay because it was idle, while a proxy still sends requests.")
     server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(10) == 128 + signal.SIGTERM, "The second signal does not end it at once."
+    ended = until(lambda: server.process.poll() is not None, 10)
+    assert ended, "A second signal has come, and 10 seconds later the agent still waits for its delay."
+    code = server.process.returncode
+    assert code == 128 + signal.SIGTERM, f"The second signal ends the agent with exit code {code}, not 143."
 
 
 @pytest.mark.parametrize("signals", [1, 2])
@@ -316,28 +331,39 @@ async def test_a_search_that_hangs_does_not_hold_the_exit(start: StartServer, si
         server = start(SEARCH_BACKEND="ddgs", DDGS_PROXY=f"http://{proxy.host}", DRAIN_SECONDS="0.2")
         async with httpx2.AsyncClient() as client:
             body = {"query": "Which search hangs?", "background": True}
-            assert (await client.post(f"{server}/v1/research", json=body)).status_code == 202
-            await wait_for(lambda: proxy.heads)
+            status = (await client.post(f"{server}/v1/research", json=body)).status_code
+            assert status == 202, f"A run in the background was answered with {status}, not 202."
+            await wait_for(lambda: proxy.heads, "No request of the search reached its proxy.")
             began = time.monotonic()
             for _ in range(signals):
                 server.process.send_signal(signal.SIGTERM)
-                await wait_for(lambda: "stopping" in server.log.read_text())
-            await wait_for(lambda: server.process.poll() is not None)
+                await wait_for(
+                    lambda: "stopping" in server.log.read_text(),
+                    "The server was told to stop, and its log does not say so.",
+                )
+            await wait_for(
+                lambda: server.process.poll() is not None,
+                "The server was told to stop, and has not ended 40 seconds later.",
+            )
     assert time.monotonic() - began < 6, "A search that hangs held the exit of a server that had drained."
-    assert server.process.poll() == (0 if signals == 1 else 128 + signal.SIGTERM)
+    code, expected = server.process.poll(), 0 if signals == 1 else 128 + signal.SIGTERM
+    assert code == expected, f"The server was told to stop, and its exit code is {code}, not {expected}."
 
 
-async def wait_for(claim: Callable[[], object]) -> None:
+async def wait_for(claim: Callable[[], object], otherwise: str) -> None:
     """Poll in a thread, because the event loop runs the test's own servers."""
-    assert await asyncio.to_thread(until, claim, 40)
+    assert await asyncio.to_thread(until, claim, 40), otherwise
 
 
 def test_a_trace_collector_that_hangs_does_not_hold_the_exit(start: StartServer) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         server = start(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, DRAIN_SECONDS="0.2")
-        assert ask(server, QUESTION).status_code == 200
+        status = ask(server, QUESTION).status_code
+        assert status == 200, (
+            f"A collector of traces hangs, and a question is answered with {status}, not 200."
+        )
         server.process.send_signal(signal.SIGTERM)
         began = time.monotonic()
-        assert server.process.wait(60) == 0
+        assert_ends_with_zero(server, 60)
     assert time.monotonic() - began < 7, "A collector of traces that does not answer held the exit."

@@ -229,7 +229,9 @@ def test_a_long_run_that_redis_has_missed_is_written_when_it_is_back(
     assert until(lambda: state(replica("b"), run_id).get("state") == "done", 20), (
         "A run of thousands of unwritten events is never stored, though its reader got the event `done`."
     )
-    assert resume(replica("b"), run_id) == told
+    assert resume(replica("b"), run_id) == told, (
+        "Redis is back, and another replica shows other events of the run than its reader got."
+    )
 
 
 def test_a_run_whose_writes_are_refused_fails_alone(replica: Replica, own_redis_url: str) -> None:
@@ -244,9 +246,11 @@ def test_a_run_whose_writes_are_refused_fails_alone(replica: Replica, own_redis_
         client.set(f"run:{poisoned}", "not a hash")
         last = [*broken][-1]
         assert last.type == "error", "A run that cannot be stored is reported as done."
-        assert last.data["problem"]["status"] == 503
+        status = last.data["problem"]["status"]
+        assert status == 503, f"The error of a run that cannot be stored has status {status}, not 503."
         assert httpx2.get(f"{server}/ready").status_code == 200, "One run's trouble makes a replica unready."
-        assert [*events][-1].type == "done"
+        end = [*events][-1]
+        assert end.type == "done", f"One run cannot be stored, and another ended with {end.type} {end.data}."
     lines = log_lines(server)
     assert not [line for line in lines if line["event"] == "the store is down"], (
         "One refused write counts as a store that is down."
@@ -265,11 +269,17 @@ def test_no_client_is_told_of_an_end_that_is_not_stored(
     query = f"What is graceful shutdown, stored by {way}?"
     with redis.Redis.from_url(own_redis_url) as client, ThreadPoolExecutor(1) as pool:
         reply = pool.submit(ask if way == "post" else stream, server, query)
-        (run_id,) = (key.decode() for key in until(lambda: client.zrange("leases", 0, -1), 10))
-        assert until(lambda: any(b'"token"' in e[b"event"] for _, e in client.xrange(f"events:{run_id}")), 20)
+        leases = until(lambda: client.zrange("leases", 0, -1), 10)
+        assert len(leases) == 1, f"One question was asked, and Redis has leases of {len(leases)} runs, not 1."
+        run_id = leases[0].decode()
+        assert until(
+            lambda: any(b'"token"' in e[b"event"] for _, e in client.xrange(f"events:{run_id}")), 20
+        ), "The run never stored a token in Redis."
         client.execute_command("CLIENT", "PAUSE", 1500, "WRITE")  # shorter than the timeout of a hang
         if way == "state":
-            assert until(lambda: state(server, run_id)["state"] == "done", 20)
+            assert until(lambda: state(server, run_id)["state"] == "done", 20), (
+                "Redis pauses its writes for 1.5 seconds, and the run is not done after 20."
+            )
         else:
             reply.result()
         last = client.xrevrange(f"events:{run_id}", count=1)
@@ -294,8 +304,13 @@ async def test_a_run_that_ends_its_replicas_is_given_up_after_three_takeovers(
     server = replica("last", REDIS_URL=own_redis_url, LEASE_SECONDS="0.6")
     last = resume(server, run.run.id)[-1]
     assert last.type == "error", "A run that has ended three replicas is begun by a fourth."
-    assert "given up" in last.data["problem"]["detail"]
-    assert until(lambda: state(server, run.run.id)["state"] == "failed")
+    detail = last.data["problem"]["detail"]
+    assert "given up" in detail, (
+        f"A run has ended three replicas, and its error does not say that it was given up: {detail!r}."
+    )
+    assert until(lambda: state(server, run.run.id)["state"] == "failed"), (
+        "A run that ended with an error does not get the state `failed`."
+    )
     assert await short_leases.redis.zcard("leases") == 0, "A run that was given up is claimed again."
 
 
@@ -318,15 +333,19 @@ async def test_a_record_that_cannot_be_read_is_given_up_and_not_claimed_for_ever
     assert until(lambda: httpx2.get(f"{server}/v1/research/{run.run.id}").status_code == 200, 15), (
         "A record that cannot be read is claimed again at the end of each lease."
     )
-    assert "given up" in state(server, run.run.id)["problem"]["detail"]
-    assert await short_leases.redis.zcard("leases") == 0
+    problem = state(server, run.run.id)["problem"]
+    assert problem and "given up" in problem["detail"], (
+        f"The record of a run cannot be read, and its problem does not say that it was given up: {problem}."
+    )
+    assert await short_leases.redis.zcard("leases") == 0, "A run that was given up still has a lease."
 
 
 def test_200_posts_do_not_wait_for_a_redis_that_hangs(
     replica: Replica, own_redis_url: str, redis_server: RedisServer
 ) -> None:
     server = replica("hung", REDIS_URL=own_redis_url)
-    assert ask(server, "Is Redis there?", background=True).status_code == 202
+    status = ask(server, "Is Redis there?", background=True).status_code
+    assert status == 202, f"Redis is there, and a run in the background was answered with {status}, not 202."
 
     def refused(number: int) -> tuple[int, float]:
         began = time.monotonic()
@@ -334,7 +353,9 @@ def test_200_posts_do_not_wait_for_a_redis_that_hangs(
 
     redis_server.process.send_signal(signal.SIGSTOP)
     try:
-        assert until(lambda: httpx2.get(f"{server}/ready").status_code == 503, 15)
+        assert until(lambda: httpx2.get(f"{server}/ready").status_code == 503, 15), (
+            "Redis hangs, and /ready does not answer 503."
+        )
         with ThreadPoolExecutor(50) as pool:
             replies = list(pool.map(refused, range(200)))
     finally:

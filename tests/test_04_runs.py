@@ -49,7 +49,7 @@ async def test_a_run_that_cannot_be_written_does_not_keep_others_from_being_writ
     runs.writer.wake()
     await runs.writer.write_pending()
     assert all(run.written for run in neighbours), "One run's failed write cancels the writes of all others."
-    assert not poisoned.written
+    assert not poisoned.written, "A run whose write has failed counts as written."
 
 
 async def test_a_deadline_in_the_closing_of_the_graph_adds_no_second_end() -> None:
@@ -67,8 +67,10 @@ async def test_a_deadline_in_the_closing_of_the_graph_adds_no_second_end() -> No
     mine = record()
     await runs.start(mine)
     run = runs.active[mine.run.id]
-    assert run.task
+    assert run.task, "A run was started, and has no task."
     await run.task
     ends = [event.type for event in run.events if event.is_last]
     assert ends == ["done"], "After its last event a run has emitted another one."
-    assert mine.run.state == "done" and mine.run.problem is None
+    assert mine.run.state == "done" and mine.run.problem is None, (
+        f"After its answer a run has the state {mine.run.state!r} and the problem {mine.run.problem}."
+    )

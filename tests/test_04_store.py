@@ -163,7 +163,7 @@ async def test_memory_bounds_the_bytes_of_finished_runs_and_forgets_the_oldest()
         await append(store, run, [Event((0, n), "token", text) for n, text in enumerate(texts, 1)])
     kept = [run for run in runs if await store.load(run.run.id)]
     assert 1 <= len(kept) <= 4, "Long answers fill the memory: finished runs are bounded by number alone."
-    assert kept == runs[-len(kept) :]
+    assert kept == runs[-len(kept) :], "The finished runs that memory keeps are not the newest ones."
 
 
 async def test_a_finished_run_in_memory_takes_little_and_has_every_event() -> None:
@@ -177,8 +177,11 @@ async def test_a_finished_run_in_memory_takes_little_and_has_every_event() -> No
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert taken < 250_000, f"A finished run of 2,048 tokens takes {taken / 1e6:.1f} MB."
-    assert (await store.read_events({mine.run.id: (0, 2000)}))[mine.run.id] == tokens(*range(2001, 2049))
-    assert await store.load(mine.run.id) == mine
+    rest = (await store.read_events({mine.run.id: (0, 2000)}))[mine.run.id]
+    assert rest == tokens(*range(2001, 2049)), (
+        "A finished run is read from event 2,001 on, and other events come than were written."
+    )
+    assert await store.load(mine.run.id) == mine, "A finished run is not loaded as it was stored."
 
 
 # --- Leases, in Redis only ---
@@ -268,7 +271,9 @@ async def test_a_run_of_any_length_is_written(another: MakeStore) -> None:
     assert await append(owner, mine, many, first=True) == "written", (
         "A long run cannot be stored: Lua's stack holds some 8,000 values."
     )
-    assert (await owner.read_events({mine.run.id: (0, 0)}))[mine.run.id] == many
+    assert (await owner.read_events({mine.run.id: (0, 0)}))[mine.run.id] == many, (
+        "The 10,000 events of a run are not read as they were written."
+    )
     assert await owner.redis.zcard("leases") == 0, "The run is written to its end, and still has a lease."
 
 
@@ -282,7 +287,10 @@ async def test_a_refused_write_is_told_apart_from_a_redis_that_is_away(another: 
         await append(owner, mine, tokens(1), first=True)
     leases = await owner.renew_leases([mine.run.id, other.run.id])
     assert leases[other.run.id].held, "One broken key costs all other runs their leases."
-    assert await append(owner, other, tokens(1), first=True) == "written"
+    result = await append(owner, other, tokens(1), first=True)
+    assert result == "written", (
+        f"One key is broken, and a write of another run gives {result!r}, not 'written'."
+    )
 
 
 async def test_events_written_twice_are_there_once(another: MakeStore) -> None:
@@ -352,7 +360,8 @@ async def test_requests_do_not_wait_for_a_redis_that_is_known_to_hang(
         results = await asyncio.gather(
             *(store.count_request("me", 9) for _ in range(count)), return_exceptions=True
         )
-        assert all(isinstance(result, StoreDown) for result in results)
+        others = [result for result in results if not isinstance(result, StoreDown)]
+        assert not others, f"Redis hangs, and a request gives {others[0]!r}, not StoreDown."
         return time.monotonic() - began
 
     redis_server.process.send_signal(signal.SIGSTOP)
@@ -406,7 +415,9 @@ async def test_limits_and_running_runs_outlast_a_full_redis(small: RedisStore) -
     assert await small.load(running.run.id) == running, "A run that goes on had to make room."
     assert await small.redis.zscore("leases", running.run.id), "The lease of a run had to make room."
     assert await small.load(finished[-1].run.id), "The newest answer had to make room, and not the oldest."
-    assert await small.load(finished[0].run.id) is None
+    assert await small.load(finished[0].run.id) is None, (
+        "A Redis of 8 MB got 20 MB of answers, and still has the oldest."
+    )
 
 
 async def test_what_redis_has_still_to_write_to_its_disk_takes_no_room_from_runs(small: RedisStore) -> None:
@@ -443,11 +454,16 @@ async def test_a_redis_full_of_running_runs_refuses_new_ones_and_keeps_its_limit
     with pytest.raises(StoreRefused):
         await finish(small, running, 2000)
     quotas = [await small.count_request("me", 1) for _ in range(2)]
-    assert [quota.allowed for quota in quotas] == [True, False]
+    allowed = [quota.allowed for quota in quotas]
+    assert allowed == [True, False], (
+        f"Redis is full, and of two requests one is allowed, but the store says {allowed}."
+    )
     await small.cancel(running.run.id)
     lease = (await small.renew_leases([running.run.id]))[running.run.id]
     assert lease.held and lease.cancelled, "A run cannot be cancelled, for Redis is full."
     await small.mark_followed([running.run.id], 60)
     await small.release(running.run.id)
     claimed = await small.claim()
-    assert claimed and claimed.run.id == running.run.id
+    assert claimed and claimed.run.id == running.run.id, (
+        "Redis is full, and a claim does not give the run that was released."
+    )

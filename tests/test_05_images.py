@@ -94,7 +94,8 @@ def test_bill_of_materials_lists_every_package(build: Build, lesson_root: Path, 
     folder = lesson_root / "research-agent"
     run("build", "--target=sbom", f"--output={tmp_path}", str(folder), seconds=500)
     bill = json.loads((tmp_path / "sbom.cdx.json").read_text())
-    assert bill["bomFormat"] == "CycloneDX"
+    form = bill.get("bomFormat")
+    assert form == "CycloneDX", f"The bill of materials has the format {form!r}, not CycloneDX."
     listed = {f"{normalize(part['name'])}=={part['version']}" for part in bill["components"]}
     script = (
         "from importlib.metadata import distributions as d; print(*(x.name + '==' + x.version for x in d()))"
@@ -139,10 +140,16 @@ def test_a_dockerfile_that_does_not_build_shows_what_the_builder_said_last(
     with pytest.raises(CourseError) as failure:
         rebuild("multistage", copy.parent)
     first, *others = str(failure.value).splitlines()
-    assert first.startswith("Dockerfile.multistage could not be built: ")
-    assert first.endswith(".")
-    assert said in first
-    assert any(">>>" in line and wrong in line for line in others), others
+    assert first.startswith("Dockerfile.multistage could not be built: "), (
+        f"The error does not begin by saying that Dockerfile.multistage could not be built: {first!r}."
+    )
+    assert first.endswith("."), f"The error's first line does not end with a full stop: {first!r}."
+    assert said in first, (
+        f"The error's first line does not name what is wrong in the Dockerfile, {said}: {first!r}."
+    )
+    assert any(">>>" in line and wrong in line for line in others), (
+        f"The error does not mark the Dockerfile's line with {wrong!r} by >>>:\n{failure.value}"
+    )
 
 
 def test_modules_are_not_recompiled_at_start(build: Build) -> None:

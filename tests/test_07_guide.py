@@ -43,8 +43,12 @@ def test_the_guides_test_passes_by_the_guides_command(folder: Path) -> None:
     done = subprocess.run(
         command.split(), cwd=folder, env=base_environment(), capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 passed" in done.stdout
+    assert done.returncode == 0, (
+        f"The guide's command for its test ends with exit code {done.returncode}:\n{done.stdout}{done.stderr}"
+    )
+    assert "1 passed" in done.stdout, (
+        f"The guide's command does not report one passed test: {done.stdout[-200:]!r}."
+    )
 
 
 @pytest.mark.usefixtures("dagger_engine")
@@ -58,9 +62,11 @@ def test_the_guides_tool_is_found_and_called(
         curl = bash("curl").replace("localhost:8000", server.removeprefix("http://"))
         done = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, check=True)
         shown = re.findall(r"```json\n(.*?)\n```", GUIDE, re.DOTALL)
-        assert json.loads(done.stdout) == json.loads(shown[0])
+        assert json.loads(done.stdout) == json.loads(shown[0]), (
+            f"The guide's command prints {done.stdout!r}, and the guide shows {shown[0]!r}."
+        )
         listed = [tool["name"] for tool in httpx2.get(f"{server}/tools").json()]
-        assert "count_words" in listed
+        assert "count_words" in listed, f"/tools does not list the guide's tool count_words: {listed}."
     finally:
         processes.stop(server.process)
 
@@ -70,4 +76,7 @@ def test_the_lessons_own_tests_pass_with_the_guides_tool(folder: Path) -> None:
     done = subprocess.run(
         command, cwd=folder, env=base_environment(), capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, (
+        f"With the guide's tool, the lesson's own tests end with exit code {done.returncode}:\n"
+        f"{done.stdout}{done.stderr}"
+    )

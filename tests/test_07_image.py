@@ -14,6 +14,7 @@ import httpx2
 import pytest
 from support.container_tools import own_address, result
 
+from course.audit.layers import PUBLIC_NAMES
 from course.engines import dagger as dagger_engine
 from course.engines import docker_daemon as daemon
 from course.engines.docker import docker
@@ -45,11 +46,17 @@ def image(docker: None, dagger_engine: None, tmp_path_factory: pytest.TempPathFa
     """The lesson's image, as its pipeline exports it."""
     folder = tmp_path_factory.mktemp("image")
     done = pipeline(LESSON, folder / "image.tar", folder / "log")
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, (
+        f"The lesson's pipeline ends with exit code {done.returncode}:\n{done.stdout}{done.stderr}"
+    )
     steps = re.findall(r"^(\w+) +[\d.]+ s to", done.stdout, re.MULTILINE)
-    assert sorted(steps) == ["export", "image", "lint", "tests", "types"]
+    assert sorted(steps) == ["export", "image", "lint", "tests", "types"], (
+        f"The pipeline reports the steps {steps}, not lint, types, tests, image and export."
+    )
     loaded = run_docker("load", "--input", str(folder / "image.tar"))
-    assert "container-tools:ci" in loaded
+    assert "container-tools:ci" in loaded, (
+        f"`docker load` does not report an image named container-tools:ci: {loaded!r}."
+    )
     own = f"container-tools:{uuid.uuid4().hex[:8]}"
     run_docker("tag", "container-tools:ci", own)
     yield own
@@ -58,7 +65,9 @@ def image(docker: None, dagger_engine: None, tmp_path_factory: pytest.TempPathFa
 
 def run_docker(*arguments: str) -> str:
     done = docker(*arguments, seconds=300)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, (
+        f"`docker {arguments[0]}` ends with exit code {done.returncode}:\n{done.stderr}"
+    )
     return done.stdout
 
 
@@ -79,15 +88,23 @@ def test_the_pipeline_fails_with_the_step_and_its_output(
     path = folder / file
     path.write_text(path.read_text() + fault)
     done = pipeline(folder, tmp_path / "image.tar", tmp_path / "log")
-    assert done.returncode == 1
-    assert says in done.stderr
-    assert "This step failed" in done.stderr
+    assert done.returncode == 1, (
+        f"The lesson has a fault, and the pipeline ends with exit code {done.returncode}, not 1."
+    )
+    assert says in done.stderr, (
+        f"The pipeline's stderr does not say {says!r}; it ends with {done.stderr[-500:]!r}."
+    )
+    assert "This step failed" in done.stderr, (
+        f"The pipeline does not say 'This step failed'; its stderr ends with {done.stderr[-500:]!r}."
+    )
     assert not (tmp_path / "image.tar").exists(), "The pipeline failed, and there is an image."
 
 
 def test_the_image_has_the_version_of_dagger_that_the_sdk_needs(image: str) -> None:
     version = run_docker("run", "--rm", "--entrypoint", "dagger", image, "version")
-    assert f"v{dagger_engine.VERSION}" in version
+    assert f"v{dagger_engine.VERSION}" in version, (
+        f"The SDK needs Dagger v{dagger_engine.VERSION}, and the image's program says {version!r}."
+    )
     for file in ("Dockerfile", "docker-compose.yml"):
         named = re.findall(r"registry\.dagger\.io/engine:v(\S+)", (LESSON / file).read_text())
         assert named == [dagger_engine.VERSION], f"{file} names another version than the SDK's."
@@ -95,8 +112,10 @@ def test_the_image_has_the_version_of_dagger_that_the_sdk_needs(image: str) -> N
 
 def test_the_image_runs_as_a_numeric_user_and_holds_no_secret(image: str) -> None:
     config = json.loads(run_docker("inspect", image))[0]["Config"]
-    assert config["User"] == "10001:10001"
-    assert not [each for each in config["Env"] if "KEY" in each or "TOKEN" in each]
+    assert config["User"] == "10001:10001", f"The image runs as user {config['User']!r}, not as 10001:10001."
+    names = {each.partition("=")[0] for each in config["Env"]} - PUBLIC_NAMES
+    secrets = [name for name in names if "KEY" in name or "TOKEN" in name]
+    assert not secrets, f"Variables in the image's environment look like secrets: {secrets}."
 
 
 @pytest.fixture
@@ -140,10 +159,14 @@ def test_the_compose_file_runs_the_app_with_its_tools(
             [*compose, "up", "--detach", "--wait"], env=env, capture_output=True, text=True, check=False
         )
         logs = subprocess.run([*compose, "logs", "--tail", "30"], env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr + logs.stdout
+        assert done.returncode == 0, (
+            f"`docker compose up` ends with exit code {done.returncode}:\n{done.stderr}{logs.stdout}"
+        )
         url = f"http://127.0.0.1:{port}"
-        assert result(url, "hello", name="Ada")["greeting"] == "Hello, Ada!"
-        assert httpx2.get(f"{url}/ready", timeout=10).status_code == 200
+        greeting = result(url, "hello", name="Ada")["greeting"]
+        assert greeting == "Hello, Ada!", f"The name Ada was sent, and the greeting is {greeting!r}."
+        status = httpx2.get(f"{url}/ready", timeout=10).status_code
+        assert status == 200, f"The app has called a tool, and /ready says {status}, not 200."
     finally:
         subprocess.run([*compose, "down", "--volumes"], env=env, capture_output=True, check=True)
 
@@ -154,4 +177,7 @@ def test_every_setting_is_in_the_example_file() -> None:
         r"^    (\w+): .*= |^    (\w+): SecretStr$", (LESSON / "modules/config.py").read_text(), re.M
     )
     settings = {(a or b).upper() for a, b in fields} - {"MODEL_CONFIG", "MODEL_NAME"} | {"LLM_MODEL"}
-    assert named - {"DAGGER_CLOUD_TOKEN"} == settings
+    differing = (named - {"DAGGER_CLOUD_TOKEN"}) ^ settings
+    assert not differing, (
+        f"The settings of .env.example and modules/config.py do not match: {sorted(differing)}."
+    )

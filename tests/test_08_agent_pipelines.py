@@ -43,7 +43,8 @@ def pipeline(dagger_engine: None, lesson: Path, offline_model: str) -> Pipeline:
             check=False,
         )
         if done.returncode:
-            pytest.fail(f"{program} {' '.join(arguments)} failed: {done.stderr.strip().splitlines()[-1]}")
+            last = done.stderr.strip().rpartition("\n")[2]
+            pytest.fail(f"{program} {' '.join(arguments)} failed: {last}")
         return done.stdout
 
     return run
@@ -75,7 +76,7 @@ def test_the_coordination_test_passes(pipeline: Pipeline) -> None:
         "✓ 6 tasks have a result",
         "✓ each took effect once",
         "✓ another agent has done the task of the one that died",
-    ]
+    ], f"The output of the coordination test is not its three passed checks: {said!r}"
 
 
 def test_prometheus_tells_what_each_agent_did(pipeline: Pipeline, tmp_path: Path) -> None:
@@ -103,8 +104,11 @@ def test_failure_recovery_loses_nothing_and_does_nothing_twice(pipeline: Pipelin
 
 def test_the_basic_deployment_prints_answers(pipeline: Pipeline) -> None:
     said = pipeline("examples/basic_deployment.py", model="offline")
-    assert said.count("agent-") == 3
-    assert "A container is a process" in said
+    named = said.count("agent-")
+    assert named == 3, f"Three questions were asked, and the output names an agent {named} times."
+    assert "A container is a process" in said, (
+        f"The deployment does not print the answer to the question about containers: {said!r}"
+    )
 
 
 # --- The module ---
@@ -142,29 +146,44 @@ def test_the_script_is_also_a_dagger_module(dagger_engine: None, lesson: Path) -
     done = subprocess.run(
         [sys.executable, "-c", DESCRIBE], env=env, cwd=lesson, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, (
+        f"The lesson's module cannot be loaded and described; the script that tries ends with exit code "
+        f"{done.returncode}:\n{done.stderr[-2000:]}"
+    )
     module = json.loads(done.stdout)
     assert set(module["functions"]) == {
         "deployAgents",
         "orchestrateWorkflow",
         "testAgentCoordination",
         "collectPipelineMetrics",
-    }
+    }, f"The module offers the functions {list(module['functions'])}, not the four pipelines."
     for name, function in module["functions"].items():
         kind = "OBJECT_KIND" if name == "collectPipelineMetrics" else "STRING_KIND"  # a folder, or a text
-        assert function["returns"] == kind, f"{name} returns {function['returns']}."
-        assert function["arguments"]["agentCount"] == "INTEGER_KIND"
+        assert function["returns"] == kind, f"{name} returns {function['returns']}, not {kind}."
+        count = function["arguments"]["agentCount"]
+        assert count == "INTEGER_KIND", f"{name} takes agentCount as {count}, not as an integer."
         assert function["about"], f"{name} has no description for `dagger functions`."
-    assert module["functions"]["orchestrateWorkflow"]["arguments"]["composition"] == "ENUM_KIND"
-    assert set(module["constructor"]) >= {"source", "model", "apiKey"}
+    composition = module["functions"]["orchestrateWorkflow"]["arguments"]["composition"]
+    assert composition == "ENUM_KIND", (
+        f"orchestrateWorkflow takes composition as {composition}, not as an enum."
+    )
+    assert set(module["constructor"]) >= {"source", "model", "apiKey"}, (
+        f"The module does not take all of source, model and apiKey; it takes {module['constructor']}."
+    )
 
 
 def test_versions_and_entry_point_of_the_module_agree(lesson: Path, lesson_root: Path) -> None:
     from course.engines.dagger import VERSION
 
-    assert json.loads((lesson / "dagger.json").read_text())["engineVersion"] == f"v{VERSION}"
+    engine = json.loads((lesson / "dagger.json").read_text())["engineVersion"]
+    assert engine == f"v{VERSION}", (
+        f"dagger.json names the engine {engine}, and the course starts v{VERSION}."
+    )
     project = tomllib.loads((lesson / "pyproject.toml").read_text())["project"]
-    assert project["entry-points"]["dagger.mod"]["main_object"] == "main:AgentPipelines"
+    found = project["entry-points"]["dagger.mod"]["main_object"]
+    assert found == "main:AgentPipelines", (
+        f"pyproject.toml names {found} as the main object, not main:AgentPipelines."
+    )
 
 
 def test_ci_calls_the_pipelines_of_the_script(lesson: Path) -> None:

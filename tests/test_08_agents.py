@@ -57,7 +57,8 @@ def test_the_task_of_a_killed_agent_is_taken_over(fleet: Fleet) -> None:
     )
     assert (result["agent"], result["deliveries"]) == ("agent-1", 2), "The task was not taken over."
     assert fleet.counts() == [1], "The task of the killed agent took effect twice."
-    assert fleet.metric("agent-1", "agent_takeovers_total") == 1
+    takeovers = fleet.metric("agent-1", "agent_takeovers_total")
+    assert takeovers == 1, f"The agent took over one task, and its metrics count {takeovers:g}."
 
 
 def test_an_agent_that_wakes_up_too_late_changes_nothing(fleet: Fleet) -> None:
@@ -71,7 +72,9 @@ def test_an_agent_that_wakes_up_too_late_changes_nothing(fleet: Fleet) -> None:
         result = fleet.result_of("late-0", "The task of an agent that hangs is not taken over.")
     finally:
         os.kill(fleet.programs["agent-0"].pid, signal.SIGCONT)
-    assert result["agent"] == "agent-1"
+    assert result["agent"] == "agent-1", (
+        f"The result is from {result['agent']}, not from agent-1, which should have taken the task over."
+    )
     outcomes = ("lost", "duplicate")
     assert until(
         lambda: any(fleet.metric("agent-0", "agent_tasks_total", outcome=o) for o in outcomes), 20
@@ -86,7 +89,8 @@ def test_sigterm_lets_an_agent_finish_its_task(fleet: Fleet) -> None:
     fleet.wait_until_asked(prompt)
     fleet.programs["agent-0"].terminate()
     assert fleet.programs["agent-0"].wait(20) == 0, "SIGTERM does not end the agent with exit code 0."
-    assert fleet.result_of("last-0", "The agent left without its task's result.")["deliveries"] == 1
+    deliveries = fleet.result_of("last-0", "The agent left without its task's result.")["deliveries"]
+    assert deliveries == 1, f"SIGTERM came during a task, which was delivered {deliveries} times, not once."
 
 
 def test_a_task_that_kills_three_agents_goes_to_the_dead_letters(fleet: Fleet) -> None:
@@ -94,11 +98,14 @@ def test_a_task_that_kills_three_agents_goes_to_the_dead_letters(fleet: Fleet) -
     fleet.start(*names, CRASH_ON="poison", **SHORT_LEASE)
     [dead, alive] = fleet.results("fan-out", "poison", "What is a container?")
     assert dead["error"], "A task that kills its agents has a result that says nothing of it."
-    assert dead["deliveries"] == 4
+    assert dead["deliveries"] == 4, (
+        f"A task that kills its agents was given up at delivery {dead['deliveries']}, not at the fourth."
+    )
     codes = sorted(str(fleet.programs[name].poll()) for name in names)
     assert codes == ["-9", "-9", "-9", "None"], f"Not three of four agents were killed: {codes}."
     assert alive["answer"], "A task that kills its agents stopped its neighbour."
-    assert fleet.counts() == [1, 1]
+    counts = fleet.counts()
+    assert counts == [1, 1], f"The two tasks did not take effect once each: {counts}"
 
 
 def test_a_dead_letter_can_be_put_back_into_the_queue(fleet: Fleet) -> None:
@@ -107,12 +114,14 @@ def test_a_dead_letter_can_be_put_back_into_the_queue(fleet: Fleet) -> None:
     assert fleet.results("dead-letters") == [dead], "The command dead-letters does not show the task."
     fleet.programs["agent-0"].kill()
     fleet.start("agent-1")
-    assert fleet.run("redrive")["tasks"] == ["again-0"]
+    redriven = fleet.run("redrive")["tasks"]
+    assert redriven == ["again-0"], f"The command redrive reports {redriven}, not again-0 alone."
     result = fleet.result_of("again-0", "A task was put back into the queue, and nobody does it.")
     assert (result["answer"] != "", result["deliveries"]) == (True, 1), "It was not done as a new task is."
     assert fleet.results("dead-letters") == [], "The task was done, and is still a dead letter."
     assert fleet.counts() == [1], "A task that was put back took effect twice."
-    assert fleet.run("redrive")["tasks"] == []
+    redriven = fleet.run("redrive")["tasks"]
+    assert redriven == [], f"No task is a dead letter, and the command redrive reports {redriven}."
 
 
 def test_a_task_that_fails_is_tried_again(fleet: Fleet) -> None:
@@ -121,15 +130,19 @@ def test_a_task_that_fails_is_tried_again(fleet: Fleet) -> None:
     )
     results = fleet.results("fan-out", "What is a container?", "What is an image?")
     assert all(result["answer"] for result in results), "A failure of the model has cost a task."
-    assert fleet.metric("agent-0", "agent_tasks_total", outcome="failed") == 1
-    assert fleet.counts() == [1, 1]
+    failed = fleet.metric("agent-0", "agent_tasks_total", outcome="failed")
+    assert failed == 1, (
+        f"The model fails at every second call, and for two tasks the metrics count {failed:g} failures."
+    )
+    counts = fleet.counts()
+    assert counts == [1, 1], f"The two tasks did not take effect once each: {counts}"
 
 
 @pytest.mark.parametrize(("name", "value"), [("AGENT_ID", ""), ("LEASE_SECONDS", "soon")])
 def test_a_bad_setting_is_one_line_that_names_it(fleet: Fleet, name: str, value: str) -> None:
     agent = fleet.spawn("agent.py", settings={"AGENT_ID": "agent-0", name: value})
     said = fleet.said(agent)
-    assert agent.returncode == 1
+    assert agent.returncode == 1, f"A bad setting ends the agent with exit code {agent.returncode}, not 1."
     assert said.startswith(f"Bad setting {name}: "), f"The agent does not name the bad setting: {said}"
     assert said.count("\n") == 1, f"The agent says more than one line: {said}"
 
@@ -163,7 +176,10 @@ def test_a_fan_out_runs_its_tasks_at_once(fleet: Fleet) -> None:
 def test_a_dead_letter_does_not_stop_the_other_tasks_of_a_fan_out(fleet: Fleet) -> None:
     fleet.start("agent-0", MODEL_NAME="offline?fault=500", LEASE_SECONDS="0.3")
     results = fleet.results("fan-out", "What is a container?", "What is an image?")
-    assert all(result["error"] for result in results)
+    errors = [bool(result["error"]) for result in results]
+    assert errors == [True, True], (
+        f"The model fails at every call; of two tasks, these have a result with an error: {errors}."
+    )
 
 
 def test_a_sequence_waits_for_each_answer_and_hands_it_on(fleet: Fleet) -> None:
@@ -171,7 +187,9 @@ def test_a_sequence_waits_for_each_answer_and_hands_it_on(fleet: Fleet) -> None:
     first, second = fleet.results("sequential", "What is a container?", "Say it in one sentence: {answer}")
     assert first["ended"] <= second["started"], "A step began before the answer that it needs was there."
     assert first["answer"] in second["prompt"], "A step did not get the answer before it."
-    assert second["after"] == [first["task"]]
+    assert second["after"] == [first["task"]], (
+        f"The second step says that it came after {second['after']}, not after {first['task']} alone."
+    )
 
 
 @pytest.mark.parametrize(
@@ -198,10 +216,14 @@ def test_an_event_starts_its_workflow(fleet: Fleet) -> None:
     listener = fleet.spawn("coordination.py", "event-driven", "Summarise: {event}", "Shorter: {answer}")
     event = fleet.run("publish", "Container 7 was killed.")["event"]
     first, second = json.loads(fleet.said(listener))["results"]
-    assert first["prompt"] == "Summarise: Container 7 was killed."
-    assert first["after"] == [event]
+    assert first["prompt"] == "Summarise: Container 7 was killed.", (
+        f"The first step's prompt is {first['prompt']!r}, not the given one with the event's text in it."
+    )
+    assert first["after"] == [event], (
+        f"The first step says that it came after {first['after']}, not after the event {event} alone."
+    )
     assert first["submitted"] * 1000 >= int(event.partition("-")[0]), "A task began before its event."
-    assert second["started"] >= first["ended"]
+    assert second["started"] >= first["ended"], "The second step began before the first one had ended."
 
 
 def test_an_event_whose_listener_died_is_handled_once(fleet: Fleet, offline_model: str) -> None:
@@ -228,7 +250,8 @@ def test_events_of_the_same_text_are_two_events(fleet: Fleet) -> None:
         fleet.run("publish", "Container 7 was killed.")
     runs = [fleet.results("event-driven", "Summarise: {event}") for _ in range(2)]
     assert runs[0][0]["task"] != runs[1][0]["task"], "Two events of the same text are taken for one."
-    assert fleet.counts() == [1, 1]
+    counts = fleet.counts()
+    assert counts == [1, 1], f"The tasks of the two events did not take effect once each: {counts}"
 
 
 # --- Metrics ---
@@ -242,10 +265,12 @@ def test_metrics_tell_what_agents_and_queue_do(fleet: Fleet) -> None:
         "The agent did two tasks, and its metrics do not say so."
     )
     fleet.programs["agent-0"].terminate()
-    assert fleet.programs["agent-0"].wait(20) == 0
+    assert fleet.programs["agent-0"].wait(20) == 0, "SIGTERM does not end the agent with exit code 0."
     fleet.run("submit", "What is a layer?", "--times", "3")
     states = {
         state: fleet.metric("queue", "queue_tasks", state=state)
         for state in ("waiting", "held", "done", "dead")
     }
-    assert states == {"waiting": 3, "held": 0, "done": 2, "dead": 0}
+    assert states == {"waiting": 3, "held": 0, "done": 2, "dead": 0}, (
+        f"Three tasks wait and two are done, and the metrics of the queue say {states}."
+    )

@@ -74,11 +74,18 @@ def test_the_report_is_json_lines_and_ends_with_the_result(
     repaired: dict[str, Repaired], strategy: str
 ) -> None:
     done = repaired[strategy]
-    assert done.code == 0, done.stderr
+    assert done.code == 0, f"The agent ends with exit code {done.code}, not 0:\n{done.stderr}"
     kinds = [event["type"] for event in done.events]
-    assert set(kinds) <= EVENTS and kinds[0] == "plan" and kinds.index("result") == len(kinds) - 1
-    assert done.result.keys() == {"type", "status", "tests_passed", "tests_failed", "summary"}
-    assert done.result["tests_passed"] + done.result["tests_failed"] == 21
+    assert set(kinds) <= EVENTS, f"The report has events of unknown types: {set(kinds) - EVENTS}"
+    assert kinds[0] == "plan", f"The report begins with the event {kinds[0]!r}, not with the plan."
+    assert kinds[-1] == "result" and kinds.count("result") == 1, (
+        f"The report has {kinds.count('result')} results and ends with {kinds[-1]!r}, not its only result."
+    )
+    assert done.result.keys() == {"type", "status", "tests_passed", "tests_failed", "summary"}, (
+        f"The result lacks a field, or has an unknown one: {list(done.result)}"
+    )
+    counted = done.result["tests_passed"] + done.result["tests_failed"]
+    assert counted == 21, f"The sample has 21 tests, and the result counts {counted}."
 
 
 @pytest.mark.timeout(1_000)
@@ -99,10 +106,14 @@ def test_an_edit_that_does_not_help_is_taken_back(tmp_path: Path, run_agent: Run
     )
     done = run_agent(folder)
     assert done.of("edit"), "Nothing was tried."
-    assert not any(event["helps"] for event in done.of("edit"))
+    helpful = [event["after"] for event in done.of("edit") if event["helps"]]
+    assert not helpful, f"No edit should mend this test, and the agent says that these help: {helpful}"
     assert done.patch == "", "An edit that does not help is still there."
-    assert done.result["status"] == "failed"
-    assert any("No edit found" in event["text"] for event in done.of("say"))
+    status = done.result["status"]
+    assert status == "failed", f"The program is as it was, its test fails, and the result says {status!r}."
+    assert any("No edit found" in event["text"] for event in done.of("say")), (
+        "The agent keeps no edit, and does not say that it found none."
+    )
 
 
 def test_an_edit_that_breaks_another_test_is_taken_back(tmp_path: Path, run_agent: RunAgent) -> None:
@@ -151,14 +162,25 @@ def test_the_tests_of_the_repository_get_no_token(tmp_path: Path, run_agent: Run
 
 def test_a_model_that_fails_is_reported(sample: Callable[[], Path], run_agent: RunAgent) -> None:
     done = run_agent(sample(), OPENAI_MODEL="offline?fault=401")
-    assert done.code == 0 and done.result["status"] == "failed"
-    assert "The model cannot be asked" in done.result["summary"]
-    assert done.result["tests_failed"] > 0 and done.patch == ""
+    assert done.code == 0, (
+        f"The model fails, and the agent ends with exit code {done.code}: {done.stderr.splitlines()[-1:]}"
+    )
+    status, summary = done.result["status"], done.result["summary"]
+    assert status == "failed", f"The model fails at each call, and the result's status is {status!r}."
+    assert "The model cannot be asked" in summary, (
+        f"The summary does not say that the model fails: {summary!r}"
+    )
+    assert done.result["tests_failed"] > 0, "The model gave no edit, and the result counts no failed test."
+    assert done.patch == "", "The model gave no edit, and the agent has changed the repository."
 
 
 def test_an_unknown_strategy_is_refused(tmp_path: Path, run_agent: RunAgent) -> None:
     done = run_agent(tmp_path, "guess")
-    assert done.code == 2 and "suspicious-first" in done.stderr and not done.events
+    assert done.code == 2, f"An unknown strategy ends the agent with exit code {done.code}, not 2."
+    assert "suspicious-first" in done.stderr, (
+        f"The agent does not name all of its strategies: {done.stderr.splitlines()[-1:]}"
+    )
+    assert not done.events, "The agent refuses the strategy, and reports events all the same."
 
 
 @pytest.mark.docker
@@ -185,12 +207,18 @@ def test_the_command_line_shows_every_variation(
         )
 
     key = command("key", f"user-{uuid.uuid4().hex[:8]}", "--register")
-    assert key.returncode == 0, key.stderr
+    assert key.returncode == 0, f"`key --register` ends with exit code {key.returncode}, not 0:\n{key.stderr}"
     code = f"print('\\x1b[31mred', flush=True)\n{RESULT}"
     done = command("run", str(repository), code, "-n", "2", PARALLEL_AGENTS_KEY=key.stdout.strip())
-    assert done.returncode == 0, done.stderr + done.stdout
+    assert done.returncode == 0, (
+        f"Both variations should pass, and `run` ends with exit code {done.returncode}:\n"
+        f"{done.stderr}{done.stdout}"
+    )
     for n in (1, 2):
-        assert f"[{n}] state: passed" in done.stdout
+        assert f"[{n}] state: passed" in done.stdout, f"The output does not show that variation {n} passed."
     assert "\x1b[31m" not in done.stdout, "An agent's output steers the terminal."
     refused = command("run", str(repository), code, PARALLEL_AGENTS_KEY="wrong")
-    assert refused.returncode == 1 and refused.stderr.startswith("401"), refused.stderr
+    assert refused.returncode == 1 and refused.stderr.startswith("401"), (
+        f"With a wrong key, `run` does not end with exit code 1 and a 401, but with {refused.returncode} and "
+        f"{refused.stderr[-200:]!r}."
+    )

@@ -45,7 +45,8 @@ def test_without_a_token_nothing_is_shown(lesson: Lesson) -> None:
     ):
         told = httpx2.request(method, lesson.url(path))
         assert_problem(told, 401)
-        assert told.headers["www-authenticate"] == "Bearer"
+        scheme = told.headers.get("www-authenticate")
+        assert scheme == "Bearer", f"The 401 of {method} {path} names the scheme {scheme!r}, not 'Bearer'."
 
 
 def test_a_name_can_be_registered_once(lesson: Lesson, user: User) -> None:
@@ -55,7 +56,8 @@ def test_a_name_can_be_registered_once(lesson: Lesson, user: User) -> None:
 
 def test_a_short_password_is_refused(lesson: Lesson) -> None:
     told = httpx2.post(lesson.url("/auth/register"), json={"username": "grace", "password": "short"})
-    assert assert_problem(told, 422)["errors"][0]["field"] == "password"
+    field = assert_problem(told, 422)["errors"][0]["field"]
+    assert field == "password", f"The password is too short, and the error names the field {field!r}."
     assert "short" not in told.text.replace("at least", ""), "The answer repeats the password."
 
 
@@ -69,7 +71,8 @@ def test_a_wrong_password_and_a_wrong_name_get_the_same_answer(lesson: Lesson, u
 
 def test_a_token_of_the_right_key_works(lesson: Lesson, user: User) -> None:
     user_id = jwt.decode(user.token, options={"verify_signature": False})["sub"]
-    assert get(lesson, Authorization=f"Bearer {token(sub=user_id)}").status_code == 200
+    status = get(lesson, Authorization=f"Bearer {token(sub=user_id)}").status_code
+    assert status == 200, f"A request with a valid token is answered with {status}, not with 200."
 
 
 def test_a_forged_token_and_one_without_an_expiry_are_refused(lesson: Lesson, user: User) -> None:
@@ -100,18 +103,22 @@ def test_a_token_expires(lesson_09: StartLesson) -> None:
 
 def test_an_api_key_works_until_it_is_revoked(lesson: Lesson, user: User) -> None:
     made = user.http.post("/auth/keys", json={"name": "laptop"})
-    assert made.status_code == 201
+    assert made.status_code == 201, (
+        f"The request for an API key is answered with {made.status_code}, not 201."
+    )
     key = made.json()["key"]
-    assert get(lesson, **{"X-API-Key": key}).status_code == 200
+    status = get(lesson, **{"X-API-Key": key}).status_code
+    assert status == 200, f"A request with a valid API key is answered with {status}, not with 200."
     assert key not in user.http.get("/auth/keys").text, "The key is shown again."
-    assert user.http.delete(f"/auth/keys/{made.json()['id']}").status_code == 204
+    status = user.http.delete(f"/auth/keys/{made.json()['id']}").status_code
+    assert status == 204, f"The request to revoke a key is answered with {status}, not with 204."
     assert_problem(get(lesson, **{"X-API-Key": key}), 401)
 
 
 def test_the_database_has_neither_keys_nor_passwords(lesson: Lesson, user: User) -> None:
     key = user.http.post("/auth/keys", json={"name": "laptop"}).json()["key"]
     stored = b"".join(path.read_bytes() for path in lesson.data.glob("parallel_agents.db*"))
-    assert b"$argon2id$" in stored
+    assert b"$argon2id$" in stored, "The database has no Argon2id hash of a password."
     for secret in (key, PASSWORD, "the-real-key"):
         assert secret.encode() not in stored, "The database has a secret as it is, and not its hash."
         assert secret not in lesson.server.log.read_text(), "The log has a secret."
@@ -139,9 +146,13 @@ def test_a_user_sees_only_their_own_runs(lesson: Lesson, user: User, repository:
 def test_requests_over_the_rate_limit_get_a_429(lesson_09: StartLesson) -> None:
     user = lesson_09(RATE_LIMIT_RPM="3").user()
     told = [user.http.post("/auth/keys", json={"name": "x"}) for _ in range(4)]
-    assert [each.status_code for each in told] == [201, 201, 201, 429]
+    statuses = [each.status_code for each in told]
+    assert statuses == [201, 201, 201, 429], (
+        f"Three requests a minute are allowed, and four are answered with {statuses}."
+    )
     assert_problem(told[3], 429)
-    assert 1 <= int(told[3].headers["retry-after"]) <= 60
+    wait = int(told[3].headers["retry-after"])
+    assert 1 <= wait <= 60, f"The 429 tells the client to wait {wait} seconds, not from 1 to 60."
     assert user.http.get("/runs").status_code == 200, "Reading counts as writing."
 
 
@@ -153,13 +164,14 @@ def test_logins_from_one_address_are_limited(lesson_09: StartLesson) -> None:
 
 
 def test_the_openapi_document_is_there_only_with_debug(lesson: Lesson, lesson_09: StartLesson) -> None:
-    assert httpx2.get(f"{lesson.server}/docs").status_code == 404
+    status = httpx2.get(f"{lesson.server}/docs").status_code
+    assert status == 404, f"Without DEBUG, /docs is answered with {status}, not with 404."
     debug = lesson_09(DEBUG="true")
-    assert httpx2.get(f"{debug.server}/docs").status_code == 200
+    status = httpx2.get(f"{debug.server}/docs").status_code
+    assert status == 200, f"With DEBUG, /docs is answered with {status}, not with 200."
     paths = httpx2.get(f"{debug.server}/openapi.json").json()["paths"]
-    assert {"/api/v1/runs", "/api/v1/runs/{run_id}/stream", "/api/v1/auth/login", "/api/v1/health"} <= set(
-        paths
-    )
+    expected = {"/api/v1/runs", "/api/v1/runs/{run_id}/stream", "/api/v1/auth/login", "/api/v1/health"}
+    assert expected <= set(paths), f"The document does not describe {sorted(expected - set(paths))}."
     assert paths["/api/v1/runs"]["get"]["security"], "The document does not say that a token is needed."
     assert_openapi_holds(str(debug.server))
     for path, media_type in {

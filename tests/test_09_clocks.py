@@ -63,17 +63,23 @@ def test_sigterm_takes_no_runs_and_lets_running_ones_finish(lesson_09: StartLess
     run = user.start(repository, "import time; print('started', flush=True); time.sleep(5)\n" + RESULT)
     user.wait_for(run, "started")
     stream = user.stream(run)
-    assert next(stream).type == "state"
+    assert next(stream).type == "state", "The stream does not begin with the run's state."
     lesson.server.process.terminate()
-    assert until(lambda: user.http.get("/ready").status_code == 503)
+    assert until(lambda: user.http.get("/ready").status_code == 503), (
+        "The server was told to stop, and /ready does not answer with 503."
+    )
     assert_problem(user.post(repository, RESULT), 503)
     last = list(stream)[-1]
     assert (last.type, last.data["reason"]) == ("done", "done"), "The running variation did not finish."
-    assert lesson.server.process.wait(60) == 0
+    code = lesson.server.process.wait(60)
+    assert code == 0, f"The server was told to stop, and its exit code is {code}."
     assert not lesson.left(), "The server has ended, and its containers or networks have not."
     again = lesson_09(lesson.data, DRAIN_SECONDS="60", DRAIN_DELAY_SECONDS="3")
     told = again_user(again, user).get(run)
-    assert told["variations"][0]["state"] == "passed"
+    state = told["variations"][0]["state"]
+    assert state == "passed", (
+        f"The run finished, and after a restart its variation is {state!r}, not 'passed'."
+    )
 
 
 def test_a_run_that_nobody_follows_finishes_in_the_drain_too(
@@ -83,7 +89,8 @@ def test_a_run_that_nobody_follows_finishes_in_the_drain_too(
     user = lesson.user()
     run = user.start(repository, "import time; print('started', flush=True); time.sleep(5)\n" + RESULT)
     user.wait_for(run, "started")
-    assert lesson.stop() == 0
+    code = lesson.stop()
+    assert code == 0, f"The server was told to stop, and its exit code is {code}."
     told = again_user(lesson_09(lesson.data, DRAIN_SECONDS="60"), user).get(run)
     assert told["variations"][0]["state"] == "passed", "The server did not wait for a run without readers."
 
@@ -185,5 +192,7 @@ def test_two_servers_do_not_share_a_data_folder(lesson_09: StartLesson, reposito
 def test_without_an_engine_the_server_says_so_in_one_line(lesson_09: StartLesson, closed_port: int) -> None:
     with pytest.raises(pytest.fail.Exception) as failed:
         lesson_09(DOCKER_HOST=f"tcp://127.0.0.1:{closed_port}")
-    assert "The engine docker cannot be reached" in str(failed.value)
+    assert "The engine docker cannot be reached" in str(failed.value), (
+        "The server did not start, and does not say that it cannot reach Docker."
+    )
     assert "Traceback" not in str(failed.value), "A learner without Docker reads a traceback."

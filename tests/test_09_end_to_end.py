@@ -32,7 +32,7 @@ def agent_image(docker: None, lesson_root: Path) -> Iterator[str]:
     tag = f"parallel-agent:{uuid.uuid4().hex[:8]}"
     with file_lock("images"):
         built = run_docker("build", "-t", tag, "-f", f"{folder}/Dockerfile.agent", str(folder), seconds=500)
-    assert built.returncode == 0, built.stderr
+    assert built.returncode == 0, f"The image of the lesson's agent cannot be built:\n{built.stderr}"
     yield tag
     run_docker("rmi", "--force", tag)
 
@@ -57,7 +57,10 @@ def failing(folder: Path) -> int:
     env = base_environment() | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode in (0, 1), done.stdout + done.stderr
+    assert done.returncode in (0, 1), (
+        f"The sample's failing tests cannot be counted: pytest ends with exit code {done.returncode}:\n"
+        f"{done.stdout}{done.stderr}"
+    )
     found = re.search(r"(\d+) failed", done.stdout)
     return int(found[1]) if found else 0
 

@@ -51,22 +51,37 @@ os.remove("b.txt")
     done = user.run(repository, code, variations=2)
     for n in (1, 2):
         state = done.variation(n)
-        assert (state["state"], state["exit_code"], state["tests_passed"]) == ("passed", 0, 2), state
-        assert (state["files_changed"], state["lines_added"], state["lines_removed"]) == (2, 1, 1)
+        ended = (state["state"], state["exit_code"], state["tests_passed"])
+        assert ended == ("passed", 0, 2), (
+            f"The agent reports two passed tests and exits with 0, and variation {n} ends with {ended}:\n"
+            f"{state}"
+        )
+        counts = (state["files_changed"], state["lines_added"], state["lines_removed"])
+        assert counts == (2, 1, 1), (
+            f"The agent changed two files, with a line added and one removed, and the counts are {counts}."
+        )
     streams = {each.data["stream"] for each in done.events if each.type == "log"}
-    assert streams == {"stderr"}
-    assert "+added" in user.http.get(f"/runs/{done.run['id']}/variations/1/patch").text
+    assert streams == {"stderr"}, (
+        f"The agent prints text to stderr alone, and the log events name {sorted(streams)}."
+    )
+    patch = user.http.get(f"/runs/{done.run['id']}/variations/1/patch").text
+    assert "+added" in patch, f"The patch lacks the line that the agent added: {patch!r}"
 
 
 def test_an_agent_that_breaks_has_its_exit_code(lesson: Lesson, repository: Path) -> None:
     done = lesson.user().run(repository, "import sys; sys.exit(7)")
-    assert (done.variation()["state"], done.variation()["exit_code"]) == ("crashed", 7)
+    state, code = done.variation()["state"], done.variation()["exit_code"]
+    assert (state, code) == ("crashed", 7), (
+        f"The agent's code exits with 7, and the variation is {state!r} with exit code {code}."
+    )
 
 
 def test_the_model_is_reached_by_the_gateway(lesson: Lesson, repository: Path) -> None:
     done = lesson.user().run(repository, f"{ASK}\nprint(ask()[0], ask(key='x')[0])")
-    assert done.text() == "200 401"
-    assert done.variation()["prompt_tokens"] > 0
+    assert done.text() == "200 401", (
+        f"Requests with the token and with a wrong key give {done.text()!r}, not '200 401'."
+    )
+    assert done.variation()["prompt_tokens"] > 0, "The model has answered, and no prompt tokens are counted."
 
 
 def test_cancel_ends_the_processes(lesson: Lesson, repository: Path) -> None:
@@ -103,6 +118,8 @@ def test_dagger_refuses_limits_that_it_cannot_enforce(lesson_root: Path, tmp_pat
         timeout=60,
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode == 1, (
+        f"The settings have limits that Dagger lacks, and the server's exit code is {done.returncode}, not 1."
+    )
     said = "Bad setting ENGINE: Value error, the engine dagger cannot enforce MEMORY_MB, PIDS"
     assert done.stderr.strip() == said, "A limit that the engine lacks is ignored."

@@ -110,9 +110,13 @@ def test_a_path_that_is_too_long_is_refused(user: User, repository: Path) -> Non
 def test_a_ref_cannot_be_an_option(user: User, repository: Path) -> None:
     assert_problem(user.post(repository, ref="--output=x"), 422)
     done = user.run(repository, RESULT, ref="no-such-branch")
-    assert done.run["state"] == "failed"
-    assert done.variation()["summary"] == "The repository has no such branch, tag or commit."
-    assert done.events[-1].data["reason"] == "failed"
+    state, summary = done.run["state"], done.variation()["summary"]
+    assert state == "failed", f"A run of a branch that does not exist has the state {state!r}, not 'failed'."
+    assert summary == "The repository has no such branch, tag or commit.", (
+        f"The branch of a run does not exist, and the summary of its variation is {summary!r}."
+    )
+    reason = done.events[-1].data["reason"]
+    assert reason == "failed", f"The last event of the run gives the reason {reason!r}, not 'failed'."
 
 
 def test_a_run_works_on_the_commit_of_its_ref(user: User, repository: Path) -> None:
@@ -123,7 +127,10 @@ def test_a_run_works_on_the_commit_of_its_ref(user: User, repository: Path) -> N
             assert_problem(told, 422)
         else:
             done = user.finished(told.json()["id"])
-            assert (done.run["commit"], done.text()) == (first, "['a.txt']")
+            assert (done.run["commit"], done.text()) == (first, "['a.txt']"), (
+                f"A run of {ref} has the commit {done.run['commit']} and lists the files {done.text()!r}, "
+                f"not {first} and its only file a.txt."
+            )
 
 
 def test_a_public_repository_is_cloned_over_http_and_its_mirror_is_kept(
@@ -134,7 +141,8 @@ def test_a_public_repository_is_cloned_over_http_and_its_mirror_is_kept(
     url = web(new_repository)
     lesson = lesson_09(CLONE_ALLOWED_HOSTS=url.split("/")[2])
     user = lesson.user()
-    assert user.run(url, LIST).text() == "['one']"
+    files = user.run(url, LIST).text()
+    assert files == "['one']", f"A run on a repository at a URL lists {files!r}, not its only file 'one'."
     (new_repository / "two").touch()
     commit(new_repository, "two")
     web(new_repository)
@@ -158,10 +166,15 @@ def test_mirrors_that_no_run_uses_are_bounded(
     user.run(new_repository, RESULT)
     assert until(lambda: list(mirrors.iterdir()) == used), "It is not the unused mirror that is removed."
     user.http.post(f"/runs/{run}/cancel")
-    assert user.run(new_repository, LIST).text() == "['one']"
+    files = user.run(new_repository, LIST).text()
+    assert files == "['one']", (
+        f"A run on a repository without a mirror lists {files!r}, not its only file 'one'."
+    )
     assert until(lambda: len(list(mirrors.iterdir())) == 1), "The mirrors grow without a bound."
     assert list(mirrors.iterdir()) != used, "The mirror that was used last is removed, and not the older one."
-    assert until(lambda: not list((lesson.data / "work").iterdir()))
+    assert until(lambda: not list((lesson.data / "work").iterdir())), (
+        "The runs have ended, and folders are left in the server's work folder."
+    )
 
 
 def test_hooks_filters_and_submodules_of_a_repository_do_nothing(
@@ -197,9 +210,14 @@ def test_hooks_filters_and_submodules_of_a_repository_do_nothing(
         path.chmod(0o755)
     attacked.unlink(missing_ok=True)
     done = user.run(new_repository, LIST + "open('file', 'a').write('more')")
-    assert done.variation()["state"] == "passed"
-    assert "'sub'" in done.text() and "'link'" in done.text()
-    assert done.variation()["files_changed"] == 1
+    state, changed = done.variation()["state"], done.variation()["files_changed"]
+    assert state == "passed", (
+        f"A variation of a repository with hooks, filters and a submodule ends as {state!r}, not as 'passed'."
+    )
+    assert "'sub'" in done.text() and "'link'" in done.text(), (
+        f"The agent does not find both the submodule's folder and the link: it prints {done.text()!r}."
+    )
+    assert changed == 1, f"The agent changes one file, and the variation counts {changed}."
     assert not attacked.exists(), "The repository has run a command on the server."
 
 
@@ -207,8 +225,8 @@ def test_a_repository_that_is_too_large_is_refused(lesson_09: StartLesson, new_r
     (new_repository / "large").write_bytes(os.urandom(3 * 2**20))
     commit(new_repository, "large")
     lesson = lesson_09(REPOSITORY_MB="1")
-    done = lesson.user().run(new_repository, RESULT)
-    assert done.run["state"] == "failed"
+    state = lesson.user().run(new_repository, RESULT).run["state"]
+    assert state == "failed", f"A run on a repository of 3 MB ends as {state!r}; REPOSITORY_MB is 1."
     assert not list((lesson.data / "mirrors").iterdir()), "What was cloned is left."
 
 
@@ -217,8 +235,11 @@ def test_a_small_repository_with_large_files_is_refused(lesson_09: StartLesson, 
         (new_repository / f"{n}").write_bytes(bytes(100_000))  # all the same, and almost nothing in a pack
     commit(new_repository, "large")
     done = lesson_09(REPOSITORY_MB="1").user().run(new_repository, RESULT)
-    assert done.run["state"] == "failed"
-    assert done.variation()["summary"] == "The files of this commit are larger than 1 MB."
+    state, summary = done.run["state"], done.variation()["summary"]
+    assert state == "failed", f"A run on files of 3 MB ends as {state!r}; REPOSITORY_MB is 1."
+    assert summary == "The files of this commit are larger than 1 MB.", (
+        f"The files of a commit are too large, and the summary of the variation is {summary!r}."
+    )
 
 
 def test_a_clone_that_takes_too_long_is_given_up(lesson_09: StartLesson) -> None:
@@ -226,5 +247,8 @@ def test_a_clone_that_takes_too_long_is_given_up(lesson_09: StartLesson) -> None
         host = f"127.0.0.1:{silent.getsockname()[1]}"
         lesson = lesson_09(CLONE_SECONDS="2", CLONE_ALLOWED_HOSTS=host)
         done = lesson.user().run(f"http://{host}/x.git", RESULT)
-    assert done.run["state"] == "failed"
-    assert "longer than 2 s" in done.variation()["summary"]
+    state, summary = done.run["state"], done.variation()["summary"]
+    assert state == "failed", f"A run whose clone gets no answer ends as {state!r}, not as 'failed'."
+    assert "longer than 2 s" in summary, (
+        f"The summary does not say that the clone took longer than CLONE_SECONDS, 2 s: {summary!r}."
+    )

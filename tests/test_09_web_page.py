@@ -148,14 +148,22 @@ def test_the_patch_is_shown(visit: Visits, lesson: Lesson, user: User, repositor
     finished(page)
     page.get_by_label("Show the patch of variation 2").click()
     expect(page.locator("#patch-title")).to_be_focused()
-    assert page.locator("#patch .removed").all_inner_texts()[0].endswith("-one")
-    assert page.locator("#patch .added").all_inner_texts()[0].endswith("+two 2")
+    removed = page.locator("#patch .removed").all_inner_texts()
+    assert removed and removed[0].endswith("-one"), (
+        f"The first line that the page shows as removed is not '-one': {removed}"
+    )
+    added = page.locator("#patch .added").all_inner_texts()
+    assert added and added[0].endswith("+two 2"), (
+        f"The first line that the page shows as added is not '+two 2': {added}"
+    )
     with page.expect_download() as downloaded:
         page.click("#patch >> text=Download")
-    assert downloaded.value.suggested_filename == "variation-2.patch"
+    name = downloaded.value.suggested_filename
+    assert name == "variation-2.patch", f"The patch of variation 2 is downloaded as {name}."
     with page.expect_download() as downloaded:
         page.get_by_label("Download the log of variation 1").click()
-    assert "plan of 1" in downloaded.value.path().read_text()
+    log = downloaded.value.path().read_text()
+    assert "plan of 1" in log, "The downloaded log of variation 1 lacks the plan of its agent."
 
 
 def test_another_users_run_is_not_shown(visit: Visits, lesson: Lesson, user: User, repository: Path) -> None:

@@ -47,7 +47,8 @@ def test_a_submission_goes_from_triage_to_a_mastery_update(agents: Agents) -> No
     assert until(lambda: agents.attempts(user, "loops") == 1, SECONDS), (
         "The grade did not reach the progress."
     )
-    assert agents.process("progress", user)["result"]["topics"]["loops"]["mastery"] == pytest.approx(0.6)
+    mastery = agents.process("progress", user)["result"]["topics"]["loops"]["mastery"]
+    assert mastery == pytest.approx(0.6), f"One right solution makes a mastery of {mastery}, not of 0.6."
 
 
 @pytest.mark.dapr
@@ -80,7 +81,8 @@ def test_a_poison_message_goes_to_the_dead_letters_and_can_be_replayed(agents: A
     event_id = uuid.uuid4().hex
     agents.publish("progress.requests", {"user_id": "../../etc", "query": "attempt"}, event_id)
     assert until(lambda: event_id in agents.dead_letters("list"), SECONDS), "The event is in no dead letter."
-    assert agents.dead_letters("replay", event_id) == "1 replayed\n"
+    replayed = agents.dead_letters("replay", event_id)
+    assert replayed == "1 replayed\n", f"Told to replay one dead letter, dead_letters.py says {replayed!r}."
     found = until(lambda: agents.dead_letters("list").count(event_id) == 2, SECONDS)
     assert found, "The event that was replayed, and is still bad, did not come back to the dead letters."
 
@@ -145,7 +147,7 @@ def own_components(agents: Agents, folder: Path, group: str) -> Path:
     """The components with another consumer group, whose members get all events besides the agents' group."""
     components = shutil.copytree(agents.folder / "components", folder / "components")
     text = (components / "pubsub.yaml").read_text()
-    assert "learnflow-agents" in text
+    assert "learnflow-agents" in text, "pubsub.yaml does not name the consumer group learnflow-agents."
     (components / "pubsub.yaml").write_text(text.replace("learnflow-agents", unique(group)))
     return components
 
@@ -239,7 +241,8 @@ def test_three_failures_raise_an_alert(agents: Agents) -> None:
     user = unique("ada")
     for _ in range(3):
         agents.process("progress", user, module="lists", score=0)
-    assert len(agents.records("struggle.alerts", user)) == 1
+    alerts = len(agents.records("struggle.alerts", user))
+    assert alerts == 1, f"Three failures in a row raised {alerts} alerts, not one."
 
 
 # --- The workflow ---
@@ -331,7 +334,9 @@ class Session:
 @pytest.mark.dapr
 def test_a_session_without_a_submission_ends_and_withdraws_its_exercise(agents: Agents) -> None:
     done = Session(agents, unique("ada"), "loops", submit_within_seconds=1).end()
-    assert done["result"]["outcome"] == "timed out" and done["step"] == "withdraw"
+    assert done["result"]["outcome"] == "timed out" and done["step"] == "withdraw", (
+        f"A session without a submission did not time out and withdraw its exercise: {done}"
+    )
 
 
 @pytest.mark.dapr
@@ -399,8 +404,12 @@ def test_a_container_that_never_ends_is_killed(
         return await asyncio.gather(*runs)
 
     errors = [outcome.error for outcome in asyncio.run(loud())]
-    assert slow.error == "it took too long"
-    assert errors == ["it printed too much"] * 8
+    assert slow.error == "it took too long", (
+        f"Code that never ends gives the error {slow.error!r}, not 'it took too long'."
+    )
+    assert errors == ["it printed too much"] * 8, (
+        f"Eight programs print without end and give {errors}, not eight times 'it printed too much'."
+    )
     assert not labelled(label), "A container was left behind."
 
 
@@ -417,7 +426,7 @@ def test_a_container_ends_when_its_agent_was_killed(lesson_root: Path, tmp_path:
     started = until(lambda: labelled(label, all_states=False), SECONDS)
     agent.kill()
     agent.wait()
-    assert started
+    assert started, "The container did not start."
     assert until(lambda: not labelled(label), SECONDS), "The container outlives its agent."
 
 

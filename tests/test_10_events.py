@@ -46,7 +46,7 @@ def shell(lesson_root: Path) -> Shell:
         import messages  # type: ignore[import-not-found]
         import sidecar  # type: ignore[import-not-found]
 
-        assert sys.modules["sidecar"] is sidecar
+        assert sys.modules["sidecar"] is sidecar, "The imported sidecar is not the one in sys.modules."
         return Shell(sidecar, messages, sidecar_stand_in.StandIn())
 
 
@@ -103,6 +103,7 @@ def test_an_event_whose_agent_fails_is_not_taken_as_done(shell: Shell) -> None:
         with pytest.raises(RuntimeError):
             await connected.once(event, fail)
         assert not shell.stand_in.state, "A failed event left something behind."
-        assert (await connected.once(event, shell.count)).response == "1"
+        count = (await connected.once(event, shell.count)).response
+        assert count == "1", f"An event that had failed came again, and the count is {count}, not 1."
 
     asyncio.run(deliver())

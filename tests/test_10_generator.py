@@ -12,8 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.services import FOLDER, TYPES, generate, load_file
 
-from course.paths import ROOT
-
 BIN = Path(sys.executable).parent
 MANIFESTS = ("deployment.yaml", "service.yaml", "hpa.yaml", "networkpolicy.yaml")
 FILES = {
@@ -83,9 +81,12 @@ def test_names_that_mean_something_else_in_yaml_or_python_are_only_names(
     assert done.returncode == 0, done.stderr
     check_service(tmp_path / "service")
     manifest = yaml.safe_load((tmp_path / "service" / "deployment.yaml").read_text())
-    assert manifest["metadata"]["name"] == f"{name}-agent"
+    found = manifest["metadata"]["name"]
+    assert found == f"{name}-agent", f"The Deployment has the name {found!r}, not {name}-agent."
     container = manifest["spec"]["template"]["spec"]["containers"][0]
-    assert {"name": "MODEL_NAME", "value": model} in container["env"]
+    assert {"name": "MODEL_NAME", "value": model} in container["env"], (
+        f"The Deployment does not set MODEL_NAME to {model}: {container['env']}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_bad_input_is_refused_in_one_line(
     lesson_root: Path, tmp_path: Path, arguments: list[str], says: str
 ) -> None:
     done = generate(lesson_root, *arguments, "--output-dir", tmp_path / "service")
-    assert done.returncode == 2
+    assert done.returncode == 2, f"Bad input gives exit code {done.returncode}, not 2."
     assert says in done.stderr, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert not (tmp_path / "service").exists(), "It refused, and wrote files all the same."
@@ -119,44 +120,63 @@ def test_nothing_is_overwritten_without_force(lesson_root: Path, tmp_path: Path)
     options: list[str | Path] = ["--name", "ok", "--type", "tracker", "--output-dir", tmp_path]
     (tmp_path / "agent.py").write_text("mine")
     refused = generate(lesson_root, *options)
-    assert (refused.returncode, "--force" in refused.stderr) == (2, True)
+    assert (refused.returncode, "--force" in refused.stderr) == (2, True), (
+        "The folder has an agent.py, and the generator does not exit with 2 and name --force: "
+        f"{refused.returncode}, {refused.stderr!r}"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["agent.py"], "Some files were written."
     dry = generate(lesson_root, *options, "--force", "--dry-run")
-    assert dry.returncode == 0 and f"would write {tmp_path}/app.py" in dry.stdout
+    assert dry.returncode == 0 and f"would write {tmp_path}/app.py" in dry.stdout, (
+        f"--dry-run fails, or does not list app.py: exit code {dry.returncode}, {dry.stdout}{dry.stderr}"
+    )
     assert (tmp_path / "agent.py").read_text() == "mine", "--dry-run has written."
-    assert generate(lesson_root, *options, "--force").returncode == 0
-    assert (tmp_path / "agent.py").read_text() != "mine"
+    forced = generate(lesson_root, *options, "--force")
+    assert forced.returncode == 0, f"The generator fails with --force: {forced.stderr}"
+    assert (tmp_path / "agent.py").read_text() != "mine", "--force has not overwritten agent.py."
 
 
 def test_the_same_service_is_the_same_files(services: Path, lesson_root: Path, tmp_path: Path) -> None:
     began = time.monotonic()
-    assert generate(lesson_root, "--all", tmp_path).returncode == 0
+    done = generate(lesson_root, "--all", tmp_path)
+    assert done.returncode == 0, f"The generator fails: {done.stderr}"
     assert time.monotonic() - began < 30, "Five services took longer than half a minute."
     paths = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(paths) > 60
+    assert len(paths) > 60, f"The generator writes only {len(paths)} files for five services."
     for path in paths:
-        assert (services / path).read_bytes() == (tmp_path / path).read_bytes()
+        same = (services / path).read_bytes() == (tmp_path / path).read_bytes()
+        assert same, f"The generator ran twice, and {path} differs."
 
 
 def test_the_run_file_names_each_service_with_ports_of_its_own(services: Path) -> None:
     apps = yaml.safe_load((services / "dapr.yaml").read_text())["apps"]
-    assert [app["appID"] for app in apps] == [f"{name}-agent" for name in TYPES]
+    ids = [app["appID"] for app in apps]
+    assert ids == [f"{name}-agent" for name in TYPES], (
+        f"The run file names {ids}, not the five agents in their order."
+    )
     ports = [app[name] for app in apps for name in ("appPort", "daprHTTPPort")]
-    assert len(set(ports)) == len(ports)
-    assert all((services / app["appDirPath"] / "app.py").exists() for app in apps)
+    assert len(set(ports)) == len(ports), f"The run file uses a port twice: {ports}"
+    assert all((services / app["appDirPath"] / "app.py").exists() for app in apps), (
+        "The run file names a folder without an app.py."
+    )
     names = {
         yaml.safe_load(path.read_text())["metadata"]["name"] for path in (services / "components").iterdir()
     }
-    assert names == {"statestore", "pubsub", "learnflow"}
+    assert names == {"statestore", "pubsub", "learnflow"}, (
+        f"The resources in components/ are named {names}, not statestore, pubsub and learnflow."
+    )
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.text(max_size=60))
-def test_any_name_is_either_refused_or_safe(name: str) -> None:
-    generator = load_file(ROOT / FOLDER / "generate_agent.py")
+def test_any_name_is_either_refused_or_safe(lesson_root: Path, name: str) -> None:
+    generator = load_file(lesson_root / FOLDER / "generate_agent.py")
     try:
         service = generator.Service(name, generator.AgentType.tracker)
     except generator.Refused:
         return
-    assert service.name.isascii() and service.name == service.name.lower()
-    assert not set(service.name) - set("abcdefghijklmnopqrstuvwxyz0123456789-")
+    assert service.name.isascii() and service.name == service.name.lower(), (
+        f"The generator accepts the name {service.name!r}, which is not ASCII or has a capital letter."
+    )
+    assert not set(service.name) - set("abcdefghijklmnopqrstuvwxyz0123456789-"), (
+        f"The generator accepts the name {service.name!r}, which has other signs than a-z, 0-9 and -."
+    )

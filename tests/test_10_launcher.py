@@ -86,7 +86,8 @@ def system(
     )
     launcher = Launcher(processes, run_file, "--restart", **dapr).wait_ready()
     yield System(launcher, folder, topic, http_port, app_port, dapr["POSTGRES_URL"])
-    assert launcher.stop() == 0
+    code = launcher.stop()
+    assert code == 0, f"The launcher was told to stop, and its exit code is {code}, not 0."
 
 
 @pytest.mark.dapr
@@ -96,7 +97,10 @@ def test_an_event_goes_through_kafka_to_the_app_whose_state_postgresql_keeps(
     key = uuid.uuid4().hex
     publish(system.http_port, system.topic, {"key": key, "cargo": "bananas"})
     assert until(lambda: key in system.stored(key), 60), "PostgreSQL has no state from the event."
-    assert events_in_kafka(dapr["KAFKA_BROKERS"], system.topic, key) == [{"key": key, "cargo": "bananas"}]
+    events = events_in_kafka(dapr["KAFKA_BROKERS"], system.topic, key)
+    assert events == [{"key": key, "cargo": "bananas"}], (
+        f"A plain consumer reads {events} from Kafka, not the one event that was published."
+    )
 
 
 def events_in_kafka(brokers: str, topic: str, key: str) -> list[Any]:
@@ -114,12 +118,12 @@ def events_in_kafka(brokers: str, topic: str, key: str) -> list[Any]:
 @pytest.mark.dapr
 def test_an_app_gets_the_variables_that_dapr_run_gives_it(system: System) -> None:
     env = httpx2.get(f"http://127.0.0.1:{system.app_port}/environment", timeout=30).json()
-    assert env["APP_ID"] == "first"
-    assert env["APP_PORT"] == str(system.app_port)
-    assert env["DAPR_HTTP_PORT"] == str(system.http_port)
-    assert env["DAPR_GRPC_PORT"].isdigit()
+    given = {name: env[name] for name in ("APP_ID", "APP_PORT", "DAPR_HTTP_PORT")}
+    stated = {"APP_ID": "first", "APP_PORT": str(system.app_port), "DAPR_HTTP_PORT": str(system.http_port)}
+    assert given == stated, f"The app gets the variables {given}, and the run file states {stated}."
+    assert env["DAPR_GRPC_PORT"].isdigit(), f"DAPR_GRPC_PORT is {env['DAPR_GRPC_PORT']!r}, not a port."
     assert env["SOURCE"] == "app", "A variable of `common` wins over the app's own."
-    assert env["NUMBER"] == "7"
+    assert env["NUMBER"] == "7", f"NUMBER is {env['NUMBER']!r}, not the 7 that `common` gives all apps."
 
 
 @pytest.mark.dapr
@@ -127,7 +131,8 @@ def test_a_sidecar_finds_another_app_by_its_name(system: System) -> None:
     url = f"http://127.0.0.1:{system.http_port}/v1.0/invoke/second/method/environment"
     answer = httpx2.get(url, timeout=60)
     assert answer.is_success, answer.text
-    assert answer.json()["APP_ID"] == "second"
+    called = answer.json()["APP_ID"]
+    assert called == "second", f"The sidecar was asked for the app second, and called {called!r}."
 
 
 @pytest.mark.dapr
@@ -143,8 +148,10 @@ def test_a_sidecar_starts_when_the_one_before_it_has_its_components(system: Syst
 @pytest.mark.dapr
 def test_the_sidecar_has_the_version_that_make_engine_reports(system: System) -> None:
     metadata = httpx2.get(f"http://127.0.0.1:{system.http_port}/v1.0/metadata", timeout=30).json()
-    assert metadata["runtimeVersion"] == Dapr().version()
-    assert {each["name"] for each in metadata["components"]} >= {"pubsub", "statestore"}
+    running, reported = metadata["runtimeVersion"], Dapr().version()
+    assert running == reported, f"The sidecar has version {running}, and `make engine` reports {reported}."
+    names = {each["name"] for each in metadata["components"]}
+    assert names >= {"pubsub", "statestore"}, f"The sidecar lacks pubsub or statestore: it has {names}."
 
 
 @pytest.mark.dapr
@@ -186,7 +193,7 @@ def test_events_under_way_survive_kill_9_of_app_and_sidecar(system: System, vict
     assert until(lambda: system.stored(prefix), 60), "No event arrives before the kill."
     system.launcher.kill(victim)
     publishing.join()
-    assert len(published) == 60
+    assert len(published) == 60, f"Only {len(published)} of 60 events could be published."
     lost = until(lambda: system.stored(prefix) >= published, 120) or published - system.stored(prefix)
     assert lost is True, f"{len(lost)} events are lost when {victim} is killed."
 
@@ -194,7 +201,8 @@ def test_events_under_way_survive_kill_9_of_app_and_sidecar(system: System, vict
 @pytest.mark.dapr
 def test_a_killed_process_leaves_nothing_of_its_group(system: System) -> None:
     children = psutil.Process(system.launcher.pid_of("second")).children()
-    assert [child.name() for child in children] == ["sleep"]
+    names = [child.name() for child in children]
+    assert names == ["sleep"], f"Before the kill the app has the child processes {names}, not one sleep."
     system.launcher.kill("second")
     assert until(lambda: not runs(children[0])), "A child of the killed app still runs."
 
@@ -208,8 +216,12 @@ def test_without_restart_a_dead_app_is_reported_and_the_rest_runs_on(
     launcher = Launcher(processes, write_run_file(tmp_path, app), **dapr).wait_ready()
     os.kill(launcher.pid_of("mortal"), signal.SIGKILL)
     launcher.wait_for(r"^✗ mortal was killed by SIGKILL\.$")
-    assert httpx2.get(f"http://127.0.0.1:{port}/v1.0/healthz/outbound", timeout=30).is_success
-    assert launcher.stop(signal.SIGTERM) == 0
+    health = httpx2.get(f"http://127.0.0.1:{port}/v1.0/healthz/outbound", timeout=30)
+    assert health.is_success, (
+        f"The app was killed, and its sidecar's health check gives {health.status_code}."
+    )
+    code = launcher.stop(signal.SIGTERM)
+    assert code == 0, f"The launcher was told to stop, and its exit code is {code}, not 0."
 
 
 @pytest.mark.dapr
@@ -219,11 +231,13 @@ def test_an_app_that_ends_at_its_start_stops_the_launcher_with_its_last_lines(
     command = ["python", "-c", "print('no such table'); raise SystemExit(3)"]
     run_file = write_run_file(tmp_path, {"appID": "ill", "appPort": free_port(), "command": command})
     launcher = Launcher(processes, run_file, **dapr)
-    assert launcher.ended() == 1
+    code = launcher.ended()
+    assert code == 1, f"An app ended at its start, and the launcher's exit code is {code}, not 1."
     launcher.wait_for(r"^✗ ill ended with exit code 3 before it was healthy\.$")
-    assert launcher.lines[-2] == "ill | no such table"
-    log = launcher.lines[-1].removeprefix("All of its output is in ")
-    assert Path(log).read_text() == "no such table\n"
+    shown, last = launcher.lines[-2:]
+    assert shown == "ill | no such table", f"The launcher shows {shown!r}, not the app's last line."
+    output = Path(last.removeprefix("All of its output is in ")).read_text()
+    assert output == "no such table\n", f"The app's log has {output!r}, not what the app printed."
 
 
 @pytest.mark.dapr
@@ -235,15 +249,23 @@ def test_ctrl_c_stops_sidecars_then_apps_then_stores_and_leaves_nothing(
     started = psutil.Process(launcher.process.pid).children(recursive=True)
     ports = {port for each in started for port in listening(each)}
     folder = run_folder(launcher)
-    assert {"java", "postgres", "placement", "scheduler", "daprd"} <= {each.name() for each in started}
-    assert launcher.stop() == 0
+    names = {each.name() for each in started}
+    assert {"java", "postgres", "placement", "scheduler", "daprd"} <= names, (
+        f"The launcher does not run all that the app needs: it runs {names}."
+    )
+    code = launcher.stop()
+    assert code == 0, f"The launcher was told to stop, and its exit code is {code}, not 0."
     assert_gone(started, folder)
     assert not [port for port in ports if port_owner(port)], "A port is still taken."
     stopped = [line.split()[0] for line in launcher.lines if line.endswith(" has stopped")]
     assert stopped[:2] == ["app-dapr", "app"], "The app is stopped while its sidecar still delivers events."
     # Placement sometimes ends by itself when the last sidecar leaves it.
-    assert set(stopped[2:-2]) <= {"placement", "scheduler"}
-    assert set(stopped[-2:]) == {"kafka", "postgresql"}
+    assert set(stopped[2:-2]) <= {"placement", "scheduler"}, (
+        f"Between the app and the last two, {stopped[2:-2]} stop, not only placement and scheduler."
+    )
+    assert set(stopped[-2:]) == {"kafka", "postgresql"}, (
+        f"The launcher stops {stopped[-2:]} last, not kafka and postgresql."
+    )
 
 
 @pytest.mark.dapr
@@ -268,7 +290,8 @@ def test_without_its_reaper_the_launcher_ends_and_leaves_no_process(
     started = psutil.Process(launcher.process.pid).children(recursive=True)
     next(each for each in started if each.name() == "sh").kill()
     os.kill(launcher.pid_of("app"), signal.SIGKILL)  # the launcher would tell the reaper
-    assert launcher.ended() == 1
+    code = launcher.ended()
+    assert code == 1, f"The launcher lost its reaper, and its exit code is {code}, not 1."
     launcher.wait_for(r"^✗ The shell that would remove \S+ has ended\.$")
     assert until(lambda: not any(map(runs, started)), 60), "The launcher has left processes behind."
     shutil.rmtree(launcher.wait_for(r"remove (\S+) has")[1])
@@ -306,7 +329,8 @@ def assert_gone(started: list[psutil.Process], folder: Path) -> None:
 def refused(processes: Processes, *arguments: str | Path, **env: str) -> str:
     """The only line of a launcher that refuses to start."""
     launcher = Launcher(processes, *arguments, **env)
-    assert launcher.ended() == 1
+    code = launcher.ended()
+    assert code == 1, f"The launcher should refuse to start with exit code 1, and ends with {code}."
     assert len(launcher.lines) == 1, "\n".join(launcher.lines)
     return launcher.lines[0]
 
@@ -316,10 +340,11 @@ def test_a_busy_port_is_one_line_with_its_owner(
     processes: Processes, tmp_path: Path, property_name: str, taken_port: int
 ) -> None:
     run_file = write_run_file(tmp_path, {"appID": "app", property_name: taken_port})
-    assert refused(processes, run_file) == (
+    line = refused(processes, run_file)
+    assert line == (
         f"✗ Port {taken_port} ({property_name} of app) is taken by {psutil.Process().name()} "
         f"(pid {os.getpid()}). Stop it, or change the port."
-    )
+    ), f"The launcher does not name the busy port, its property, its owner and the way out: {line}"
 
 
 @pytest.fixture
@@ -362,11 +387,15 @@ def taken_port() -> Iterator[int]:
 )
 def test_a_bad_run_file_is_one_line(processes: Processes, tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "dapr.yaml").write_text(text)
-    assert re.search(message, refused(processes, tmp_path / "dapr.yaml"))
+    line = refused(processes, tmp_path / "dapr.yaml")
+    assert re.search(message, line), f"The launcher says of the run file {line!r}, not {message!r}."
 
 
 def test_a_missing_run_file_is_one_line(processes: Processes, tmp_path: Path) -> None:
-    assert "dapr.yaml cannot be read: No such file" in refused(processes, tmp_path / "dapr.yaml")
+    line = refused(processes, tmp_path / "dapr.yaml")
+    assert "dapr.yaml cannot be read: No such file" in line, (
+        f"The launcher does not say that dapr.yaml cannot be read, and why: {line}"
+    )
 
 
 def test_a_missing_daprd_is_one_line_with_the_way_to_get_it(processes: Processes, tmp_path: Path) -> None:
@@ -374,4 +403,6 @@ def test_a_missing_daprd_is_one_line_with_the_way_to_get_it(processes: Processes
     services = ("KAFKA_BROKERS", "POSTGRES_URL", "DAPR_PLACEMENT_HOST_ADDRESS", "DAPR_SCHEDULER_HOST_ADDRESS")
     env = dict.fromkeys(services, "127.0.0.1:9") | {"DAPR_RUNTIME_PATH": str(tmp_path)}
     line = refused(processes, run_file, **env)
-    assert line.endswith("/.dapr/bin/daprd is missing: run `dapr init --slim`, or `make engine dapr`.")
+    assert line.endswith("/.dapr/bin/daprd is missing: run `dapr init --slim`, or `make engine dapr`."), (
+        f"The launcher does not say which program is missing, and how to get it: {line}"
+    )

@@ -183,10 +183,14 @@ def test_bad_requests_are_refused(progress: httpx2.Client) -> None:
     too_long = {"user_id": "ada", "context": {"code": "x" * 20_001}}
     bodies: list[Any] = [too_long, {"user_id": "a b"}, {}, [], "x"]
     for body in bodies:
-        assert progress.post("/process", json=body).status_code == 422
-    assert progress.post("/process", content=b"x" * 3_000_000).status_code == 413
-    unknown = progress.post("/process", json={"user_id": "nobody"}).json()
-    assert unknown["response"] == "Nothing is known about this learner yet."
+        status = progress.post("/process", json=body).status_code
+        assert status == 422, f"The body {str(body)[:60]} is answered with {status}, not with 422."
+    status = progress.post("/process", content=b"x" * 3_000_000).status_code
+    assert status == 413, f"A body of 3 MB is answered with {status}, not with 413."
+    told = progress.post("/process", json={"user_id": "nobody"}).json()["response"]
+    assert told == "Nothing is known about this learner yet.", (
+        f"Asked about an unknown learner, the agent says {told!r}, not that nothing is known."
+    )
 
 
 def test_a_clock_that_is_wrong_ends_no_streak(progress: httpx2.Client) -> None:
@@ -194,11 +198,13 @@ def test_a_clock_that_is_wrong_ends_no_streak(progress: httpx2.Client) -> None:
     today = datetime.now(UTC)
     moments = [today - timedelta(days=1), today + timedelta(days=900), today, today - timedelta(days=400)]
     for number, moment in enumerate(moments):
-        assert deliver(progress, attempt(str(number), moment.isoformat())) == "SUCCESS"
+        told = deliver(progress, attempt(str(number), moment.isoformat()))
+        assert told == "SUCCESS", f"An attempt at {moment} is answered with {told}, not with SUCCESS."
     edges = {"America/New_York": "0001-01-01T00:00:00Z", "Asia/Tokyo": "9999-12-31T23:59:59Z"}
     for timezone, edge in edges.items():
         data = {"user_id": "ada", "context": {"module": "loops", "score": 1, "timezone": timezone}}
-        assert deliver(progress, attempt(timezone, edge, data=data)) == "SUCCESS"
+        told = deliver(progress, attempt(timezone, edge, data=data))
+        assert told == "SUCCESS", f"An attempt at {edge} is answered with {told}, not with SUCCESS."
 
     def known() -> Any:
         return progress.post("/process", json={"user_id": "ada"}).json()["result"]
@@ -271,7 +277,7 @@ def session(services: Path) -> Any:
     with importable(services / "triage"):
         import session as module  # type: ignore[import-not-found]
 
-        assert sys.modules["session"] is module
+        assert sys.modules["session"] is module, "The imported session is not the one in sys.modules."
         return module.session
 
 
@@ -290,8 +296,10 @@ def test_a_workflow_asks_for_the_same_when_it_is_replayed(session: Any) -> None:
 
 def test_a_session_without_a_submission_withdraws_its_exercise(session: Any) -> None:
     replay = Replay(submits=False)
-    assert replay.run(session)["outcome"] == "timed out"
-    assert replay.asked[-1][1]["body"]["query"] == "withdraw"
+    outcome = replay.run(session)["outcome"]
+    assert outcome == "timed out", f"Without a submission the outcome is {outcome!r}, not 'timed out'."
+    query = replay.asked[-1][1]["body"]["query"]
+    assert query == "withdraw", f"The session's last request is {query!r}, not to withdraw its exercise."
 
 
 def test_an_event_that_always_fails_is_given_up_in_the_end(services: Path) -> None:

@@ -57,7 +57,8 @@ def test_a_pod_by_hand_lives_is_not_ready_and_stays_gone(running: Installation, 
 
     running.wait(lambda: state() == (True, False), "the pod by hand runs, and is not ready")
     running.kubectl("delete", "pod", "first", "--grace-period=1")
-    assert running.json("pods", "--selector=app=first")["items"] == []
+    left = [pod["metadata"]["name"] for pod in running.json("pods", "--selector=app=first")["items"]]
+    assert left == [], f"The pod by hand was deleted, and there are still pods with its label: {left}"
 
 
 def test_the_smoke_job_passes_inside_the_cluster(running: Installation) -> None:
@@ -189,7 +190,10 @@ def test_an_image_that_does_not_exist_takes_no_traffic(running: Installation) ->
 
     running.wait(lambda: re.search("ErrImage|ImagePullBackOff", waiting()), "the image cannot be pulled")
     assert set(running.ready_agents()) == before, "A replica was stopped for an image that does not exist."
-    assert ask(running.url, unique_question("What is a container?")).status_code == 200
+    status = ask(running.url, unique_question("What is a container?")).status_code
+    assert status == 200, (
+        f"An update cannot get its image, and a question is answered with {status}, not 200."
+    )
     running.kubectl("rollout", "undo", "deployment/agent")
     running.wait_ready("deployment/agent")
     assert set(running.ready_agents()) == before, "The rollback replaced replicas that were well."
@@ -268,7 +272,8 @@ signal.pause()
 
     ended = running.wait(last_state, "the container has ended")
     assert (ended["reason"], ended["exitCode"]) == ("OOMKilled", 137), f"It ended otherwise: {ended}"
-    assert ask(running.url, unique_question("What is a container?")).status_code == 200
+    status = ask(running.url, unique_question("What is a container?")).status_code
+    assert status == 200, f"One replica was OOM-killed, and a question is answered with {status}, not 200."
     running.wait(lambda: pod in running.ready_agents(), "the container is started again, in the same pod")
 
 
@@ -281,7 +286,10 @@ def test_a_drain_leaves_one_replica(running: Installation) -> None:
         assert done.returncode != 0, "The drain took every replica."
         assert "disruption budget" in done.stderr, f"Something else stopped the drain: {done.stderr}"
         assert len(running.ready_agents()) == 1, "The drain did not leave one replica."
-        assert ask(running.url, unique_question("What is a container?")).status_code == 200
+        status = ask(running.url, unique_question("What is a container?")).status_code
+        assert status == 200, (
+            f"A drain leaves one replica, and a question is answered with {status}, not 200."
+        )
     finally:
         running.cluster.kubectl("uncordon", node)
     running.wait_ready("deployment/agent")

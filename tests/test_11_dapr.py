@@ -82,8 +82,12 @@ def process(agents: DaprInstallation, user: str, **context: Any) -> dict[str, An
 
 def test_a_request_through_the_sidecar_reaches_the_agent(agents: DaprInstallation) -> None:
     user = uuid.uuid4().hex
-    assert process(agents, user, module="loops", score=1)["agent"] == "progress"
-    assert process(agents, user)["result"]["topics"]["loops"]["attempts"] == 1
+    agent = process(agents, user, module="loops", score=1)["agent"]
+    assert agent == "progress", f"A request to the agent 'progress' is answered by {agent!r}."
+    topics = process(agents, user)["result"]["topics"]
+    assert topics.get("loops", {}).get("attempts") == 1, (
+        f"A learner has made one attempt at the topic 'loops', and the agent knows these topics: {topics}"
+    )
 
 
 def test_a_published_event_is_delivered(agents: DaprInstallation) -> None:
@@ -149,7 +153,8 @@ def test_a_pod_whose_sidecar_has_no_store_is_not_ready(agents: DaprInstallation)
         components.write_text(right)
         agents.apply()
     agents.wait_for_rollouts(*(f"deployment/{name}-agent" for name in DAPR_AGENTS))
-    assert set(agents.ready_pods(APP)) >= before
+    lost = before - set(agents.ready_pods(APP))
+    assert not lost, f"The store's right address is back, and pods that were ready before are not: {lost}"
 
 
 def test_only_the_frontend_reaches_the_agent(agents: DaprInstallation) -> None:

@@ -256,19 +256,27 @@ def test_every_pod_is_hardened(rendered: Rendered, overlay: str) -> None:
     for name, spec in templates(manifests):
         assert spec.get("automountServiceAccountToken") is False, f"{name} has a token for the API server."
         assert spec.get("enableServiceLinks") is False, f"Names of Services become settings of {name}."
-        assert spec["securityContext"].get("seccompProfile") == {"type": "RuntimeDefault"}
+        profile = spec["securityContext"].get("seccompProfile")
+        assert profile == {"type": "RuntimeDefault"}, (
+            f"The seccomp profile of {name} is {profile}, not the container runtime's default."
+        )
     for name, container in containers(manifests):
         context = container["securityContext"]
         assert context["readOnlyRootFilesystem"] is True, f"An intruder can change the files of {name}."
-        assert context["allowPrivilegeEscalation"] is False
-        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert context.get("allowPrivilegeEscalation") is False, f"A process of {name} can gain privileges."
+        capabilities = context.get("capabilities")
+        assert capabilities == {"drop": ["ALL"]}, (
+            f"The capabilities of {name} are {capabilities}: it has to drop all and to add none."
+        )
 
 
 def test_replicas_are_spread_and_one_survives_a_drain(local: Manifests, production: Manifests) -> None:
     for manifests in (local, production):
         deployment = find(manifests, "Deployment", "agent")["spec"]
         keys = {each["topologyKey"] for each in deployment["template"]["spec"]["topologySpreadConstraints"]}
-        assert keys == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
+        assert keys == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}, (
+            f"The keys that spread the replicas are {sorted(keys)}, not hostname and zone."
+        )
         budget = find(manifests, "PodDisruptionBudget", "agent")["spec"]
         assert budget["selector"] == deployment["selector"], "The budget protects other pods than the agents."
         least = find(manifests, "HorizontalPodAutoscaler", "agent")["spec"]["minReplicas"]
@@ -292,8 +300,12 @@ def test_every_policy_selects_pods(local: Manifests, lesson_root: Path) -> None:
 
 def test_production_has_a_real_model_and_no_offline_one(production: Manifests) -> None:
     names = {(each["kind"], each["metadata"]["name"]) for each in production}
-    assert not {("Deployment", "model"), ("Service", "model"), ("NetworkPolicy", "model")} & names
-    assert settings(production)["OPENAI_BASE_URL"] == "https://api.openai.com/v1"
+    left = {("Deployment", "model"), ("Service", "model"), ("NetworkPolicy", "model")} & names
+    assert not left, f"Production has parts of the offline model: {sorted(left)}."
+    url = settings(production)["OPENAI_BASE_URL"]
+    assert url == "https://api.openai.com/v1", (
+        f"Production asks the model at {url}, not at https://api.openai.com/v1."
+    )
     egress = find(production, "NetworkPolicy", "agent")["spec"]["egress"]
     way_out = next(to["ipBlock"] for rule in egress for to in rule["to"] if "ipBlock" in to)
     assert "169.254.0.0/16" in way_out["except"], (
@@ -311,13 +323,29 @@ def test_the_sidecar_is_hardened_and_is_what_lesson_10_runs(lesson_root: Path, t
     manifests = render(folder / "dapr")
     pod = find(manifests, "Deployment", "progress-agent")["spec"]["template"]["spec"]
     (sidecar,) = pod["initContainers"]
-    assert sidecar["image"] == f"daprio/daprd:{pinned_version()}"
+    image, version = sidecar["image"], pinned_version()
+    assert image == f"daprio/daprd:{version}", (
+        f"The sidecar's image is {image}, not that of lesson 10's version, daprio/daprd:{version}."
+    )
     assert sidecar["restartPolicy"] == "Always", "The agent waits for ever for its sidecar to end."
-    assert sidecar["resources"]["requests"] == {"cpu": "100m", "memory": "128Mi"}
-    assert pod["automountServiceAccountToken"] is False and pod["enableServiceLinks"] is False
+    requests = sidecar["resources"]["requests"]
+    assert requests == {"cpu": "100m", "memory": "128Mi"}, (
+        f"The sidecar requests {requests}, not 100m of processor time and 128Mi of memory."
+    )
+    assert pod.get("automountServiceAccountToken") is False and pod.get("enableServiceLinks") is False, (
+        "The agent has a token for the API server, or names of Services become its settings."
+    )
     for container in (sidecar, *pod["containers"]):
-        context = container["securityContext"]
-        assert context["readOnlyRootFilesystem"] is True and context["allowPrivilegeEscalation"] is False
-        assert context["capabilities"] == {"drop": ["ALL"]}
+        name, context = container["name"], container["securityContext"]
+        read_only, escalation = (
+            context.get(each) for each in ("readOnlyRootFilesystem", "allowPrivilegeEscalation")
+        )
+        assert read_only is True and escalation is False, (
+            f"An intruder can change the files of {name}, or a process of it can gain privileges."
+        )
+        capabilities = context.get("capabilities")
+        assert capabilities == {"drop": ["ALL"]}, (
+            f"The capabilities of {name} are {capabilities}: it has to drop all and to add none."
+        )
     addresses = find(manifests, "Service", "progress-agent-dapr")["spec"]
     assert addresses["selector"] == {"app": "progress-agent"}, "No other sidecar finds this one."

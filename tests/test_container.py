@@ -131,9 +131,14 @@ def test_bad_image_fails_exactly_its_check(
     checks = [each for each in CHECKS if name in FULLY_AUDITED or each.name == header["fails"]]
     with Target(bad(name), network) as target:
         failed = faults(run_check(each, target) for each in checks)
-    assert set(failed) == {header["fails"]}, failed
+    assert set(failed) == {header["fails"]}, (
+        f"The image {name} is to fail {header['fails']} alone, and it fails {sorted(failed)}:\n{failed}"
+    )
+    said = failed[header["fails"]]
     says = ".*".join(map(re.escape, header["says"].split("...")))
-    assert re.fullmatch(says, failed[header["fails"]], re.DOTALL), failed
+    assert re.fullmatch(says, said, re.DOTALL), (
+        f"The check {header['fails']} of the image {name} does not say {header['says']!r}, but this:\n{said}"
+    )
 
 
 # --- Audits of a learner's own agent ---
@@ -172,7 +177,10 @@ def own_agent(processes: Processes, tmp_path: Path) -> str:
 def test_an_audit_takes_the_route_and_the_field_of_ones_own_agent(own_agent: str) -> None:
     found = {each.check.name: each for each in examine(own_agent, Contract(route="/ask", field="question"))}
     for name in ("answers_a_question", "streams_an_answer"):
-        assert found[name].result == "passed", found[name].sentence
+        assert found[name].result == "passed", (
+            f"In an audit with the agent's own route and field, {name} is {found[name].result!r}:\n"
+            f"{found[name].sentence}"
+        )
 
 
 def test_the_command_takes_them_as_make_gives_them(own_agent: str) -> None:
@@ -181,34 +189,57 @@ def test_the_command_takes_them_as_make_gives_them(own_agent: str) -> None:
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | names, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout
-    assert "✓ It answers a question" in done.stdout
-    assert "Traceback" not in done.stderr
+    assert done.returncode == 0, (
+        f"An audit with the agent's own route and field ends with exit code {done.returncode}:\n"
+        f"{done.stdout}{done.stderr}"
+    )
+    assert "✓ It answers a question" in done.stdout, (
+        f"The audit does not say that the agent answers a question:\n{done.stdout}"
+    )
+    assert "Traceback" not in done.stderr, f"The audit prints a traceback:\n{done.stderr}"
 
 
 def test_checks_that_need_an_answer_are_skipped_without_one(own_agent: str) -> None:
     found = {each.check.name: each for each in examine(own_agent)}
     failed = faults(found.values())
-    assert set(failed) == {"answers_a_question"}
-    assert failed["answers_a_question"].startswith(
-        "POST /v1/research gives status 404: Not Found. (If your agent uses another route"
+    assert set(failed) == {"answers_a_question"}, (
+        f"An agent that has another route fails {sorted(failed)}, and not answers_a_question alone."
     )
-    assert found["streams_an_answer"].result == "not checked"
-    assert "does not answer a question in the first place" in found["streams_an_answer"].sentence
+    said = failed["answers_a_question"]
+    assert said.startswith(
+        "POST /v1/research gives status 404: Not Found. (If your agent uses another route"
+    ), f"The finding does not begin with the status of the route and the advice to set another: {said}"
+    streaming = found["streams_an_answer"]
+    assert streaming.result == "not checked", (
+        f"The agent answers no question, and the check of its stream is {streaming.result!r}, not skipped."
+    )
+    assert "does not answer a question in the first place" in streaming.sentence, (
+        f"The check of the stream does not say why it was skipped: {streaming.sentence!r}."
+    )
 
 
 def test_audit_of_an_unreachable_url_says_so(closed_port: int) -> None:
     url = f"http://127.0.0.1:{closed_port}"
     failed = faults(examine(url))
-    assert set(failed) == {"answers_on_its_port"}
-    assert failed["answers_on_its_port"].startswith(f"nothing answers at {url}")
+    assert set(failed) == {"answers_on_its_port"}, (
+        f"A URL that refuses connections fails {sorted(failed)}, and not answers_on_its_port alone."
+    )
+    said = failed["answers_on_its_port"]
+    assert said.startswith(f"nothing answers at {url}"), (
+        f"The finding does not begin by saying that nothing answers at {url}: {said}"
+    )
 
 
 def test_audit_of_a_url_says_what_it_cannot_check(research_agent: StartAgent) -> None:
     results = {each.check.name: each.result for each in examine(research_agent(RATE_LIMIT_RPM="1000"))}
-    assert [results[name] for name in ("answers_a_question", "streams_an_answer")] == ["passed"] * 2
-    assert [results[name] for name in ("holds_no_secret", "stops_cleanly")] == ["not checked"] * 2
-    assert "failed" not in results.values()
+    answers = [results[name] for name in ("answers_a_question", "streams_an_answer")]
+    assert answers == ["passed"] * 2, f"The checks of an answer and of a stream do not both pass: {answers}."
+    skipped = [results[name] for name in ("holds_no_secret", "stops_cleanly")]
+    assert skipped == ["not checked"] * 2, (
+        f"Two checks need an image, and they are not both skipped for a URL: {skipped}."
+    )
+    failed = [name for name, result in results.items() if result == "failed"]
+    assert not failed, f"An audit of the agent's URL says that it fails {', '.join(failed)}."
 
 
 def test_a_file_that_a_later_layer_removes_is_still_in_a_lower_layer() -> None:
@@ -221,7 +252,7 @@ def test_a_file_that_a_later_layer_removes_is_still_in_a_lower_layer() -> None:
         ("/cache/pip/wheel", True),
         ("/var/log", False),
         ("/app/main.py", False),
-    ]
+    ], f"The audit lists the files of the two layers, or which of them are hidden, wrongly: {found}."
 
 
 def test_an_installer_is_advice_in_an_audit_and_a_fault_if_not_listed_as_known(
@@ -229,12 +260,19 @@ def test_an_installer_is_advice_in_an_audit_and_a_fault_if_not_listed_as_known(
 ) -> None:
     check = next(each for each in CHECKS if each.name == "holds_no_installer")
     found = [Finding(check, "advice", "The image holds /usr/local/bin/pip.")]
-    assert report("own:latest", found) == 0
+    code = report("own:latest", found)
+    assert code == 0, f"An installer is advice in an audit, and yet the exit code is {code}."
     said = capsys.readouterr().out
-    assert f"! {check.claim}\n    The image holds /usr/local/bin/pip.\n    Advice: docs/" in said
-    assert said.endswith("Nothing failed, 1 with advice.\n")
-    assert report("research-agent:latest", found, known=frozenset()) == 1
-    assert report("research-agent:multistage", found, known={check.name}) == 0
+    assert f"! {check.claim}\n    The image holds /usr/local/bin/pip.\n    Advice: docs/" in said, (
+        f"The report does not show the installer as advice, with its path and a page that helps:\n{said}"
+    )
+    assert said.endswith("Nothing failed, 1 with advice.\n"), (
+        f"The report does not end by saying that nothing failed and one check has advice:\n{said}"
+    )
+    code = report("research-agent:latest", found, known=frozenset())
+    assert code == 1, f"An installer is no known fault of this image, and yet the exit code is {code}, not 1."
+    code = report("research-agent:multistage", found, known={check.name})
+    assert code == 0, f"An installer is a known fault of this image, and yet the exit code is {code}, not 0."
 
 
 @pytest.mark.parametrize("each", CHECKS, ids=lambda check: check.name)

@@ -189,15 +189,9 @@ def test_doctor_lists_each_engine_with_its_version_and_lessons(
     assert "✓ 07 More" in lines
 
 
-def test_a_test_without_its_engine_is_skipped_and_fails_in_ci(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_test_without_its_engine_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CI", raising=False)
     with pytest.raises(pytest.skip.Exception, match="redis is missing"):
-        require("redis")
-    monkeypatch.setenv("CI", "true")
-    with pytest.raises(pytest.fail.Exception, match="redis is missing"):
         require("redis")
 
 

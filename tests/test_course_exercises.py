@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from support.locks import file_lock
 
-from course.exercises.checks import Outcome, run_tests
+from course.exercises.checks import Outcome, run_tests, test_files
 from course.exercises.copies import Mended, batches, other_images
 from course.exercises.format import CandidateFix, Change, Exercise, apply, exercises
 from course.exercises.mends import by_halves, named_tests, own_tests_fail, right_mends
@@ -59,7 +59,7 @@ def test_the_fault_is_caught_in_a_run_of_its_own(exercise: Exercise, tmp_path: P
 def test_an_open_exercise_can_be_solved(exercise: Exercise, tmp_path: Path) -> None:
     assert_own_tests_fail(exercise, tmp_path)
     apply(exercise.solution, tmp_path, exercise.slug)
-    failed = [o for o in run_tests(tmp_path, exercise.tests) if o.result != "passed"]
+    failed = [o for o in run_tests(tmp_path, exercise.acceptance_tests) if o.result != "passed"]
     assert not failed, failed
 
 
@@ -233,20 +233,13 @@ def test_tests_are_left_out_by_their_whole_name() -> None:
             assert [name for name in defined if name.startswith(test)] == [test]
 
 
-def test_each_assertion_that_an_exercise_meets_has_a_sentence() -> None:
+def test_each_assertion_that_a_mend_can_meet_has_a_sentence() -> None:
     """A learner reads the first line of a failure: without a sentence, it is only the assertion's code."""
-    named: dict[str, set[str]] = {}
-    for each in exercises():
-        others = [mend.test for mend in each.mends if mend.test]
-        for test in (*each.tests, *each.also, *each.perhaps, *others):
-            file, _, name = test.partition("[")[0].partition("::")
-            named.setdefault(file, set()).add(name)
+    files = {file for each in exercises() for file in (*test_files(each.lesson), *each.acceptance_tests)}
     bare = [
         f"{file}:{node.lineno}: an assertion without a sentence"
-        for file, names in named.items()
-        for function in ast.walk(ast.parse((ROOT / "tests" / file).read_text()))
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) and function.name in names
-        for node in ast.walk(function)
+        for file in sorted({file.partition("::")[0] for file in files})
+        for node in ast.walk(ast.parse((ROOT / "tests" / file).read_text()))
         if isinstance(node, ast.Assert) and not node.msg
     ]
     assert not bare, "\n".join(bare)

@@ -2,8 +2,11 @@
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from course.paths import ROOT
 from course.polling import until
@@ -24,6 +27,35 @@ def test_hangs(container):
     container.touch()
     signal.pause()
 """
+
+SKIPS = """
+import pytest
+
+def test_skips():
+    pytest.skip("redis is missing")
+
+@pytest.mark.skipif(True, reason="no root")
+def test_skips_by_its_mark():
+    pass
+"""
+
+
+@pytest.mark.parametrize(("ci", "code"), [("true", 1), ("", 0)])
+def test_a_skipped_test_fails_in_ci_and_says_why(ci: str, code: int, tmp_path: Path) -> None:
+    (tmp_path / "test_skips.py").write_text(SKIPS)
+    options = ["--disable-plugin-autoload", "-p", "support.plugins.skips", "-p", "no:cacheprovider"]
+    options += ["-c", os.devnull, f"--rootdir={tmp_path}", "-rfs", "test_skips.py"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "tests"), "CI": ci},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, f"Two tests were skipped, and pytest ends with {done.returncode}."
+    for why in ("redis is missing", "no root"):
+        assert why in done.stdout, f"Of a skipped test pytest does not say {why!r}:\n{done.stdout}"
 
 
 def test_a_run_that_is_interrupted_names_its_tests_and_lets_them_clean_up(

@@ -120,7 +120,7 @@ def check(exercise: Exercise, status: Tell, tell: Tell) -> Verdict:
     """
     workspace_of(exercise)
     status("running the exercise's own tests on your copy ...")
-    own = not_passed(run_tests(WORKSPACE, exercise.tests))
+    own = not_passed(run_tests(WORKSPACE, exercise.acceptance_tests))
     if own:
         return Verdict(False, own)
     tell(f"[green]✓[/green] {exercise.title}: the exercise's own tests pass.")

@@ -22,8 +22,7 @@ def exercise(name: str) -> None:
     console.print(" ".join(chosen.story.split()) + "\n", markup=False)
     for path in workspace.workspace_of(chosen):
         console.print(f"{'Write it' if chosen.solution else 'Fix it'} in   {path.relative_to(ROOT)}")
-    described_by = dict.fromkeys(test.partition("::")[0] for test in chosen.tests)
-    for file in described_by if chosen.solution else ():
+    for file in chosen.acceptance_tests if chosen.solution else ():
         console.print(f"It is described by   tests/{file}")
     console.print(f"Then         make check-{chosen.lesson}    (stuck? make hint-{chosen.lesson})")
 

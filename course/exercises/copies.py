@@ -46,7 +46,9 @@ def run_lesson(
     mended: list[Mended], tests: list[str] | None = None, options: tuple[str, ...] = ()
 ) -> list[Outcome]:
     """Run tests on a copy: those given, or all of the lesson and of the open exercises solved there."""
-    solved = [test for exercise, mend in mended if exercise.solution and mend for test in exercise.tests]
+    solved = [
+        test for exercise, mend in mended if exercise.solution and mend for test in exercise.acceptance_tests
+    ]
     changes = [change for e, mend in mended for change in [*e.changes, *(mend.changes if mend else ())]]
     options += ("-m", "not of_the_course", *other_images(changes))
     with copy(mended) as root:

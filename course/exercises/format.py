@@ -82,6 +82,13 @@ class Exercise(ExerciseModel):
         return self.slug[:2]
 
     @property
+    def acceptance_tests(self) -> list[str]:
+        """The tests that a solution must pass; of an open exercise, all tests of its files."""
+        if self.changes:
+            return self.tests
+        return list(dict.fromkeys(test.partition("::")[0] for test in self.tests))
+
+    @property
     def files(self) -> list[str]:
         """The files that the learner edits."""
         return list(dict.fromkeys(change.file for change in self.changes or self.solution if change.old))

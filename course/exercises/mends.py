@@ -129,7 +129,7 @@ def wrong_mend_is_refused(exercise: Exercise, mend: CandidateFix) -> list[Claim]
 
     When none of these fails, all tests of the lesson run.
     """
-    tests = [mend.test] if mend.test else exercise.tests
+    tests = [mend.test] if mend.test else exercise.acceptance_tests
     with copy([(exercise, mend)]) as root:
         told = not_passed(run_tests(root, tests)) or not_passed(run_lesson([(exercise, mend)]))
     refused = any(each.result == "failed" and matches(mend.says, each.sentence) for each in told)

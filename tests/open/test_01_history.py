@@ -51,6 +51,8 @@ def test_without_a_history_the_model_gets_the_question_alone(api: httpx2.Client,
 
 
 def test_braces_in_a_turn_are_text(api: httpx2.Client, offline_model: str) -> None:
+    accepted = api.post("/v1/invoke", json={"query": "And in words?", "history": HARBOUR})
+    assert accepted.status_code == 200, "A request with a history is refused."
     turns = [{"role": "user", "content": "What does {context} mean?"}]
     reply = api.post("/v1/invoke", json={"query": "And in braces?", "history": turns})
     assert reply.status_code == 200, "A turn with braces in it fails: it was taken for a template."

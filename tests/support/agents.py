@@ -76,7 +76,8 @@ class Fleet:
         except subprocess.TimeoutExpired:
             pytest.fail(otherwise or f"The command `{command[0]}` waits for a result that does not come.")
         if process.returncode:
-            pytest.fail(f"coordination.py {command[0]} failed: {said.strip().splitlines()[-1]}")
+            last = said.strip().rpartition("\n")[2]
+            pytest.fail(f"coordination.py {command[0]} failed: {last}")
         found: dict[str, Any] = json.loads(said)
         return found
 

@@ -1,6 +1,7 @@
 """Lesson 07: calls of tools, the processes of their containers, and a server that speaks Qdrant's REST."""
 
 import json
+import re
 import socket
 import threading
 import uuid
@@ -51,6 +52,13 @@ def runs(word: str) -> bool:
 
 def ends(word: str) -> bool:
     return bool(until(lambda: not runs(word), 20))
+
+
+def cancelled_calls(server: str) -> float:
+    """How many calls of run_python the server has counted as cancelled."""
+    pattern = r'^tool_calls_total\{outcome="cancelled",tool="run_python"\} (\S+)$'
+    found = re.search(pattern, httpx2.get(f"{server}/metrics").text, re.MULTILINE)
+    return float(found[1]) if found else 0
 
 
 def own_address() -> str:

@@ -96,8 +96,15 @@ def assert_sigterm_works_during_imports(program: Path, folder: Path) -> None:
     with subprocess.Popen(
         [sys.executable, program.name], env=env, cwd=program.parent, stdout=subprocess.PIPE
     ) as process:
-        assert process.stdout and process.stdout.readline() == b"importing\n"
-        process.terminate()
-        assert process.wait(10) == 0, (
-            "SIGTERM during the imports is ignored, so the container is killed after its grace period."
+        assert process.stdout and process.stdout.readline() == b"importing\n", (
+            "The program ended, or printed something, before it imported uvicorn."
         )
+        process.terminate()
+        try:
+            code = process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            pytest.fail(
+                "SIGTERM during the imports is ignored, so the container is killed after its grace period."
+            )
+    assert code == 0, f"SIGTERM during the imports ends the program with exit code {code}, not 0."

@@ -166,7 +166,8 @@ def agents(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Agents]:
     folder = tmp_path_factory.mktemp("agents")
-    assert generate(lesson_root, "--all", folder).returncode == 0
+    made = generate(lesson_root, "--all", folder)
+    assert made.returncode == 0, f"The five agents could not be generated: {made.stderr}"
     run_file = yaml.safe_load((folder / "dapr.yaml").read_text())
     for app in run_file["apps"]:
         app |= {"appPort": free_port(), "daprHTTPPort": free_port()}

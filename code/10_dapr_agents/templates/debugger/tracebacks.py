@@ -8,7 +8,7 @@ MAX_LINES = 2_000
 FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+)(?:, in (?P<function>.+))?$')
 REPEATED = re.compile(r"^\s*\[Previous line repeated (\d+) more times?\]$")
 HEADER = re.compile(r"^\s*(?:Exception Group )?Traceback \(most recent call last\):$")
-EXCEPTION = re.compile(r"^(?P<type>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?$")
+EXCEPTION = re.compile(r"^(?:(?:\w+|<locals>)\.)*(?P<type>[A-Za-z_]\w*)(?:: (?P<message>.*))?$")
 NAMED = re.compile(r"(?:Error|Exception|Warning|Exit|Interrupt|Iteration|Group)$")
 CHAINED = {
     "The above exception was the direct cause of the following exception:": "cause",
@@ -129,11 +129,11 @@ def parse_one(body: list[str], members: list[Raised], earlier: Raised | None, re
             frames.append(Frame(match["file"], int(match["line"]), match["function"]))
         elif match := REPEATED.match(line):
             repeated += int(match[1])
-        elif line.startswith(" "):
-            if frames and not frames[-1].code and not found:
+        elif line.startswith(" ") and not found:
+            if frames and not frames[-1].code:
                 frames[-1].code = line.strip()
         elif (match := EXCEPTION.match(line)) and not found and (frames or NAMED.search(match["type"])):
-            found = Raised(match["type"].rpartition(".")[2], match["message"] or "")
+            found = Raised(match["type"], match["message"] or "")
         elif found and line:
             found.message += f"\n{line}"
     if found is None:
