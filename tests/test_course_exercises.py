@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from support.locks import file_lock
 
-from course.exercises.checks import Outcome, run_tests, test_files
+from course.exercises.checks import Outcome, lesson_test_files, run_tests
 from course.exercises.copies import Mended, batches, other_images
 from course.exercises.format import CandidateFix, Change, Exercise, apply, exercises
 from course.exercises.mends import by_halves, named_tests, own_tests_fail, right_mends
@@ -235,7 +235,9 @@ def test_tests_are_left_out_by_their_whole_name() -> None:
 
 def test_each_assertion_that_a_mend_can_meet_has_a_sentence() -> None:
     """A learner reads the first line of a failure: without a sentence, it is only the assertion's code."""
-    files = {file for each in exercises() for file in (*test_files(each.lesson), *each.acceptance_tests)}
+    files = {
+        file for each in exercises() for file in (*lesson_test_files(each.lesson), *each.acceptance_tests)
+    }
     bare = [
         f"{file}:{node.lineno}: an assertion without a sentence"
         for file in sorted({file.partition("::")[0] for file in files})

@@ -43,7 +43,7 @@ class Outcome:
     details: str = ""  # the last lines of a program that failed, such as a builder's
 
 
-def test_files(lesson: str) -> list[str]:
+def lesson_test_files(lesson: str) -> list[str]:
     """The files with a lesson's tests, below tests/."""
     return [path.name for path in sorted((ROOT / "tests").glob(f"test_{lesson}_*.py"))] + [
         *ALSO.get(lesson, ())
@@ -130,7 +130,7 @@ def check(exercise: Exercise, status: Tell, tell: Tell) -> Verdict:
         def show(part: str, name: str = name) -> None:
             status(f"{name}: {part}")
 
-        others += not_passed(run_tests(WORKSPACE, test_files(exercise.lesson), options, show))
+        others += not_passed(run_tests(WORKSPACE, lesson_test_files(exercise.lesson), options, show))
     if any(each.result == "failed" for each in others):
         return Verdict(False, others)
     progress = Progress.load()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from course.containers.images import AGENTS
 from course.errors import CourseError
-from course.exercises.checks import Outcome, run_tests, test_files
+from course.exercises.checks import Outcome, lesson_test_files, run_tests
 from course.exercises.format import CandidateFix, Change, Exercise, apply
 
 Mended = tuple[Exercise, CandidateFix | None]  # an exercise with a fix, or with its fault
@@ -52,7 +52,7 @@ def run_lesson(
     changes = [change for e, mend in mended for change in [*e.changes, *(mend.changes if mend else ())]]
     options += ("-m", "not of_the_course", *other_images(changes))
     with copy(mended) as root:
-        return run_tests(root, tests or [*test_files(mended[0][0].lesson), *solved], options)
+        return run_tests(root, tests or [*lesson_test_files(mended[0][0].lesson), *solved], options)
 
 
 def other_images(changes: list[Change]) -> tuple[str, ...]:
