@@ -12,6 +12,7 @@ import pytest
 from support.container_tools import ends, renamed_sleep, runs, unique
 from support.parallel_agents import RESULT, Lesson, StartLesson, User
 from support.problems import assert_problem
+from support.servers import assert_ends_with_zero
 
 from course.polling import until
 
@@ -71,8 +72,7 @@ def test_sigterm_takes_no_runs_and_lets_running_ones_finish(lesson_09: StartLess
     assert_problem(user.post(repository, RESULT), 503)
     last = list(stream)[-1]
     assert (last.type, last.data["reason"]) == ("done", "done"), "The running variation did not finish."
-    code = lesson.server.process.wait(60)
-    assert code == 0, f"The server was told to stop, and its exit code is {code}."
+    assert_ends_with_zero(lesson.server, 60)
     assert not lesson.left(), "The server has ended, and its containers or networks have not."
     again = lesson_09(lesson.data, DRAIN_SECONDS="60", DRAIN_DELAY_SECONDS="3")
     told = again_user(again, user).get(run)

@@ -250,6 +250,16 @@ def test_a_changed_setting_or_key_changes_the_pods(local: Manifests) -> None:
 # --- Hardening, for all pods ---
 
 
+def assert_hardened(name: str, context: dict[str, Any]) -> None:
+    """A container, by its security context."""
+    assert context.get("readOnlyRootFilesystem") is True, f"An intruder can change the files of {name}."
+    assert context.get("allowPrivilegeEscalation") is False, f"A process of {name} can gain privileges."
+    capabilities = context.get("capabilities")
+    assert capabilities == {"drop": ["ALL"]}, (
+        f"The capabilities of {name} are {capabilities}: it has to drop all and to add none."
+    )
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_pod_is_hardened(rendered: Rendered, overlay: str) -> None:
     manifests = rendered(overlay)
@@ -261,13 +271,7 @@ def test_every_pod_is_hardened(rendered: Rendered, overlay: str) -> None:
             f"The seccomp profile of {name} is {profile}, not the container runtime's default."
         )
     for name, container in containers(manifests):
-        context = container["securityContext"]
-        assert context["readOnlyRootFilesystem"] is True, f"An intruder can change the files of {name}."
-        assert context.get("allowPrivilegeEscalation") is False, f"A process of {name} can gain privileges."
-        capabilities = context.get("capabilities")
-        assert capabilities == {"drop": ["ALL"]}, (
-            f"The capabilities of {name} are {capabilities}: it has to drop all and to add none."
-        )
+        assert_hardened(name, container["securityContext"])
 
 
 def test_replicas_are_spread_and_one_survives_a_drain(local: Manifests, production: Manifests) -> None:
@@ -336,16 +340,6 @@ def test_the_sidecar_is_hardened_and_is_what_lesson_10_runs(lesson_root: Path, t
         "The agent has a token for the API server, or names of Services become its settings."
     )
     for container in (sidecar, *pod["containers"]):
-        name, context = container["name"], container["securityContext"]
-        read_only, escalation = (
-            context.get(each) for each in ("readOnlyRootFilesystem", "allowPrivilegeEscalation")
-        )
-        assert read_only is True and escalation is False, (
-            f"An intruder can change the files of {name}, or a process of it can gain privileges."
-        )
-        capabilities = context.get("capabilities")
-        assert capabilities == {"drop": ["ALL"]}, (
-            f"The capabilities of {name} are {capabilities}: it has to drop all and to add none."
-        )
+        assert_hardened(container["name"], container["securityContext"])
     addresses = find(manifests, "Service", "progress-agent-dapr")["spec"]
     assert addresses["selector"] == {"app": "progress-agent"}, "No other sidecar finds this one."

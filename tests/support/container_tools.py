@@ -1,7 +1,6 @@
 """Lesson 07: calls of tools, the processes of their containers, and a server that speaks Qdrant's REST."""
 
 import json
-import re
 import socket
 import threading
 import uuid
@@ -14,6 +13,7 @@ import httpx2
 import psutil
 
 from course.polling import until
+from support.servers import metrics
 
 SECONDS = 200  # for a call on a busy machine whose engine has nothing cached
 
@@ -56,9 +56,7 @@ def ends(word: str) -> bool:
 
 def cancelled_calls(server: str) -> float:
     """How many calls of run_python the server has counted as cancelled."""
-    pattern = r'^tool_calls_total\{outcome="cancelled",tool="run_python"\} (\S+)$'
-    found = re.search(pattern, httpx2.get(f"{server}/metrics").text, re.MULTILINE)
-    return float(found[1]) if found else 0
+    return metrics(server).get(("tool_calls_total", "cancelled", "run_python"), 0)
 
 
 def own_address() -> str:

@@ -73,7 +73,7 @@ def log_lines(server: Server) -> list[dict[str, Any]]:
 def metrics(url: str) -> dict[tuple[str, ...], float]:
     """Every sample, by name and label values such as ("agent_requests_total", "GET", "/health", "200")."""
     text = httpx2.get(f"{url}/metrics").text
-    order = ("method", "endpoint", "status", "outcome", "model", "le")
+    order = ("method", "endpoint", "status", "outcome", "tool", "model", "le")
     return {
         (sample.name, *(sample.labels[label] for label in order if label in sample.labels)): sample.value
         for family in text_string_to_metric_families(text)
