@@ -17,7 +17,7 @@ import pytest
 from support.locks import file_lock
 
 from course.exercises.checks import Outcome, lesson_test_files, run_tests
-from course.exercises.copies import Mended, batches, other_images
+from course.exercises.copies import Mended, batches, other_images, run_lesson
 from course.exercises.format import CandidateFix, Change, Exercise, apply, exercises
 from course.exercises.mends import by_halves, named_tests, own_tests_fail, right_mends
 from course.exercises.workspace import STATE, WORKSPACE
@@ -213,6 +213,11 @@ def test_a_mend_that_fails_among_others_is_found_with_the_failed_tests_alone() -
     found = by_halves(run, list(mended), [])
     assert found == [(each, [failure] if each is mended[4] else []) for each in mended]
     assert runs == [[], *[["test_01.py::test_x[a]"]] * 6]
+
+
+def test_where_an_open_exercise_is_not_solved_its_tests_do_not_run() -> None:
+    fault = next(each for each in FAULTS if each.lesson == "01")
+    assert run_lesson([(fault, None)], ["open/test_01_history.py::test_braces_in_a_turn_are_text"]) == []
 
 
 def test_a_change_of_one_dockerfile_runs_no_tests_of_the_other_images() -> None:

@@ -45,14 +45,21 @@ def batches(mends: list[Mended]) -> list[list[Mended]]:
 def run_lesson(
     mended: list[Mended], tests: list[str] | None = None, options: tuple[str, ...] = ()
 ) -> list[Outcome]:
-    """Run tests on a copy: those given, or all of the lesson and of the open exercises solved there."""
+    """Run the tests of the lesson on a copy, and those of the open exercises solved there.
+
+    When `tests` are given, only these of them run.
+    """
     solved = [
-        test for exercise, mend in mended if exercise.solution and mend for test in exercise.acceptance_tests
+        file for exercise, mend in mended if exercise.solution and mend for file in exercise.acceptance_tests
     ]
+    files = [*lesson_test_files(mended[0][0].lesson), *solved]
+    chosen = [test for test in tests or files if test.partition("::")[0] in files]
+    if not chosen:
+        return []
     changes = [change for e, mend in mended for change in [*e.changes, *(mend.changes if mend else ())]]
     options += ("-m", "not of_the_course", *other_images(changes))
     with copy(mended) as root:
-        return run_tests(root, tests or [*lesson_test_files(mended[0][0].lesson), *solved], options)
+        return run_tests(root, chosen, options)
 
 
 def other_images(changes: list[Change]) -> tuple[str, ...]:
