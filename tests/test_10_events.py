@@ -1,7 +1,6 @@
 """How lesson 10's services treat events and state, with the sidecar's answers made in this process."""
 
 import asyncio
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -46,7 +45,6 @@ def shell(lesson_root: Path) -> Shell:
         import messages  # type: ignore[import-not-found]
         import sidecar  # type: ignore[import-not-found]
 
-        assert sys.modules["sidecar"] is sidecar, "The imported sidecar is not the one in sys.modules."
         return Shell(sidecar, messages, sidecar_stand_in.StandIn())
 
 
