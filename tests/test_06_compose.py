@@ -387,9 +387,41 @@ async def test_callers_are_sent_only_to_replicas_that_are_ready(stack: Stack) ->
     stack.wait(lambda: stack.ready() == 2, "the replica is back")
 
 
+def test_a_replica_that_does_not_listen_yet_costs_no_request(stack: Stack) -> None:
+    """Docker's DNS names a replica as soon as it starts. All that start together are found at once."""
+    sleep = ("--entrypoint=python", "agent", "-c", "import time; time.sleep(120)")
+    known = ask(stack.url, SHORT)
+    assert known.status_code == 200, f"Before new replicas start, a question is not answered: {known.text}"
+    starting: list[str] = []
+    try:
+        stack.compose("pause", "proxy")
+        try:
+            for _ in range(3):
+                starting += [stack.compose("run", "--detach", "--no-deps", "--use-aliases", *sleep).strip()]
+        finally:
+            stack.compose("unpause", "proxy")
+        # The replica is busy with a stream, so that the others get each request first.
+        with streaming(stack.url, unique_question(LONG)) as (_, told):
+            next(told)
+            end = time.monotonic() + 4
+            while time.monotonic() < end:
+                reply = ask(stack.url, SHORT)
+                assert reply.status_code == 200, (
+                    f"The proxy sends a caller only to new replicas, which do not listen yet: {reply.text}"
+                )
+    finally:
+        for replica in starting:
+            stack.docker("rm", "--force", "--volumes", replica)
+    proxy = stack.compose("ps", "--quiet", "proxy")
+    stack.wait(
+        lambda: stack.state(proxy)["Health"]["Status"] == "healthy", "Docker knows that the proxy is back"
+    )
+
+
 async def test_the_proxy_sends_a_post_without_a_key_only_once(stack: Stack) -> None:
     stack.up(2)
     first, second = stack.replicas()
+    finished = runs_of(stack, second)
     async with new_client() as client:
         with stack.cut_off(second, "app"):
             stack.wait(lambda: stack.ready() == 1, "the proxy sees one replica")
@@ -409,11 +441,16 @@ async def test_the_proxy_sends_a_post_without_a_key_only_once(stack: Stack) -> N
     assert reply.status_code == 502, (
         "A replica was killed, and the proxy sent its POST to another one: now two runs answer one question."
     )
+    # The other replica goes on with the run. The next test may stop what the run needs.
+    stack.wait(
+        lambda: runs_of(stack, second) > finished, "the killed replica's run has ended at the other one"
+    )
 
 
 def test_runs_outlive_the_container_of_redis(stack: Stack) -> None:
     run_id = ask(stack.url, SHORT).json()["id"]
     stack.compose("rm", "--stop", "--force", "--volumes", "redis")  # as `docker compose down` does
+    stack.wait(lambda: stack.ready() == 0, "the replica says that it is not ready")
     stack.up()
     found = until(lambda: state(stack.url, run_id).get("state"), 20)
     assert found == "done", "The runs are gone with Redis's container: what it writes is not on a volume."
@@ -439,23 +476,23 @@ async def test_more_replicas_take_their_share_under_load(stack: Stack) -> None:
         await asyncio.to_thread(stack.up, 4)
 
     assert_nobody_noticed(*await under_load(stack.url, scale))
-    before = runs_of_each(stack)
+    before = {replica: runs_of(stack, replica) for replica in stack.replicas()}
     async with new_client() as client:
         await asyncio.gather(
             *(read(client, stack.url, numbered_question(n), ReceivedEvents()) for n in range(8))
         )
-    shares = [after - earlier for earlier, after in zip(before, runs_of_each(stack), strict=True)]
+    shares = [runs_of(stack, replica) - earlier for replica, earlier in before.items()]
     assert len(shares) == 4 and min(shares) >= 1, f"Four replicas did {shares} of eight runs."
 
 
-def runs_of_each(stack: Stack) -> list[int]:
-    """Return the number of runs that each replica has finished."""
+def runs_of(stack: Stack, replica: str) -> int:
+    """Return the number of runs that a replica has finished."""
     code = (
         "from urllib.request import urlopen; print(sum(float(line.split()[-1]) for line in"
         " urlopen('http://127.0.0.1:8000/metrics').read().decode().splitlines()"
         " if line.startswith('agent_runs_total')))"
     )
-    return [int(float(stack.docker("exec", replica, "python", "-c", code))) for replica in stack.replicas()]
+    return int(float(stack.docker("exec", replica, "python", "-c", code)))
 
 
 @pytest.mark.serial
