@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+import redis.asyncio
+import uvloop
 import yaml
 from redis.exceptions import OutOfMemoryError
 from support.store import record, until_claimed
@@ -16,7 +18,7 @@ from support.store import record, until_claimed
 from app.models import Event, StoredRun
 from app.runs.stores.base import Store, StoreDown, StoreRefused, TooManyRuns
 from app.runs.stores.memory import MemoryStore
-from app.runs.stores.redis import RedisStore
+from app.runs.stores.redis import RedisStore, translate_errors
 from course.engines.redis import RedisServer
 from course.processes import Processes
 
@@ -333,6 +335,26 @@ async def test_redis_down_is_reported_quickly_and_its_return_is_noticed(
     redis_server.start()
     await store.ping()
     assert await store.load(mine.run.id) == mine, "What Redis had said it had stored is gone."
+
+
+def test_a_write_on_a_connection_that_has_just_closed_means_that_redis_is_down(
+    redis_server: RedisServer,
+) -> None:
+    """Of uvloop, which serves the agent, such a write gets a RuntimeError, and redis-py passes it on."""
+
+    async def write() -> None:
+        connection = redis.asyncio.Connection(port=redis_server.port)
+        await connection.connect()  # type: ignore[no-untyped-call]
+        writer = connection._writer
+        assert writer, "The connection has no writer."
+        writer.transport.abort()
+        await writer.wait_closed()
+        with translate_errors():
+            await connection.send_command("PING")
+
+    redis_server.start()
+    with pytest.raises(StoreDown):
+        uvloop.run(write())
 
 
 async def test_a_request_from_before_an_answered_ping_does_not_make_redis_down(another: MakeStore) -> None:

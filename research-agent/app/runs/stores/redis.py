@@ -55,6 +55,10 @@ def translate_errors() -> Iterator[None]:
         yield
     except (OSError, ConnectionError, TimeoutError) as error:
         raise StoreDown(f"{type(error).__name__}: {error}") from error
+    except RuntimeError as error:  # uvloop raises it for a write on a connection that has just closed
+        if "handler is closed" not in str(error):
+            raise
+        raise StoreDown(f"{type(error).__name__}: {error}") from error
     except RedisError as error:
         raise StoreRefused(f"{type(error).__name__}: {error}") from error
 
